@@ -1,0 +1,1 @@
+"""The asyncio kit: back-off, bounded queues, health server. No word of the domain."""

@@ -1,0 +1,1 @@
+"""A thin Kubernetes client: kubeconfig, authentication, verbs, watches, narrow schemas."""

@@ -1,0 +1,1 @@
+"""Clusters in, mesh state out: sources, importer, identities, publisher, reader."""

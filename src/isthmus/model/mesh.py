@@ -1,0 +1,81 @@
+"""What a mesh source says: a stream of small facts, each of which replaces an earlier one of the same key.
+
+Invariants: an Endpoint refers only to an identity that was told before it, in the same batch or an earlier one; an
+identity is removed only after its last endpoint. `ClusterSynced` is told once the source has told all that it found at
+its start, and again after every resynchronisation; until then absence proves nothing.
+"""
+
+import msgspec
+
+from isthmus.model.endpoint import Cluster, Endpoint, Node
+from isthmus.model.identity import Identity
+
+
+class ClusterJoined(msgspec.Struct, frozen=True):
+    """A cluster is a member (or its ID changed)."""
+
+    cluster: Cluster
+
+
+class ClusterLeft(msgspec.Struct, frozen=True):
+    """A cluster was removed from the set: everything that was told of it is gone with this one fact."""
+
+    name: str
+
+
+class ClusterSynced(msgspec.Struct, frozen=True):
+    """All that the cluster holds has been told."""
+
+    name: str
+
+
+class IdentityTold(msgspec.Struct, frozen=True):
+    """An identity exists, or its labels changed."""
+
+    identity: Identity
+
+
+class IdentityGone(msgspec.Struct, frozen=True):
+    """An identity is no longer used by any endpoint."""
+
+    cluster: str
+    number: int
+
+
+class EndpointTold(msgspec.Struct, frozen=True):
+    """A pod IP exists, or its record changed."""
+
+    endpoint: Endpoint
+
+
+class EndpointGone(msgspec.Struct, frozen=True):
+    """A pod IP is free again."""
+
+    cluster: str
+    ip: str
+
+
+class NodeTold(msgspec.Struct, frozen=True):
+    """A node exists, or its record changed."""
+
+    node: Node
+
+
+class NodeGone(msgspec.Struct, frozen=True):
+    """A node was deleted."""
+
+    cluster: str
+    name: str
+
+
+MeshEvent = (
+    ClusterJoined
+    | ClusterLeft
+    | ClusterSynced
+    | IdentityTold
+    | IdentityGone
+    | EndpointTold
+    | EndpointGone
+    | NodeTold
+    | NodeGone
+)

@@ -1,0 +1,1 @@
+"""The desired nftables state: sets, chains, text, deltas, and an interpreter of the same. Pure."""

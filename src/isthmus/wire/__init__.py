@@ -1,0 +1,1 @@
+"""Codecs for bytes from outside: netlink attributes, KVStore values, etcd messages. Pure."""
