@@ -1,0 +1,112 @@
+"""What every decoder asks of a text: bounds and syntax, with the reason as a value.
+
+Each `*_fault` returns None when the text is fine, otherwise why it is not, so that a caller can put its own key and
+field beside the reason. Lengths are looked at before patterns, and no pattern can backtrack more than linearly.
+"""
+
+import re
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+MAX_KEY = 1024
+"""Bytes; the longest honest key (a node of a cluster) has some 330."""
+
+MAX_VALUE = 1536 * 1024
+"""Bytes; etcd's own limit for a request (`--max-request-bytes`), so nothing honest is longer."""
+
+MAX_CLUSTER_NAME = 32
+"""Cilium refuses longer names since 1.17."""
+
+_DNS_LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?")
+_DNS_SUBDOMAIN = re.compile(r"[a-z0-9](?:[-.a-z0-9]*[a-z0-9])?")
+_QUALIFIED = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?")
+
+
+class CodecError(Exception):
+    """A key or value of the store is not what it should be: `key` as text, `field` within the value, `reason`."""
+
+    def __init__(self, key: bytes | str, field: str, reason: str) -> None:
+        self.key = key if isinstance(key, str) else key[:MAX_KEY].decode("utf-8", "backslashreplace")
+        self.field = field
+        self.reason = reason
+        super().__init__(f"{self.key}: {field}: {reason}" if field else f"{self.key}: {reason}")
+
+
+def clip(text: str, *, limit: int = 64) -> str:
+    """Returns `text` quoted and short enough for an error message, whatever it holds."""
+    return repr(text if len(text) <= limit else text[:limit] + "…")
+
+
+def cluster_fault(name: str) -> str | None:
+    """Why `name` cannot be a cluster's name: an RFC 1123 label of at most 32 characters, and not `default`."""
+    if not name:
+        return "is empty"
+    if len(name) > MAX_CLUSTER_NAME:
+        return f"{clip(name)} is longer than {MAX_CLUSTER_NAME} characters"
+    if not _DNS_LABEL.fullmatch(name):
+        return f"{clip(name)} must be lower-case letters, digits and '-', and start and end with a letter or digit"
+    if name == "default":
+        return "'default' is reserved for clusters outside a mesh"
+    return None
+
+
+def name_fault(name: str, *, limit: int = 253) -> str | None:
+    """Why `name` cannot name a Kubernetes object (RFC 1123 subdomain of at most `limit` characters)."""
+    if not name:
+        return "is empty"
+    if len(name) > limit:
+        return f"{clip(name)} is longer than {limit} characters"
+    if not _DNS_SUBDOMAIN.fullmatch(name):
+        return f"{clip(name)} is not an RFC 1123 name"
+    return None
+
+
+def label_key_fault(key: str) -> str | None:
+    """Why `key` cannot be a Kubernetes label key: an optional DNS prefix and '/', then a name of at most 63."""
+    prefix, separator, name = key.rpartition("/")
+    if separator and name_fault(prefix) is not None:
+        return f"label key {clip(key)} has no valid prefix before '/'"
+    if len(name) > 63 or not _QUALIFIED.fullmatch(name):
+        return f"label key {clip(key)} is not of the form [prefix/]name"
+    return None
+
+
+def label_value_fault(value: str) -> str | None:
+    """Why `value` cannot be a Kubernetes label value: empty, or at most 63 letters, digits, '-', '_', '.'."""
+    if value and (len(value) > 63 or not _QUALIFIED.fullmatch(value)):
+        return f"label value {clip(value)} is not at most 63 letters, digits, '-', '_' and '.'"
+    return None
+
+
+def address_fault(text: str) -> str | None:
+    """Why `text` is not one address in canonical form; zones and IPv4-mapped IPv6 are refused."""
+    if len(text) > 45:
+        return f"{clip(text)} is not an IP address"
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return f"{clip(text)} is not an IP address"
+    if isinstance(address, IPv6Address) and (address.scope_id is not None or address.ipv4_mapped is not None):
+        return f"{clip(text)} has a zone or maps IPv4"
+    if str(address) != text:
+        return f"{clip(text)} is not in canonical form ({address})"
+    return None
+
+
+def pod_address_fault(text: str) -> str | None:
+    """Why `text` cannot be the address of a pod or node on the network."""
+    fault = address_fault(text)
+    if fault is not None:
+        return fault
+    address: IPv4Address | IPv6Address = ip_address(text)
+    if address.is_unspecified or address.is_loopback or address.is_multicast:
+        return f"{text} cannot belong to one pod or node"
+    return None
+
+
+def network_fault(text: str) -> str | None:
+    """Why `text` is not a network in canonical CIDR form."""
+    try:
+        network = ip_network(text)
+    except ValueError:
+        return f"{clip(text)} is not a CIDR"
+    return None if str(network) == text else f"{clip(text)} is not in canonical form ({network})"
