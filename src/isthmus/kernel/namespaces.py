@@ -66,9 +66,14 @@ def new_namespace() -> int:
         if _libc.unshare(CLONE_NEWNET):
             number = ctypes.get_errno()
             raise KernelError(f"new network namespace: {describe(number)}", errno=number)
-        return open_namespace(f"/proc/self/task/{threading.get_native_id()}/ns/net")
+        return own_namespace()
 
     return _in_thread(work)
+
+
+def own_namespace() -> int:
+    """Returns a descriptor of the calling thread's network namespace. Raises KernelError."""
+    return open_namespace(f"/proc/self/task/{threading.get_native_id()}/ns/net")
 
 
 def enter(descriptor: int) -> None:

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from isthmus.kernel.errors import KernelError, NftError
+from isthmus.kernel.namespaces import inside_descriptor, own_namespace
 from isthmus.kernel.sockets import NetfilterSocket
 
 LIBRARY = "libnftables.so.1"
@@ -37,29 +38,40 @@ _ERRNOS = {os.strerror(number): number for number in range(1, 134)}
 class _Way(Protocol):
     def execute(self, script: bytes, *, dry: bool, flags: int) -> tuple[bool, str, str]:
         """Returns (well, output, errors)."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Frees what it holds; may be called again."""
+        ...
 
 
 class Nft:
     """nftables in the network namespace of the thread that makes the instance; a context manager.
 
     Calls block until the kernel has committed and exclude each other. `library` is for tests: the name of a library
-    that is not there makes the `nft` program do the work, which follows the *calling* thread's namespace.
+    that is not there makes the `nft` program do the work.
     """
 
     def __init__(self, *, library: str = LIBRARY) -> None:
         # libnftables ends the whole process where it cannot open its socket: find out first.
         NetfilterSocket().close()
         self._lock = threading.Lock()
-        self._way: _Way
+        self._namespace = own_namespace()
         try:
-            self._way = _Library(ctypes.CDLL(library))
+            self._way = self._find(library)
+        except BaseException:
+            os.close(self._namespace)
+            raise
+        self._closed = False
+
+    def _find(self, library: str) -> _Way:
+        try:
+            return _Library(ctypes.CDLL(library), self._namespace)
         except (OSError, AttributeError) as error:
             program = shutil.which("nft", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
             if program is None:
                 raise KernelError(f"neither {library} nor the nft program is installed (package nftables)") from error
-            self._way = _Program(program)
+            return _Program(program, self._namespace)
 
     def __enter__(self) -> Self:
         return self
@@ -72,7 +84,10 @@ class Nft:
     def close(self) -> None:
         """Frees the context and its socket; may be called again."""
         with self._lock:
-            self._way.close()
+            if not self._closed:
+                self._closed = True
+                self._way.close()
+                os.close(self._namespace)
 
     def run(self, script: str) -> str:
         """Runs `script` as one transaction and returns what it printed (the output of `list` commands).
@@ -97,6 +112,8 @@ class Nft:
         if "\0" in script:
             raise NftError("an nft script cannot hold a zero byte")
         with self._lock:
+            if self._closed:
+                raise ValueError("nft: the instance is closed")
             well, output, errors = self._way.execute(script.encode(), dry=dry, flags=flags)
         if not well:
             raise _error(script, errors)
@@ -106,8 +123,9 @@ class Nft:
 class _Library:
     """libnftables through ctypes."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self, library: ctypes.CDLL, namespace: int) -> None:
         self._library = library
+        self._namespace = namespace
         pointer, text = ctypes.c_void_p, ctypes.c_char_p
         for name, result, arguments in (
             ("nft_ctx_new", pointer, [ctypes.c_uint32]),
@@ -123,49 +141,65 @@ class _Library:
             function = getattr(library, name)
             function.restype = result
             function.argtypes = arguments
-        self._context = library.nft_ctx_new(0)
-        if not self._context:
-            raise KernelError("libnftables: no memory for a context")
-        if library.nft_ctx_buffer_output(self._context) or library.nft_ctx_buffer_error(self._context):
-            self.close()
-            raise KernelError("libnftables: no memory for a buffer")
+        self._context = self._new_context()
 
     def execute(self, script: bytes, *, dry: bool, flags: int) -> tuple[bool, str, str]:
-        if not self._context:
-            raise ValueError("nft: the instance is closed")
-        self._library.nft_ctx_output_set_flags(self._context, flags)
-        self._library.nft_ctx_set_dry_run(self._context, dry)
+        if not dry:
+            return self._execute(self._context, script, flags=flags)
+        # After a dry run libnftables 1.0 takes what was not committed for part of the table, and the kernel's
+        # generation has not moved to tell it otherwise: a context is used for one dry run and nothing else.
+        context = inside_descriptor(self._namespace, self._new_context)
+        try:
+            self._library.nft_ctx_set_dry_run(context, True)
+            return self._execute(context, script, flags=flags)
+        finally:
+            self._library.nft_ctx_free(context)
+
+    def close(self) -> None:
+        self._library.nft_ctx_free(self._context)
+
+    def _new_context(self) -> int:
+        context = self._library.nft_ctx_new(0)
+        if not context:
+            raise KernelError("libnftables: no memory for a context")
+        if self._library.nft_ctx_buffer_output(context) or self._library.nft_ctx_buffer_error(context):
+            self._library.nft_ctx_free(context)
+            raise KernelError("libnftables: no memory for a buffer")
+        return int(context)
+
+    def _execute(self, context: int, script: bytes, *, flags: int) -> tuple[bool, str, str]:
+        self._library.nft_ctx_output_set_flags(context, flags)
         descriptor = os.memfd_create("nft-script", os.MFD_CLOEXEC)
         try:
             with open(descriptor, "wb", closefd=False) as file:
                 file.write(script)
-            name = f"/proc/self/fd/{descriptor}".encode()
-            status = self._library.nft_run_cmd_from_filename(self._context, name)
+            status = self._library.nft_run_cmd_from_filename(context, f"/proc/self/fd/{descriptor}".encode())
         finally:
             os.close(descriptor)
-        output = self._library.nft_ctx_get_output_buffer(self._context) or b""
-        errors = self._library.nft_ctx_get_error_buffer(self._context) or b""
+        output = self._library.nft_ctx_get_output_buffer(context) or b""
+        errors = self._library.nft_ctx_get_error_buffer(context) or b""
         return status == 0, output.decode(errors="replace"), errors.decode(errors="replace")
-
-    def close(self) -> None:
-        if self._context:
-            self._library.nft_ctx_free(self._context)
-            self._context = None
 
 
 class _Program:
     """A process of the nft program for each script."""
 
-    def __init__(self, program: str) -> None:
+    def __init__(self, program: str, namespace: int) -> None:
         self._program = program
+        self._namespace = namespace
 
     def execute(self, script: bytes, *, dry: bool, flags: int) -> tuple[bool, str, str]:
         arguments = [self._program]
         arguments += ["-c"] if dry else []
         arguments += ["-a"] if flags & _HANDLE else []
         arguments += ["-t"] if flags & _TERSE else []
+
+        def work() -> subprocess.CompletedProcess[bytes]:
+            command = [*arguments, "-f", "-"]
+            return subprocess.run(command, input=script, capture_output=True, timeout=PROGRAM_TIMEOUT, check=False)
+
         try:
-            done = subprocess.run([*arguments, "-f", "-"], input=script, capture_output=True, timeout=PROGRAM_TIMEOUT)
+            done = inside_descriptor(self._namespace, work)
         except subprocess.TimeoutExpired as error:
             raise KernelError(f"nft did not end within {PROGRAM_TIMEOUT} s") from error
         except OSError as error:

@@ -1,0 +1,197 @@
+"""Asks the kernel at start whether it can do all that the table needs, and says in words what it cannot.
+
+Every construct that the table uses is tried in a scratch table, validated by the kernel in full and never committed: a
+killed probe leaves nothing behind, and nobody's packets are touched. All goes in one transaction; only when that is
+refused is each construct tried alone, to name what is missing.
+
+Rejected: reading the kernel's configuration or version. The first is often not there, and distributions carry features
+back and leave modules out; what counts is what the kernel accepts now.
+"""
+
+import errno
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from isthmus.kernel.errors import KernelError
+
+TABLE = "inet isthmus_probe"
+
+
+class Construct(msgspec.Struct, frozen=True):
+    """Something nf_tables must understand.
+
+    `lines` stand on their own with `$T` for the table, and use names that no other construct uses. `options` are the
+    kernel configuration options behind it.
+    """
+
+    name: str
+    options: str
+    lines: tuple[str, ...]
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What came of one construct; `reason` is a sentence for people, empty if all is well."""
+
+    name: str
+    reason: str = ""
+
+    @property
+    def well(self) -> bool:
+        """Tells whether the kernel accepted the construct."""
+        return not self.reason
+
+
+class Checker(Protocol):
+    """The part of `Nft` that is needed."""
+
+    def check(self, script: str) -> None:
+        """Validates without a commit; raises KernelError."""
+        ...
+
+
+CONSTRUCTS = (
+    Construct("inet tables", "CONFIG_NF_TABLES_INET", ("add chain $T plain",)),
+    Construct(
+        "sets and verdict maps",
+        "CONFIG_NF_TABLES",
+        (
+            "add set $T addresses { type ipv4_addr . ipv4_addr; }",
+            "add map $T go4 { type ipv4_addr : verdict; }",
+            "add map $T go6 { type ipv6_addr : verdict; }",
+            "add chain $T header",
+            "add rule $T header ip saddr vmap @go4",
+            "add rule $T header ip6 daddr vmap @go6",
+            "add chain $T target",
+            "add element $T go4 { 192.0.2.1 : jump target }",
+            "add element $T addresses { 192.0.2.1 . 192.0.2.2 }",
+        ),
+    ),
+    Construct(
+        "connection tracking in rules",
+        "CONFIG_NF_CONNTRACK, CONFIG_NFT_CT",
+        (
+            "add chain $T tracked",
+            "add rule $T tracked ct direction original ct state related return",
+            "add rule $T tracked ct state invalid,untracked return",
+        ),
+    ),
+    Construct(
+        "addresses of a connection",
+        "CONFIG_NFT_CT, Linux 4.17",
+        (
+            "add map $T by4 { type ipv4_addr : verdict; }",
+            "add map $T by6 { type ipv6_addr : verdict; }",
+            "add set $T own { type ipv4_addr . ipv4_addr; }",
+            "add chain $T tuples",
+            "add rule $T tuples ct original ip saddr vmap @by4",
+            "add rule $T tuples ct reply ip6 saddr vmap @by6",
+            "add rule $T tuples ct original ip saddr . ct reply ip saddr @own return",
+            "add rule $T tuples ct original ip saddr { 192.0.2.0/24, 198.51.100.1 } return",
+            "add rule $T tuples ct reply ip saddr 192.0.2.0/24 ct original ip saddr . ct reply ip saddr != @own drop",
+        ),
+    ),
+    Construct(
+        "identities in the packet's priority",
+        "CONFIG_NF_TABLES, CONFIG_NFT_CT",
+        (
+            "add map $T peers4 { type ipv4_addr : classid; }",
+            "add map $T peers6 { type ipv6_addr : classid; }",
+            "add chain $T scratch",
+            "add rule $T scratch meta priority set 0:2",
+            "add rule $T scratch meta priority set ct original ip saddr map @peers4",
+            "add rule $T scratch meta priority set ct reply ip6 saddr map @peers6",
+            "add rule $T scratch meta priority set none",
+            "add element $T peers4 { 192.0.2.1 : 1:101 }",
+        ),
+    ),
+    Construct(
+        "look-ups of identity, protocol and port",
+        "CONFIG_NF_TABLES",
+        (
+            "add set $T exact { type classid . inet_proto . inet_service; }",
+            "add set $T named { type ipv4_addr . inet_proto . inet_service; }",
+            "add chain $T concatenated",
+            "add rule $T concatenated ct direction original meta priority . meta l4proto . th dport @exact return",
+            "add rule $T concatenated ct direction reply meta priority . meta l4proto . th sport @exact return",
+            "add rule $T concatenated ct original ip saddr . meta l4proto . th dport @named return",
+            "add rule $T concatenated meta l4proto 6 th dport 1000-2000 return",
+            "add element $T exact { 1:101 . 6 . 80 }",
+        ),
+    ),
+    Construct(
+        "the postrouting hook",
+        "CONFIG_NF_TABLES_INET, CONFIG_NF_TABLES_IPV4, CONFIG_NF_TABLES_IPV6",
+        (
+            "add chain $T inner",
+            "add chain $T hooked { type filter hook postrouting priority srcnat - 5; policy accept; }",
+            "add rule $T hooked jump inner",
+        ),
+    ),
+    Construct(
+        "addresses of the node itself",
+        "CONFIG_NFT_FIB_INET, CONFIG_NFT_FIB_IPV4, CONFIG_NFT_FIB_IPV6",
+        ("add chain $T local", "add rule $T local fib saddr type local return"),
+    ),
+    Construct(
+        "ICMP types",
+        "CONFIG_NF_TABLES",
+        (
+            "add chain $T types",
+            "add rule $T types meta l4proto { icmp, ipv6-icmp } return",
+            "add rule $T types meta l4proto ipv6-icmp icmpv6 type 133-137 return",
+        ),
+    ),
+    Construct(
+        "counters and comments",
+        "CONFIG_NF_TABLES, Linux 5.10 for comments on chains",
+        (
+            'add chain $T noted { comment "probe"; }',
+            'add rule $T noted counter drop comment "probe"',
+        ),
+    ),
+)
+
+
+def probe(nft: Checker, *, constructs: Sequence[Construct] = CONSTRUCTS) -> tuple[Finding, ...]:
+    """Tries `constructs` in the kernel behind `nft`, and returns a finding for each, after one for access itself.
+
+    Never raises for something missing: that is a finding. Nothing is left in the kernel.
+    """
+    denied = _refusal(nft, ())
+    if denied is not None:
+        return (Finding("access", _access(denied)),)
+    access = Finding("access")
+    if _refusal(nft, [line for construct in constructs for line in construct.lines]) is None:
+        return (access, *(Finding(construct.name) for construct in constructs))
+    findings = [access]
+    for construct in constructs:
+        refusal = _refusal(nft, construct.lines)
+        reason = "" if refusal is None else f"kernel: nf_tables lacks {construct.name} ({construct.options}): {refusal}"
+        findings.append(Finding(construct.name, reason))
+    if all(finding.well for finding in findings):
+        findings.append(Finding("all together", "kernel: nf_tables takes each construct alone but not all at once"))
+    return tuple(findings)
+
+
+def missing(findings: Iterable[Finding]) -> tuple[str, ...]:
+    """Returns the reasons of the findings that are not well."""
+    return tuple(finding.reason for finding in findings if not finding.well)
+
+
+def _refusal(nft: Checker, lines: Iterable[str]) -> KernelError | None:
+    script = "".join(f"{line}\n".replace("$T", TABLE) for line in (f"add table {TABLE}", *lines))
+    try:
+        nft.check(script)
+    except KernelError as error:
+        return error
+    return None
+
+
+def _access(error: KernelError) -> str:
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return f"CAP_NET_ADMIN is missing in the user namespace that owns this network namespace: {error}"
+    if error.errno in (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.ENOENT, errno.EINVAL):
+        return f"kernel: no nf_tables with inet tables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET): {error}"
+    return f"kernel: nf_tables cannot be used: {error}"
