@@ -1,0 +1,149 @@
+"""Reading hostile objects: every value is looked at as what it is, and every complaint names its field.
+
+A policy comes from an API server we do not control, or from a file; "it was validated there" does not hold for old
+servers, other CRD versions or a forged answer. A reader never raises on a value: it notes a Problem and returns None,
+and the caller decides what None means (for policies: it allows nothing).
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address, ip_network
+
+import msgspec
+
+from isthmus.model.selector import Operator, Selector, Term
+from isthmus.policy.rules import Network, Problem
+
+MAX_ITEMS = 10_000  # of one list; etcd refuses objects over 1.5 MiB, which is about as many small items
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
+_PREFIX = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?")
+
+
+def show(value: object) -> str:
+    """Returns `value` as an error message may quote it: short, printable, on one line."""
+    text = repr(value) if not isinstance(value, str) else f'"{value}"'
+    text = "".join(ch if ch.isprintable() else "?" for ch in text)
+    return text if len(text) <= 64 else text[:61] + "..."
+
+
+class Reader(msgspec.Struct):
+    """A place in an object, with the problems found so far in all of it."""
+
+    problems: list[Problem]
+
+    def complain(self, field: str, message: str) -> None:
+        """Notes a problem."""
+        self.problems.append(Problem(field, message))
+
+    def mapping(self, value: object, field: str) -> Mapping[str, object] | None:
+        """Returns a JSON object, or None (with a problem) for anything else."""
+        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+            return value
+        self.complain(field, f"must be an object, is {show(value)}")
+        return None
+
+    def items(self, value: object, field: str) -> Iterator[tuple[object, str]]:
+        """Yields each item of a JSON list with its path; nothing (with a problem) for anything else."""
+        if not isinstance(value, list):
+            self.complain(field, f"must be a list, is {show(value)}")
+            return
+        if len(value) > MAX_ITEMS:
+            self.complain(field, f"has {len(value)} items; at most {MAX_ITEMS} are read")
+            return
+        for index, item in enumerate(value):
+            yield item, f"{field}[{index}]"
+
+    def label_key(self, value: object, field: str) -> str | None:
+        """Returns a valid label key: `[prefix/]name`."""
+        if isinstance(value, str):
+            prefix, slash, name = value.rpartition("/")
+            if _NAME.fullmatch(name) and (not slash or _PREFIX.fullmatch(prefix)):
+                return value
+        self.complain(field, f"{show(value)} is not a valid label key")
+        return None
+
+    def label_value(self, value: object, field: str) -> str | None:
+        """Returns a valid label value: empty, or up to 63 characters that begin and end alphanumeric."""
+        if isinstance(value, str) and (value == "" or _NAME.fullmatch(value)):
+            return value
+        self.complain(field, f"{show(value)} is not a valid label value")
+        return None
+
+    def selector(self, value: object, field: str) -> Selector | None:
+        """Returns a metav1.LabelSelector; None (with a problem) if any part of it is bad."""
+        selector = self.mapping(value, field)
+        if selector is None:
+            return None
+        before = len(self.problems)
+        terms: list[Term] = []
+        for unknown in selector.keys() - {"matchLabels", "matchExpressions"}:
+            self.complain(f"{field}.{unknown}", "is not a field of a label selector")
+        wanted = selector.get("matchLabels")
+        if wanted is not None:
+            for key, val in (self.mapping(wanted, f"{field}.matchLabels") or {}).items():
+                k = self.label_key(key, f"{field}.matchLabels")
+                v = self.label_value(val, f"{field}.matchLabels[{show(key)}]")
+                if k is not None and v is not None:
+                    terms.append(Term(k, Operator.IN, (v,)))
+        expressions = selector.get("matchExpressions")
+        if expressions is not None:
+            for item, path in self.items(expressions, f"{field}.matchExpressions"):
+                term = self._term(item, path)
+                if term is not None:
+                    terms.append(term)
+        return Selector.of(*terms) if len(self.problems) == before else None
+
+    def _term(self, value: object, field: str) -> Term | None:
+        expression = self.mapping(value, field)
+        if expression is None:
+            return None
+        key = self.label_key(expression.get("key"), f"{field}.key")
+        try:
+            operator = Operator(expression.get("operator"))
+        except ValueError:
+            self.complain(
+                f"{field}.operator", f"{show(expression.get('operator'))} is not In, NotIn, Exists or DoesNotExist"
+            )
+            return None
+        values: list[str] = []
+        before = len(self.problems)
+        if expression.get("values") is not None:
+            for item, path in self.items(expression["values"], f"{field}.values"):
+                read = self.label_value(item, path)
+                if read is not None:
+                    values.append(read)
+        if operator in (Operator.IN, Operator.NOT_IN) and not values and len(self.problems) == before:
+            self.complain(f"{field}.values", f"must not be empty for operator {operator.value}")
+        if operator in (Operator.EXISTS, Operator.DOES_NOT_EXIST) and values:
+            self.complain(f"{field}.values", f"must be empty for operator {operator.value}")
+        if key is None or len(self.problems) > before:
+            return None
+        return Term(key, operator, tuple(sorted(set(values))))
+
+    def network(self, value: object, field: str) -> Network | None:
+        """Returns a CIDR; host bits are accepted and dropped, as Kubernetes does (its e2e tests rely on it)."""
+        if isinstance(value, str) and "/" in value and "%" not in value:
+            address, _, length = value.partition("/")
+            try:
+                ip_address(address)
+                if length.isascii() and length.isdigit():
+                    return ip_network(value, strict=False)
+            except ValueError:
+                pass
+        self.complain(field, f"{show(value)} is not a CIDR, (e.g. 10.9.8.0/24 or 2001:db8::/64)")
+        return None
+
+    def number(self, value: object, field: str, *, low: int, high: int) -> int | None:
+        """Returns an integer in `low`-`high`."""
+        if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
+            return value
+        self.complain(field, f"must be a number in {low}-{high}, is {show(value)}")
+        return None
+
+    def port_name(self, value: object, field: str) -> str | None:
+        """Returns an IANA service name: up to 15 lower-case letters, digits and single dashes, with a letter."""
+        if isinstance(value, str) and _PORT_NAME.fullmatch(value) and "--" not in value:
+            return value
+        self.complain(field, f"{show(value)} is neither a port number nor a port name")
+        return None

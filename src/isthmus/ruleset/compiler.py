@@ -1,0 +1,329 @@
+"""Keeps a Table as a World says, one change at a time.
+
+Every method changes the world and what follows from it in the table, and nothing else; `Table.take_delta` then holds
+the transaction. Invariant (tests/property): after any sequence of calls the table equals that of a new Compiler that
+is given the final world. Cost: an endpoint is one element; an identity is matched once against each distinct peer
+selector in use; a policy costs the pods it selects and, for selectors not seen before, one pass over the identities.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from ipaddress import ip_address
+
+import msgspec
+
+from isthmus.model.endpoint import Endpoint
+from isthmus.model.identity import Identity
+from isthmus.policy.evaluate import resolve
+from isthmus.policy.gate import Gate, build
+from isthmus.policy.rules import CidrPeer, Direction, Network, ObjectRef, Peer, PodPeer, Policy
+from isthmus.policy.world import LocalPod, World
+from isthmus.ruleset.layout import (
+    EGRESS,
+    FIXED,
+    INGRESS,
+    PEERS,
+    PODS,
+    SELF,
+    Layout,
+    base_chains,
+    family_of,
+    lay_out,
+)
+from isthmus.ruleset.sets import Jump, Key
+from isthmus.ruleset.table import Table
+
+_Element = tuple[str, Key]  # name of the set, key
+
+_MAPS = {Direction.EGRESS: EGRESS, Direction.INGRESS: INGRESS}
+
+
+class _Matches(msgspec.Struct):
+    """Which identities a selector matches, and which gates want to know."""
+
+    numbers: set[int]
+    gates: set[str]
+
+
+class _InUse(msgspec.Struct):
+    """A gate in the table, and how many (pod, direction) go through it."""
+
+    layout: Layout
+    pods: int = 0
+
+
+class Compiler:
+    """The incremental compiler of one node. Not safe for use from several threads."""
+
+    def __init__(self, world: World) -> None:
+        self.world = World(world.cluster, node_addresses=world.node_addresses, pod_cidrs=world.pod_cidrs)
+        self.table = Table()
+        self._by_namespace: dict[str, dict[ObjectRef, Policy]] = {}
+        self._isolating: Counter[Direction] = Counter()
+        self._gates: dict[str, _InUse] = {}
+        self._gate_of: dict[tuple[str, Direction], str] = {}
+        self._matches: dict[PodPeer, _Matches] = {}
+        for pair in FIXED:
+            for spec in pair.values():
+                self.table.add_set(spec)
+        self._put_base()
+        for identity in world.identities.values():
+            self.put_identity(identity)
+        for endpoint in world.endpoints.values():
+            self.put_endpoint(endpoint)
+        for pod in world.pods.values():
+            self.put_pod(pod)
+        for policy in world.policies.values():
+            self.put_policy(policy)
+
+    # -- the node ----------------------------------------------------------------------------------------------
+
+    def set_node(self, *, addresses: Iterable[str], pod_cidrs: Iterable[Network]) -> None:
+        """Says which addresses the node has (for the evaluator) and which pod networks are its own."""
+        self.world.node_addresses = frozenset(addresses)
+        self.world.pod_cidrs = tuple(pod_cidrs)
+        self._put_base()
+
+    def _put_base(self) -> None:
+        guarded = frozenset(direction for direction, count in self._isolating.items() if count)
+        for chain in base_chains(pod_cidrs=self.world.pod_cidrs, guarded=guarded):
+            self.table.put_chain(chain)
+
+    # -- policies and local pods -------------------------------------------------------------------------------
+
+    def put_policy(self, policy: Policy) -> None:
+        """Adds a policy, or replaces the one of the same name (whatever its UID)."""
+        before = self._take_policy(policy.ref)
+        self.world.policies[policy.ref] = policy
+        self._by_namespace.setdefault(policy.namespace, {})[policy.ref] = policy
+        self._isolating.update(policy.isolates)
+        self._after_policies([policy, *before])
+
+    def drop_policy(self, ref: ObjectRef) -> None:
+        """Removes a policy by kind, namespace and name."""
+        self._after_policies(self._take_policy(ref))
+
+    def _take_policy(self, ref: ObjectRef) -> list[Policy]:
+        neighbours = self._by_namespace.get(ref.namespace, {})
+        taken = [policy for r, policy in neighbours.items() if _same_object(r, ref)]
+        for policy in taken:
+            del neighbours[policy.ref], self.world.policies[policy.ref]
+            self._isolating.subtract(policy.isolates)
+        if not neighbours:
+            self._by_namespace.pop(ref.namespace, None)
+        return taken
+
+    def _after_policies(self, policies: Iterable[Policy]) -> None:
+        for pod in list(self.world.pods.values()):
+            if any(policy.selects(pod.namespace, pod.labels) for policy in policies):
+                self._route(pod)
+        self._put_base()
+
+    def put_pod(self, pod: LocalPod) -> None:
+        """Adds a pod of this node, or replaces what is known of it."""
+        old = self.world.pods.get(pod.key)
+        if old == pod:
+            return
+        for ip in set(old.ips) - set(pod.ips) if old else ():
+            self._forget_address(ip)
+        for other in [o for o in self.world.pods.values() if o.key != pod.key and set(o.ips) & set(pod.ips)]:
+            # An address has one holder. The last one told wins: the other is on its way out, its end not yet heard of.
+            self.world.pods[other.key] = msgspec.structs.replace(
+                other, ips=tuple(ip for ip in other.ips if ip not in pod.ips)
+            )
+        self.world.pods[pod.key] = pod
+        for ip in pod.ips:
+            self.table.put(PODS[family_of(ip)].name, (ip,))
+            self.table.put(SELF[family_of(ip)].name, (ip, ip))
+        self._route(pod)
+
+    def drop_pod(self, key: str) -> None:
+        """Removes a pod of this node by `namespace/name`."""
+        pod = self.world.pods.pop(key, None)
+        if pod is None:
+            return
+        for ip in pod.ips:
+            self._forget_address(ip)
+        for direction in Direction:
+            self._leave(self._gate_of.pop((key, direction), None))
+
+    def _forget_address(self, ip: str) -> None:
+        version = family_of(ip)
+        self.table.discard(PODS[version].name, (ip,))
+        self.table.discard(SELF[version].name, (ip, ip))
+        for maps in _MAPS.values():
+            self.table.discard(maps[version].name, (ip,))
+
+    def _route(self, pod: LocalPod) -> None:
+        """Points the pod's addresses to the gates of the policies that isolate it."""
+        for direction in Direction:
+            policies = [
+                policy
+                for _, policy in sorted(self._by_namespace.get(pod.namespace, {}).items())
+                if direction in policy.isolates and policy.selects(pod.namespace, pod.labels)
+            ]
+            old = self._gate_of.pop((pod.key, direction), None)
+            gate = build(direction, policies, named_ports=pod.named_ports) if policies else None
+            if gate is not None and not gate.open:
+                self._enter(gate)
+                self._gate_of[pod.key, direction] = gate.name
+                for ip in pod.ips:
+                    self.table.put(_MAPS[direction][family_of(ip)].name, (ip,), Jump(gate.name))
+            else:
+                for ip in pod.ips:
+                    self.table.discard(_MAPS[direction][family_of(ip)].name, (ip,))
+            self._leave(old)
+
+    # -- gates -------------------------------------------------------------------------------------------------
+
+    def _enter(self, gate: Gate) -> None:
+        used = self._gates.get(gate.name)
+        if used is not None:
+            used.pods += 1
+            return
+        layout = lay_out(gate)
+        self._gates[gate.name] = _InUse(layout, 1)
+        for spec in layout.sets:
+            self.table.add_set(spec)
+        for chain in layout.chains:
+            self.table.put_chain(chain)
+        numbers: set[int] = set()
+        for peer in _pod_peers(layout):
+            numbers |= self._want(peer, gate.name)
+        for number in numbers:
+            self._fill_row(layout, number, set())
+        self._fill_named(layout)
+
+    def _leave(self, name: str | None) -> None:
+        if name is None:
+            return
+        used = self._gates[name]
+        used.pods -= 1
+        if used.pods:
+            return
+        del self._gates[name]
+        for peer in _pod_peers(used.layout):
+            matches = self._matches[peer]
+            matches.gates.discard(name)
+            if not matches.gates:
+                del self._matches[peer]
+        for chain in used.layout.chains:
+            self.table.drop_chain(chain.name)
+        for spec in used.layout.sets:
+            self.table.drop_set(spec.name)
+
+    def _want(self, peer: PodPeer, gate: str) -> set[int]:
+        matches = self._matches.get(peer)
+        if matches is None:
+            numbers = {number for number, identity in self.world.identities.items() if peer.matches(identity)}
+            matches = self._matches[peer] = _Matches(numbers, set())
+        matches.gates.add(gate)
+        return matches.numbers
+
+    def _row(self, layout: Layout, number: int) -> set[_Element]:
+        """Returns the gate's elements of one identity: what the peers that match it allow."""
+        matching = [i for i, (peer, _) in enumerate(layout.rows) if number in self._matches[peer].numbers]
+        return layout.elements(number, matching)
+
+    def _fill_row(self, layout: Layout, number: int, old: set[_Element]) -> None:
+        self._exchange(old, self._row(layout, number))
+
+    def _exchange(self, old: set[_Element], new: set[_Element]) -> None:
+        for name, key in old - new:
+            self.table.discard(name, key)
+        for name, key in new - old:
+            self.table.put(name, key)
+
+    def _fill_named(self, layout: Layout) -> None:
+        if _uses_names(layout):
+            for endpoint in self.world.endpoints.values():
+                identity = self.world.identities.get(endpoint.identity)
+                self._exchange(set(), _named_elements(layout, endpoint, identity))
+
+    def _gates_with_names(self) -> list[Layout]:
+        return [used.layout for used in self._gates.values() if _uses_names(used.layout)]
+
+    # -- the mesh ----------------------------------------------------------------------------------------------
+
+    def put_identity(self, identity: Identity) -> None:
+        """Adds an identity, or replaces its labels."""
+        old = self.world.identities.get(identity.number)
+        if old != identity:
+            self.world.identities[identity.number] = identity
+            self._rematch(identity.number, old, identity)
+
+    def drop_identity(self, number: int) -> None:
+        """Removes an identity; endpoints that still refer to it count as `world`."""
+        old = self.world.identities.pop(number, None)
+        if old is not None:
+            self._rematch(number, old, None)
+
+    def _rematch(self, number: int, old: Identity | None, new: Identity | None) -> None:
+        now = {peer: new is not None and peer.matches(new) for peer in self._matches}
+        changed = [peer for peer, matches in self._matches.items() if (number in matches.numbers) is not now[peer]]
+        gates = {name for peer in changed for name in self._matches[peer].gates}
+        rows = {name: self._row(self._gates[name].layout, number) for name in gates}
+        for peer in changed:
+            numbers = self._matches[peer].numbers
+            (numbers.add if now[peer] else numbers.discard)(number)
+        for name, row in rows.items():
+            self._fill_row(self._gates[name].layout, number, row)
+        for layout in self._gates_with_names():
+            for endpoint in self.world.endpoints.values():
+                if endpoint.identity == number:
+                    self._exchange(_named_elements(layout, endpoint, old), _named_elements(layout, endpoint, new))
+
+    def put_endpoint(self, endpoint: Endpoint) -> None:
+        """Says who holds an address; replaces what was said before."""
+        old = self.world.endpoints.get(endpoint.ip)
+        self.world.endpoints[endpoint.ip] = endpoint
+        self.table.put(PEERS[family_of(endpoint.ip)].name, (endpoint.ip,), endpoint.identity)
+        self._rename(old, endpoint)
+
+    def drop_endpoint(self, ip: str) -> None:
+        """Says that nobody we know holds an address."""
+        old = self.world.endpoints.pop(ip, None)
+        if old is not None:
+            self.table.discard(PEERS[family_of(ip)].name, (ip,))
+            self._rename(old, None)
+
+    def _rename(self, old: Endpoint | None, new: Endpoint | None) -> None:
+        for layout in self._gates_with_names():
+            before, after = (
+                _named_elements(layout, one, self.world.identities.get(one.identity)) if one else set()
+                for one in (old, new)
+            )
+            self._exchange(before, after)
+
+
+def _same_object(one: ObjectRef, other: ObjectRef) -> bool:
+    return (one.kind, one.namespace, one.name) == (other.kind, other.namespace, other.name)
+
+
+def _uses_names(layout: Layout) -> bool:
+    return any(opening.names for opening in layout.gate.openings)
+
+
+def _named_elements(layout: Layout, endpoint: Endpoint, identity: Identity | None) -> set[_Element]:
+    name = layout.named_set(family_of(endpoint.ip))
+    return {
+        (name, (endpoint.ip, number.protocol, number.first))
+        for opening in layout.gate.openings
+        if opening.names and _means(opening.peer, identity, endpoint.ip)
+        for port in opening.names
+        for number in resolve(port.protocol, port.name, endpoint.named_ports)
+    }
+
+
+def _pod_peers(layout: Layout) -> list[PodPeer]:
+    return list(dict.fromkeys(peer for peer, _ in layout.rows))
+
+
+def _means(peer: Peer | None, identity: Identity | None, ip: str) -> bool:
+    match peer:
+        case None:
+            return True
+        case CidrPeer():
+            return peer.matches(ip_address(ip))
+        case PodPeer():
+            return identity is not None and peer.matches(identity)

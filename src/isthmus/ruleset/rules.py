@@ -1,0 +1,164 @@
+"""Rules as values that can be written as nft text and be executed by an interpreter.
+
+Invariant: a rule holds nothing but these statements, so what is sent to the kernel and what the interpreter runs are
+the same thing. Building text directly was rejected: nothing but a kernel could then say what it means.
+"""
+
+from enum import Enum
+
+import msgspec
+
+from isthmus.policy.rules import Network, PortRange
+
+
+class Expr(Enum):
+    """Something of a packet that can be looked up; the value is nft's text for it."""
+
+    SOURCE4 = "ct original ip saddr"  # who opened the connection
+    SOURCE6 = "ct original ip6 saddr"
+    TARGET4 = "ct reply ip saddr"  # who answers: the real backend, after DNAT
+    TARGET6 = "ct reply ip6 saddr"
+    HEADER_SOURCE4 = "ip saddr"
+    HEADER_SOURCE6 = "ip6 saddr"
+    HEADER_TARGET4 = "ip daddr"
+    HEADER_TARGET6 = "ip6 daddr"
+    SCRATCH = "meta priority"  # holds the peer's identity while a gate is passed
+    PROTOCOL = "meta l4proto"
+    DESTINATION_PORT = "th dport"
+    SOURCE_PORT = "th sport"
+
+
+class InDirection(msgspec.Struct, frozen=True):
+    """Is the packet of the connection's original direction (or a reply)."""
+
+    reply: bool
+
+
+class HasProtocol(msgspec.Struct, frozen=True):
+    """Is the packet of this IP protocol."""
+
+    protocol: int
+
+
+class PortIn(msgspec.Struct, frozen=True):
+    """Is the port in any of `ranges` (first and last, inclusive)."""
+
+    port: Expr
+    ranges: tuple[tuple[int, int], ...]
+
+
+class AddressIn(msgspec.Struct, frozen=True):
+    """Is the address in one of `networks`, all of one family; they do not overlap."""
+
+    address: Expr
+    networks: tuple[Network, ...]
+
+
+class Family(msgspec.Struct, frozen=True):
+    """Is the packet IPv4 or IPv6."""
+
+    version: int
+
+
+class Lookup(msgspec.Struct, frozen=True):
+    """Is the concatenation of `fields` in the set (or, with `negated`, is it not)."""
+
+    fields: tuple[Expr, ...]
+    set: str
+    negated: bool = False
+
+
+class FromThisNode(msgspec.Struct, frozen=True):
+    """Was the packet sent by one of the node's own addresses."""
+
+
+class RelatedError(msgspec.Struct, frozen=True):
+    """Is the packet an ICMP error about a connection that is already known."""
+
+
+class Unjudgeable(msgspec.Struct, frozen=True):
+    """Does the packet belong to no connection that conntrack follows."""
+
+
+class NeighbourDiscovery(msgspec.Struct, frozen=True):
+    """Is the packet IPv6 router or neighbour discovery (ICMPv6 133-137)."""
+
+
+class Keep(msgspec.Struct, frozen=True):
+    """Sets the scratch to a number; 0 is how packets leave us."""
+
+    number: int
+
+
+class KeepFrom(msgspec.Struct, frozen=True):
+    """Sets the scratch to what `map` holds for `field`; on a miss the rule ends and the scratch stays."""
+
+    field: Expr
+    map: str
+
+
+class GoBy(msgspec.Struct, frozen=True):
+    """Jumps where `map` says for `field`; on a miss the rule ends."""
+
+    field: Expr
+    map: str
+
+
+class JumpTo(msgspec.Struct, frozen=True):
+    """Runs another chain and comes back."""
+
+    chain: str
+
+
+class Return(msgspec.Struct, frozen=True):
+    """Goes back to the calling chain: the packet is allowed here."""
+
+
+class Drop(msgspec.Struct, frozen=True):
+    """Counts and drops the packet silently."""
+
+
+Statement = (
+    InDirection
+    | HasProtocol
+    | PortIn
+    | AddressIn
+    | Family
+    | Lookup
+    | FromThisNode
+    | RelatedError
+    | Unjudgeable
+    | NeighbourDiscovery
+    | Keep
+    | KeepFrom
+    | GoBy
+    | JumpTo
+    | Return
+    | Drop
+)
+
+MAX_COMMENT = 120  # bytes; nftables stores 128 with the header
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """Statements that are run in order until one does not hold."""
+
+    statements: tuple[Statement, ...]
+    comment: str = ""
+
+
+class Chain(msgspec.Struct, frozen=True):
+    """A chain; `hook` is nft's text of a base chain's hook, or empty."""
+
+    name: str
+    rules: tuple[Rule, ...] = ()
+    hook: str = ""
+    comment: str = ""
+
+
+def ports_of(ports: PortRange, *, reply: bool) -> tuple[Statement, ...]:
+    """Returns the statements that hold for packets to (or, of replies, from) `ports`."""
+    if ports.whole:
+        return (HasProtocol(ports.protocol),)
+    side = Expr.SOURCE_PORT if reply else Expr.DESTINATION_PORT
+    return (InDirection(reply), HasProtocol(ports.protocol), PortIn(side, ((ports.first, ports.last),)))

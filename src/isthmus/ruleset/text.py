@@ -1,0 +1,175 @@
+"""nft script text for a Delta: the only documented language of nftables rules.
+
+The text of one Delta is one transaction for `nft -f` or libnftables. Names and comments come from objects that anyone
+may write, so they are reduced to characters that cannot end a string or a line.
+"""
+
+import re
+from collections.abc import Iterator
+
+from isthmus.policy.rules import Network
+from isthmus.ruleset.rules import (
+    MAX_COMMENT,
+    AddressIn,
+    Chain,
+    Drop,
+    Expr,
+    Family,
+    FromThisNode,
+    GoBy,
+    HasProtocol,
+    InDirection,
+    JumpTo,
+    Keep,
+    KeepFrom,
+    Lookup,
+    NeighbourDiscovery,
+    PortIn,
+    RelatedError,
+    Return,
+    Rule,
+    Statement,
+    Unjudgeable,
+)
+from isthmus.ruleset.sets import ElementChange, Field, Jump, Key, SetSpec, Value
+from isthmus.ruleset.table import NAME, Delta, chains_first
+
+_TABLE = f"inet {NAME}"
+_UNSAFE = re.compile(r"[^A-Za-z0-9 _.,:/()*=+-]")
+
+
+def script(delta: Delta) -> str:
+    """Returns the transaction for a table that exists."""
+    return "".join(f"{line}\n" for line in _lines(delta))
+
+
+def replacement(whole: Delta) -> str:
+    """Returns the transaction that puts `whole` in the place of whatever the table holds now, without a gap."""
+    return f"add table {_TABLE}\ndelete table {_TABLE}\nadd table {_TABLE}\n" + script(whole)
+
+
+def removal() -> str:
+    """Returns the transaction that removes the table, whether it is there or not."""
+    return f"add table {_TABLE}\ndelete table {_TABLE}\n"
+
+
+def _lines(delta: Delta) -> Iterator[str]:
+    for spec in delta.new_sets:
+        yield _declaration(spec)
+    for chain in delta.new_chains:
+        if not chain.hook:
+            yield f"add chain {_TABLE} {chain.name} {{ {_comment(chain.comment, end=';')} }}"
+    for change in delta.changes:
+        if change.remove:
+            keys = ", ".join(_key(change.spec, key) for key in change.remove)
+            yield f"delete element {_TABLE} {change.spec.name} {{ {keys} }}"
+    for name in (*delta.dead_chains, *(chain.name for chain in delta.changed_chains)):
+        yield f"flush chain {_TABLE} {name}"
+    for chain in chains_first((*delta.new_chains, *delta.changed_chains)):
+        if chain.hook and chain in delta.new_chains:
+            yield f"add chain {_TABLE} {chain.name} {{ {chain.hook} }}"
+        for rule in chain.rules:
+            yield f"add rule {_TABLE} {chain.name} {rule_text(rule)}"
+    for change in delta.changes:
+        if change.add:
+            yield f"add element {_TABLE} {change.spec.name} {{ {_elements(change)} }}"
+    for name in delta.dead_chains:
+        yield f"delete chain {_TABLE} {name}"
+    for name in delta.dead_sets:
+        yield f"delete set {_TABLE} {name}"
+
+
+def _declaration(spec: SetSpec) -> str:
+    key = " . ".join(field.value for field in spec.key)
+    if spec.holds is None:
+        return f"add set {_TABLE} {spec.name} {{ type {key}; }}"
+    return f"add map {_TABLE} {spec.name} {{ type {key} : {spec.holds.value}; }}"
+
+
+def _elements(change: ElementChange) -> str:
+    spec = change.spec
+    if spec.holds is None:
+        return ", ".join(_key(spec, key) for key, _ in change.add)
+    return ", ".join(f"{_key(spec, key)} : {_value(value)}" for key, value in change.add)
+
+
+def _key(spec: SetSpec, key: Key) -> str:
+    return " . ".join(
+        identity_text(part) if field is Field.IDENTITY and isinstance(part, int) else str(part)
+        for field, part in zip(spec.key, key, strict=True)
+    )
+
+
+def _value(value: Value) -> str:
+    return f"jump {value.chain}" if isinstance(value, Jump) else identity_text(value or 0)
+
+
+def identity_text(number: int) -> str:
+    """Returns an identity as nft prints it: cluster and local part, in hexadecimal; `none` for 0."""
+    return f"{number >> 16:x}:{number & 0xFFFF:x}" if number else "none"
+
+
+def _comment(comment: str, *, end: str = "") -> str:
+    if not comment:
+        return ""
+    clean = _UNSAFE.sub("?", comment)
+    return f'comment "{clean if len(clean) <= MAX_COMMENT else clean[: MAX_COMMENT - 3] + "..."}"{end}'
+
+
+def rule_text(rule: Rule) -> str:
+    """Returns a rule without the `add rule` that puts it into a chain."""
+    return " ".join(filter(None, [*map(_statement, rule.statements), _comment(rule.comment)]))
+
+
+def chain_text(chain: Chain) -> str:
+    """Returns a chain as `nft list` would show it, for people."""
+    head = [f"\t\t{text}" for text in (chain.hook, _comment(chain.comment)) if text]
+    return "\n".join([f"\tchain {chain.name} {{", *head, *(f"\t\t{rule_text(rule)}" for rule in chain.rules), "\t}"])
+
+
+def _statement(statement: Statement) -> str:
+    match statement:
+        case InDirection(reply):
+            return f"ct direction {'reply' if reply else 'original'}"
+        case HasProtocol(protocol):
+            return f"meta l4proto {protocol}"
+        case PortIn(port, ranges):
+            return f"{port.value} {_braces([str(a) if a == b else f'{a}-{b}' for a, b in ranges])}"
+        case AddressIn(address, networks):
+            return f"{address.value} {_braces([_network(network) for network in networks])}"
+        case Family(version):
+            return f"meta nfproto ipv{version}"
+        case Lookup(fields, name, negated):
+            return f"{_concatenated(fields)} {'!= ' if negated else ''}@{name}"
+        case FromThisNode():
+            return "fib saddr type local"
+        case RelatedError():
+            return "ct state related meta l4proto { icmp, ipv6-icmp }"
+        case Unjudgeable():
+            return "ct state invalid,untracked"
+        case NeighbourDiscovery():
+            return "meta l4proto ipv6-icmp icmpv6 type 133-137"
+        case Keep(number):
+            return f"meta priority set {identity_text(number)}"
+        case KeepFrom(field, name):
+            return f"meta priority set {field.value} map @{name}"
+        case GoBy(field, name):
+            return f"{field.value} vmap @{name}"
+        case JumpTo(chain):
+            return f"jump {chain}"
+        case Return():
+            return "return"
+        case Drop():
+            return "counter drop"
+
+
+def _concatenated(fields: tuple[Expr, ...]) -> str:
+    return " . ".join(field.value for field in fields)
+
+
+def _braces(items: list[str]) -> str:
+    return items[0] if len(items) == 1 else "{ " + ", ".join(items) + " }"
+
+
+def _network(network: Network) -> str:
+    return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
