@@ -23,6 +23,7 @@ from isthmus.ruleset.sets import ElementChange, Field, Holds, Jump, Key, SetSpec
 from isthmus.wire import netlink, nftables
 
 TABLE = "isthmus"
+READINGS = 50  # until two agree
 PER_TRANSACTION = 4096  # elements; measured best on 1M-element loads, and well inside an unprivileged send buffer
 
 
@@ -75,7 +76,23 @@ class ElementWriter:
             raise self._error(batch, refused, sources)
 
     def read(self, spec: SetSpec) -> dict[Key, Value]:
-        """Returns the elements of one set as the kernel holds them. Raises KernelError; ENOENT if there is no set."""
+        """Returns the elements of one set as the kernel holds them; for tests and for people, not for decisions.
+
+        After a load the kernel grows the hash table in the background, and until it is done a listing (that of
+        `nft list` too) lacks elements without a word. So the set is read until two readings agree. Raises KernelError;
+        ENOENT if there is no such set.
+        """
+        before = self._read(spec)
+        for _ in range(READINGS):
+            after = self._read(spec)
+            if after == before:
+                return after
+            before = after
+        raise KernelError(
+            f"elements of inet {self._table} {spec.name}: no two of {READINGS} readings agree", subject=spec.name
+        )
+
+    def _read(self, spec: SetSpec) -> dict[Key, Value]:
         sequence = self._socket.reserve(1)
         request = nftables.encode_dump(table=self._table, name=spec.name, sequence=sequence)
         found: dict[Key, Value] = {}
