@@ -1,1 +1,1 @@
-"""Kubernetes clusters on one machine: API server, controllers, nodes and pods as network namespaces."""
+"""Kubernetes clusters on one machine: API servers, controllers, nodes and pods as processes in network namespaces."""

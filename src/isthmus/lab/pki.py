@@ -1,0 +1,129 @@
+"""A cluster's certificates: one authority for Kubernetes and one for the tracker's store, as kubeadm lays them out.
+
+Invariants: private keys are written 0600 into a directory of 0700; names in certificates are what the API server takes
+as user (CN) and groups (O); everything is P-256, because making RSA keys would be the slowest step of `lab create`.
+Two authorities, not one: a node's credential for the API server must open nothing in the store. Rejected: tokens for
+everybody, which kube-apiserver reads from a file that has to be rewritten for each new component.
+"""
+
+import datetime
+import os
+from collections.abc import Sequence
+from ipaddress import ip_address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+_LIFETIME = datetime.timedelta(days=365)
+_CLOCK_SKEW = datetime.timedelta(hours=1)
+
+
+class Authority:
+    """A certificate authority; its key stays in memory unless `write_key` is called."""
+
+    def __init__(self, name: str) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        subject = _name(name)
+        self._certificate = (
+            _builder(subject, issuer=subject, key=self._key)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_key_usage(authority=True), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+
+    @property
+    def certificate_pem(self) -> bytes:
+        """The authority's certificate."""
+        return self._certificate.public_bytes(serialization.Encoding.PEM)
+
+    def issue(
+        self, common_name: str, *, organizations: Sequence[str] = (), hosts: Sequence[str] = ()
+    ) -> tuple[bytes, bytes]:
+        """Returns a new (certificate, key), both PEM, good for clients and, with `hosts` (DNS names or IP texts),
+        for servers.
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
+        if hosts:
+            usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
+        builder = (
+            _builder(_name(common_name, organizations), issuer=self._certificate.subject, key=key)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(authority=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+                critical=False,
+            )
+        )
+        if hosts:
+            builder = builder.add_extension(
+                x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False
+            )
+        certificate = builder.sign(self._key, hashes.SHA256())
+        pem = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return certificate.public_bytes(serialization.Encoding.PEM), pem
+
+
+def write_pair(directory: Path, name: str, pair: tuple[bytes, bytes]) -> None:
+    """Writes NAME.crt and NAME.key."""
+    write_private(directory / f"{name}.crt", pair[0])
+    write_private(directory / f"{name}.key", pair[1])
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Writes a file that only its owner may read, never for a moment with wider permissions."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, 0o600)
+        file.write(data)
+
+
+def _name(common_name: str, organizations: Sequence[str] = ()) -> x509.Name:
+    return x509.Name(
+        [
+            *(x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in organizations),
+            x509.NameAttribute(NameOID.COMMON_NAME, common_name),
+        ]
+    )
+
+
+def _builder(subject: x509.Name, *, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _CLOCK_SKEW)
+        .not_valid_after(now + _LIFETIME)
+    )
+
+
+def _key_usage(*, authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)

@@ -1,0 +1,110 @@
+"""Where a lab keeps its files: one directory per lab, with fixed places in it.
+
+Invariants: the directory is private to its owner (0700: it holds private keys); everything in it belongs to the lab
+and may be removed when no supervisor runs; `run` is only a mount point, its contents live in the supervisor's mount
+namespace and die with it. Rejected: /run and /tmp, which other programs clean up under a running lab.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+STATE_VARIABLE = "ISTHMUS_STATE"
+
+
+class StateError(Exception):
+    """The state directory cannot be used; the message says why."""
+
+
+class StateDir:
+    """The paths of one lab."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.clusters = root / "clusters"
+        self.images = root / "images"
+        self.run = root / "run"
+        self.socket = root / "supervisor.sock"
+        self.supervisor_log = root / "supervisor.log"
+        self.kubeconfig = root / "kubeconfig"
+
+    def cluster(self, name: str) -> "ClusterDir":
+        """Returns the paths of one cluster."""
+        return ClusterDir(self.clusters / name, run=self.run / name)
+
+    def prepare(self) -> None:
+        """Makes the directory if it is missing; raises StateError."""
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.root.chmod(0o700)
+            for path in (self.clusters, self.images, self.run):
+                path.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StateError(f"cannot use state directory {self.root}: {error.strerror or error}") from error
+        # A path in sockaddr_un has 108 bytes (unix(7)).
+        if len(os.fsencode(self.socket)) > 107:
+            raise StateError(f"the path of state directory {self.root} is too long for a unix socket")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the lab's lock: one command at a time may change a lab. Waits; raises StateError if it cannot."""
+        try:
+            descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StateError(f"cannot use state directory {self.root}: {error.strerror or error}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def sweep(self) -> list[str]:
+        """Removes what a lab that no longer runs left; returns the names of the clusters that were there."""
+        stale = sorted(path.name for path in self.clusters.iterdir()) if self.clusters.is_dir() else []
+        for path in (self.clusters, self.images, self.run):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in (self.socket, self.kubeconfig):
+            path.unlink(missing_ok=True)
+        return stale
+
+
+class ClusterDir:
+    """The paths of one cluster; `run` holds namespace files and is visible inside the lab only."""
+
+    def __init__(self, root: Path, *, run: Path) -> None:
+        self.root = root
+        self.run = run
+        self.plan = root / "cluster.json"
+        self.pki = root / "pki"
+        self.kubeconfigs = root / "kubeconfigs"
+        self.logs = root / "logs"
+        self.data = root / "data"
+
+    def node_namespace(self, node: str, kind: str) -> Path:
+        """Returns the namespace file of a node; `kind` is net or uts."""
+        return self.run / "nodes" / node / kind
+
+    def kubeconfig(self, who: str) -> Path:
+        """Returns the kubeconfig of a component: `admin`, `node-NAME`, `controllers`, `tracker`, `agent-NAME`."""
+        return self.kubeconfigs / f"{who}.conf"
+
+    def node(self, node: str) -> Path:
+        """Returns the directory in which a node keeps its pods."""
+        return self.root / "nodes" / node
+
+    def log(self, component: str) -> Path:
+        """Returns the log of a component."""
+        return self.logs / f"{component}.log"
+
+
+def default_root() -> Path:
+    """Returns the state directory that commands use unless told otherwise."""
+    if chosen := os.environ.get(STATE_VARIABLE):
+        return Path(chosen).absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/isthmus/lab")
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "isthmus" / "lab"
