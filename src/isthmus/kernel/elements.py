@@ -176,7 +176,7 @@ def encode_key(spec: SetSpec, key: Key) -> bytes:
         if len(key) == 1:
             return _ENCODERS[spec.key[0]](key[0])
         return nftables.concatenate([_ENCODERS[field](part) for field, part in zip(spec.key, key, strict=True)])
-    except (OSError, OverflowError, AttributeError, TypeError, UnicodeError) as error:
+    except (OSError, OverflowError, TypeError, ValueError) as error:
         kinds = " . ".join(field.value for field in spec.key)
         raise ValueError(f"set {spec.name}: key {show_key(key)} is not of type {kinds}: {error}") from error
 
