@@ -2,9 +2,10 @@
 
 Invariants: one owner per data directory (a lock that the kernel drops with its holder, so a kill leaves nothing stale);
 etcd dies with us even if we are killed (PR_SET_PDEATHSIG, set in the child itself between fork and exec, where it
-cannot race); a data directory is recognised as fresh by everyone who reads it (a random cluster token, so that even
-etcd's own cluster id differs). Writes are synced to disk: identity numbers must survive a power cut, and 128 keys share
-one sync. Rejected: `--unsafe-no-fsync`, which makes a crash of the machine take back writes that agents have seen.
+cannot race); every data directory has a random name, by which we know that the etcd that answers is ours and not
+somebody's on the same port, and which makes even etcd's own cluster id differ for all who compare it. Writes are synced
+to disk: identity numbers must survive a power cut, and 128 keys share one sync. Rejected: `--unsafe-no-fsync`, which
+makes a crash of the machine take back writes that agents have seen.
 """
 
 import asyncio
@@ -99,6 +100,8 @@ class ChildEtcd:
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._client_tls: Tls | None = None
         self._bundle: Path | None = None
+        self._name = ""
+        self._refusal = "another etcd answers on its port"
         self.restarts = 0
 
     @property
@@ -157,6 +160,7 @@ class ChildEtcd:
         try:
             self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = _lock(self._dir / "lock")
+            self._name = _name(self._dir / "name")
         except OSError as error:
             raise ChildError(f"data directory {self._dir}: {error.strerror or error}") from error
         if self._tls is not None:
@@ -170,15 +174,18 @@ class ChildEtcd:
         peer = "http://127.0.0.1:0"
         arguments = [
             self._path,
-            "--name=isthmus",
+            f"--name={self._name}",
             f"--data-dir={(self._dir / 'etcd').absolute()}",
             f"--listen-client-urls={self._listen}",
             f"--advertise-client-urls={self._listen}",
             # One member talks to no peer; a socket in the data directory keeps a port free and closed.
             "--listen-peer-urls=unix://peer:0",
             f"--initial-advertise-peer-urls={peer}",
-            f"--initial-cluster=isthmus={peer}",
-            f"--initial-cluster-token={secrets.token_hex(16)}",
+            f"--initial-cluster={self._name}={peer}",
+            f"--initial-cluster-token={self._name}",
+            # One member elects itself; waiting long for others only delays a restart.
+            "--heartbeat-interval=50",
+            "--election-timeout=500",
             "--auto-compaction-mode=periodic",
             f"--auto-compaction-retention={RETENTION}",
             f"--quota-backend-bytes={self._quota}",
@@ -249,15 +256,17 @@ class ChildEtcd:
                             await self._reader
                         raise ChildError(f"etcd {_ending(ended.result())}: {self._last()}")
                     try:
-                        await client.status()
+                        if self._name in await client.members():
+                            return
                     except Denied as error:
                         raise ChildError(f"etcd does not accept its owner: {error}") from error
-                    except StoreError:
-                        await asyncio.wait({ended}, timeout=0.05)
-                    else:
-                        return
+                    except StoreError as error:
+                        self._refusal = str(error)
+                    await asyncio.wait({ended}, timeout=0.05)
         except TimeoutError:
-            raise ChildError(f"etcd did not answer within {START_TIMEOUT:g} s: {self._last()}") from None
+            raise ChildError(
+                f"etcd did not answer within {START_TIMEOUT:g} s ({self._refusal}): {self._last()}"
+            ) from None
         finally:
             ended.cancel()
             await client.close()
@@ -299,6 +308,18 @@ def _lock(path: Path) -> int:
     os.ftruncate(fd, 0)
     os.write(fd, f"{os.getpid()}\n".encode())
     return fd
+
+
+def _name(path: Path) -> str:
+    """Returns the data directory's own name, made up when it is used for the first time."""
+    try:
+        name = path.read_text(encoding="ascii", errors="replace")[:64].strip()
+    except FileNotFoundError:
+        name = ""
+    if not name.isascii() or not name.replace("-", "").isalnum():
+        name = f"isthmus-{secrets.token_hex(8)}"
+        path.write_text(name + "\n", encoding="ascii")
+    return name
 
 
 def _reachable(target: str) -> str:

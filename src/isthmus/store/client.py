@@ -162,6 +162,10 @@ class Client:
         answer = await self.ask("status", rpc.StatusRequest())
         return Status(_header(answer), answer.version, answer.dbSize, tuple(answer.errors))
 
+    async def members(self) -> tuple[str, ...]:
+        """Returns the names of the etcd members."""
+        return tuple(member.name for member in (await self.ask("members", rpc.MemberListRequest())).members)
+
     async def compact(self, revision: int) -> None:
         """Forgets history before `revision`."""
         await self.ask("compact", rpc.CompactionRequest(revision=revision, physical=True))

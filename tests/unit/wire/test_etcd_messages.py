@@ -74,5 +74,5 @@ def test_the_wire_bytes_are_those_of_etcd():
 
 def test_services_name_the_calls_of_etcd():
     services = rpc_pb2.DESCRIPTOR.services_by_name
-    assert set(services) == {"KV", "Watch", "Lease", "Maintenance", "Auth"}
+    assert set(services) == {"KV", "Watch", "Lease", "Cluster", "Maintenance", "Auth"}
     assert services["KV"].full_name == "etcdserverpb.KV"
