@@ -26,7 +26,6 @@ def test_interpreter_agrees_with_evaluator_for_packets_of_both_directions(world:
             packet = Packet(flow, reply=reply, from_node=own)
             note(f"{flow} reply={reply}: {verdict}")
             assert passes(table, packet) is verdict.allowed
-            assert packet.scratch == 0
 
 
 @settings(max_examples=80, deadline=None)

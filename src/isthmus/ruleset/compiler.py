@@ -76,6 +76,11 @@ class Compiler:
         for policy in world.policies.values():
             self.put_policy(policy)
 
+    @property
+    def gates(self) -> int:
+        """Returns how many distinct policy sets are in use."""
+        return len(self._gates)
+
     # -- the node ----------------------------------------------------------------------------------------------
 
     def set_node(self, *, addresses: Iterable[str], pod_cidrs: Iterable[Network]) -> None:

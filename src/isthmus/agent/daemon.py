@@ -1,0 +1,209 @@
+"""The node agent: inputs -> view -> compiler -> kernel, for ever.
+
+Level-triggered: an input only changes the view and asks for a run; the run writes what is different by then. Fail static:
+whatever stops (an API server, the tracker, this process), the kernel keeps the last ruleset; a new agent replaces it in
+one transaction once it knows enough. On a node without a ruleset of an earlier run it does not wait for other clusters
+longer than `sync_timeout`: their pods then count as outside, which fails closed.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol, TypeVar
+
+import msgspec
+import structlog
+from prometheus_client import CollectorRegistry
+
+from isthmus.agent.metrics import AgentMetrics
+from isthmus.agent.view import Report, View
+from isthmus.aio.backoff import Backoff
+from isthmus.aio.health import HealthServer
+from isthmus.aio.runner import BoundedRunner
+from isthmus.kernel.errors import KernelError
+from isthmus.kube.client import Client
+from isthmus.kube.events import EventRecorder
+from isthmus.kube.reflector import Change, follow
+from isthmus.kube.resources import NETWORK_POLICIES, NODES, PODS, Resource
+from isthmus.kube.schema import Node, ObjectReference, Pod
+from isthmus.model.mesh import MeshEvent
+from isthmus.policy.rules import Scope
+from isthmus.ruleset.table import Delta
+
+COALESCE = 0.004  # seconds: what changes together is written together, far below what a user could notice
+CHECK_INTERVAL = 30.0  # seconds between looks whether somebody else removed our table
+
+SYNCED = "ruleset replaced"
+APPLIED = "ruleset changed"
+REFUSED = "ruleset refused by the kernel"
+TAMPERED = "table inet isthmus was changed by someone else; restoring it"
+PROBLEM = "policy has a problem"
+MENDED = "policy is well again"
+
+_log = structlog.get_logger()
+T = TypeVar("T")
+
+
+class Writer(Protocol):
+    """What the agent needs of the kernel (`isthmus.agent.writer.KernelWriter`)."""
+
+    async def replace(self, whole: Delta) -> None:
+        """Puts `whole` in the place of everything."""
+
+    async def apply(self, delta: Delta) -> None:
+        """Makes a change."""
+
+    async def intact(self) -> bool:
+        """Tells whether nobody else touched the table."""
+
+    async def present(self) -> bool:
+        """Tells whether an earlier run left a table."""
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Who and where the agent is; `sync_timeout` in seconds."""
+
+    node: str
+    cluster: str
+    scope: Scope = Scope.CLUSTERSET
+    sync_timeout: float = 30.0
+
+
+class Agent:
+    """One node's agent. `mesh` gives batches of mesh events for ever, and deals with its own errors."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        client: Client,
+        writer: Writer,
+        mesh: Callable[[], AsyncIterator[Sequence[MeshEvent]]],
+        registry: CollectorRegistry,
+    ) -> None:
+        self.settings = settings
+        self.view = View(cluster=settings.cluster, scope=settings.scope)
+        self._client = client
+        self._writer = writer
+        self._mesh = mesh
+        self._metrics = AgentMetrics(registry)
+        self._events = EventRecorder(client, "isthmus-agent", settings.node)
+        self._runner = BoundedRunner(
+            self._sync,
+            min_interval=COALESCE,
+            max_interval=CHECK_INTERVAL,
+            retry=Backoff(base=0.1, cap=5.0),
+            on_error=self._on_error,
+        )
+        self._unknown = True  # what the kernel holds
+        self._written = False
+        self._patient = True
+        self._since: float | None = None
+        self._refusal = ""
+
+    def add_checks(self, health: HealthServer) -> None:
+        """Registers why the agent may not be ready."""
+        health.add_ready("synced", lambda: ", ".join(self.view.missing) or None if not self._written else None)
+        health.add_ready("kernel", lambda: self._refusal or None)
+
+    async def run(self) -> None:
+        """Runs until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow(NETWORK_POLICIES, dict, self._on_policies))
+            on_this_node = f"spec.nodeName={self.settings.node}"
+            tasks.create_task(self._follow(PODS, Pod, self.view.pods, selector=on_this_node))
+            itself = f"metadata.name={self.settings.node}"
+            tasks.create_task(self._follow(NODES, Node, self.view.node, selector=itself))
+            tasks.create_task(self._follow_mesh())
+            tasks.create_task(self._events.serve())
+            tasks.create_task(self._runner.serve())
+            tasks.create_task(self._lose_patience())
+
+    async def _follow(
+        self, resource: Resource, kind: type[T], sink: Callable[[Change[T]], None], *, selector: str | None = None
+    ) -> None:
+        async for change in follow(self._client, resource, kind, field_selector=selector):
+            sink(change)
+            self._changed()
+
+    async def _follow_mesh(self) -> None:
+        async for batch in self._mesh():
+            self.view.mesh(batch)
+            self._changed()
+
+    async def _lose_patience(self) -> None:
+        await asyncio.sleep(self.settings.sync_timeout)
+        if not self._written and not await self._writer.present():
+            self._patient = False
+            self._changed()
+
+    def _changed(self) -> None:
+        if self._since is None:
+            self._since = asyncio.get_running_loop().time()
+        self._runner.trigger()
+
+    def _on_policies(self, change: Change[dict[str, object]]) -> None:
+        for report in self.view.policies(change):
+            self._report(report)
+
+    def _report(self, report: Report) -> None:
+        ref = report.ref
+        about = ObjectReference("NetworkPolicy", ref.namespace, ref.name, ref.uid)
+        if not report.problems:
+            _log.info(MENDED, policy=str(ref))
+            self._events.emit(about, type="Normal", reason="Valid", message="Every part of the policy is enforced.")
+        for problem in report.problems:
+            _log.error(PROBLEM, policy=str(ref), field=problem.field, problem=problem.message)
+        if report.problems and ref.namespace:
+            text = "; ".join(map(str, report.problems))
+            message = f"Fails closed where it restricts: {text}"
+            self._events.emit(about, reason="InvalidPolicy", message=message)
+
+    async def _sync(self) -> None:
+        view = self.view
+        if view.missing and not self._written and (self._patient or not view.locally_ready):
+            return
+        loop = asyncio.get_running_loop()
+        table = view.compiler.table
+        delta = table.take_delta()
+        since, self._since = self._since or loop.time(), None
+        if self._unknown or not (delta or await self._writer.intact()):
+            if not self._unknown:
+                _log.warning(TAMPERED)
+            self._unknown = True
+            delta = table.whole()
+            table.forget_journal()
+            await self._writer.replace(delta)
+            self._note(SYNCED, "replace", delta, loop.time() - since)
+        elif delta:
+            self._unknown = True  # until the kernel has said yes
+            await self._writer.apply(delta)
+            kind = "structure" if delta.structural else "elements"
+            self._note(APPLIED, kind, delta, loop.time() - since)
+        self._unknown, self._written, self._refusal = False, True, ""
+
+    def _note(self, event: str, kind: str, delta: Delta, seconds: float) -> None:
+        world = self.view.compiler.world
+        metrics = self._metrics
+        metrics.transactions.labels(kind).inc()
+        metrics.duration.observe(seconds)
+        metrics.policies.set(len(world.policies))
+        metrics.faulty.set(self.view.faulty)
+        metrics.pods.set(len(world.pods))
+        metrics.endpoints.set(len(world.endpoints))
+        metrics.identities.set(len(world.identities))
+        metrics.gates.set(self.view.compiler.gates)
+        elements = sum(len(change.add) + len(change.remove) for change in delta.changes)
+        gates = [chain.comment for chain in delta.new_chains if chain.comment and not chain.hook]
+        if kind == "elements":
+            _log.debug(event, kind=kind, elements=elements, ms=round(seconds * 1000, 1))
+        else:
+            _log.info(event, kind=kind, elements=elements, gates=gates[:20], ms=round(seconds * 1000, 1))
+
+    def _on_error(self, error: Exception, delay: float) -> None:
+        if not isinstance(error, KernelError):
+            raise error
+        self._metrics.errors.inc()
+        text = str(error)
+        if text != self._refusal:
+            self._refusal = text
+            _log.error(REFUSED, error=text, subject=error.subject, retry_in=round(delay, 1))

@@ -1,0 +1,186 @@
+"""What the agent has been told so far, and when that is enough to act on.
+
+Feeds every change of the inputs (policies, pods of this node, the node, the mesh) into the compiler. Pure but for the
+compiler it holds: no I/O, no clock. Invariants: nothing may be written to the kernel before `ready`; a Snapshot is
+taken as a difference, so a relist changes only what really changed; what a cluster told is forgotten when it leaves
+the set, and never because it cannot be reached.
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+
+import msgspec
+
+from isthmus.agent.subjects import key_of, node_addresses, pod_cidrs, subject
+from isthmus.kube.reflector import Change, Gone, Put, Snapshot
+from isthmus.kube.schema import Node, Pod
+from isthmus.model.mesh import (
+    ClusterJoined,
+    ClusterLeft,
+    ClusterSynced,
+    EndpointGone,
+    EndpointTold,
+    IdentityGone,
+    IdentityTold,
+    MeshEvent,
+    NodeGone,
+    NodeTold,
+)
+from isthmus.policy.networkpolicy import identify, parse
+from isthmus.policy.rules import ObjectRef, Problem, Scope
+from isthmus.policy.world import World
+from isthmus.ruleset.compiler import Compiler
+
+
+class Input(Enum):
+    """What must be known before anything is enforced."""
+
+    POLICIES = "policies"
+    PODS = "pods"
+    NODE = "node"
+    MESH = "mesh"
+
+
+class Report(msgspec.Struct, frozen=True):
+    """Something a user must hear of a policy: its problems (none = they are mended)."""
+
+    ref: ObjectRef
+    problems: tuple[Problem, ...]
+
+
+class View:
+    """The inputs of one node's agent and the compiler they go to. For one thread."""
+
+    def __init__(self, *, cluster: str, scope: Scope) -> None:
+        self.cluster = cluster
+        self.scope = scope
+        self.compiler = Compiler(World(cluster))
+        self.known: set[Input] = set()
+        self.clusters: dict[str, bool] = {}
+        """Members of the set by name, and whether all they hold has been told."""
+        self._problems: dict[tuple[str, str], tuple[Problem, ...]] = {}
+
+    @property
+    def missing(self) -> list[str]:
+        """Returns what has not been told yet, for people."""
+        waiting = [source.value for source in Input if source not in self.known and source is not Input.MESH]
+        if self.cluster not in self.clusters:
+            waiting.append(f"mesh state of {self.cluster}")
+        return waiting + [f"mesh state of {name}" for name, synced in sorted(self.clusters.items()) if not synced]
+
+    @property
+    def locally_ready(self) -> bool:
+        """Tells whether all is known but, perhaps, other clusters."""
+        return {Input.POLICIES, Input.PODS, Input.NODE} <= self.known
+
+    # -- policies ----------------------------------------------------------------------------------------------
+
+    def policies(self, change: Change[dict[str, object]]) -> list[Report]:
+        """Takes in a change of the cluster's NetworkPolicies; returns what must be said about them."""
+        match change:
+            case Put(obj):
+                return self._put_policy(obj)
+            case Gone(obj):
+                ref = identify(obj)
+                if ref is not None:
+                    self._drop_policy(ref)
+                return []
+            case Snapshot(objects):
+                reports = [report for obj in objects for report in self._put_policy(obj)]
+                present = {_place(ref) for ref in map(identify, objects) if ref is not None}
+                for ref in [ref for ref in self.compiler.world.policies if _place(ref) not in present]:
+                    self._drop_policy(ref)
+                self.known.add(Input.POLICIES)
+                return reports
+
+    def _put_policy(self, obj: Mapping[str, object]) -> list[Report]:
+        try:
+            policy = parse(obj, cluster=self.cluster, scope=self.scope)
+        except ValueError as error:
+            return [Report(ObjectRef("NetworkPolicy", "", "(unnamed)"), (Problem("metadata", str(error)),))]
+        before = self._problems.get(_place(policy.ref), ())
+        if policy.problems:
+            self._problems[_place(policy.ref)] = policy.problems
+        else:
+            self._problems.pop(_place(policy.ref), None)
+        if self.compiler.world.policies.get(policy.ref) != policy:
+            self.compiler.put_policy(policy)
+        return [Report(policy.ref, policy.problems)] if before != policy.problems else []
+
+    def _drop_policy(self, ref: ObjectRef) -> None:
+        self._problems.pop(_place(ref), None)
+        self.compiler.drop_policy(ref)
+
+    @property
+    def faulty(self) -> int:
+        """Returns how many policies have problems."""
+        return len(self._problems)
+
+    # -- this node ---------------------------------------------------------------------------------------------
+
+    def pods(self, change: Change[Pod]) -> None:
+        """Takes in a change of the pods that are bound to this node."""
+        match change:
+            case Put(pod):
+                self._put_pod(pod)
+            case Gone(pod):
+                known = self.compiler.world.pods.get(key_of(pod))
+                if known is not None and known.uid == pod.metadata.uid:
+                    self.compiler.drop_pod(known.key)
+            case Snapshot(pods):
+                for pod in pods:
+                    self._put_pod(pod)
+                present = {key_of(pod) for pod in pods}
+                for key in [key for key in self.compiler.world.pods if key not in present]:
+                    self.compiler.drop_pod(key)
+                self.known.add(Input.PODS)
+
+    def _put_pod(self, pod: Pod) -> None:
+        local = subject(pod)
+        if local is not None:
+            self.compiler.put_pod(local)
+        else:
+            self.compiler.drop_pod(key_of(pod))
+
+    def node(self, change: Change[Node]) -> None:
+        """Takes in a change of this node's own object; while there is none, the last one holds."""
+        nodes = change.objects if isinstance(change, Snapshot) else (change.object,) if isinstance(change, Put) else ()
+        for node in nodes:
+            self.compiler.set_node(addresses=node_addresses(node), pod_cidrs=pod_cidrs(node))
+            self.known.add(Input.NODE)
+
+    # -- the mesh ----------------------------------------------------------------------------------------------
+
+    def mesh(self, events: Sequence[MeshEvent]) -> None:
+        """Takes in a batch of mesh events."""
+        world, compiler = self.compiler.world, self.compiler
+        for event in events:
+            match event:
+                case ClusterJoined(cluster):
+                    self.clusters.setdefault(cluster.name, False)
+                case ClusterSynced(name):
+                    self.clusters[name] = True
+                    if name == self.cluster:
+                        self.known.add(Input.MESH)
+                case ClusterLeft(name):
+                    self.clusters.pop(name, None)
+                    for ip in [ip for ip, endpoint in world.endpoints.items() if endpoint.cluster == name]:
+                        compiler.drop_endpoint(ip)
+                    for number in [n for n, identity in world.identities.items() if identity.cluster == name]:
+                        compiler.drop_identity(number)
+                case IdentityTold(identity):
+                    compiler.put_identity(identity)
+                case IdentityGone(_, number):
+                    compiler.drop_identity(number)
+                case EndpointTold(endpoint):
+                    compiler.put_endpoint(endpoint)
+                case EndpointGone(cluster_name, ip):
+                    known = world.endpoints.get(ip)
+                    if known is not None and known.cluster == cluster_name:
+                        compiler.drop_endpoint(ip)
+                case NodeTold() | NodeGone():
+                    pass  # other nodes are plain addresses to NetworkPolicy
+
+
+def _place(ref: ObjectRef) -> tuple[str, str]:
+    return ref.namespace, ref.name

@@ -1,0 +1,117 @@
+"""The one thread that writes to the kernel.
+
+A netlink write blocks until the kernel has committed, so it must not happen on the event loop; and libnftables and the
+element writer belong to the thread that made them. Element changes alone go as raw netlink (tens of microseconds);
+anything with structure in it goes as text, elements included, because only then is it one transaction.
+
+Invariant: after an error the content of the kernel is unknown, and only `replace` may follow. The table is left as it
+is when the process ends, however it ends (fail static).
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TypeVar
+
+import structlog
+
+from isthmus.kernel.elements import ElementWriter
+from isthmus.kernel.errors import KernelError, NftError
+from isthmus.kernel.nftables import Nft
+from isthmus.kernel.probe import missing, probe
+from isthmus.ruleset.layout import BASE
+from isthmus.ruleset.table import NAME, Delta
+from isthmus.ruleset.text import removal, replacement, script
+
+T = TypeVar("T")
+_log = structlog.get_logger()
+
+
+class UnfitKernel(Exception):
+    """The kernel lacks what the ruleset needs; the message lists what, a line each."""
+
+
+class KernelWriter:
+    """Writes table `inet isthmus` in the network namespace of the process; an async context manager."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="nftables")
+        self._nft: Nft | None = None
+        self._elements: ElementWriter | None = None
+        self._signature = ""
+
+    async def __aenter__(self) -> "KernelWriter":
+        await self._run(self._open)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._run(self._close)
+        self._pool.shutdown()
+
+    def _open(self) -> None:
+        try:
+            self._nft = Nft()
+            self._elements = ElementWriter()
+        except KernelError as error:
+            raise UnfitKernel(str(error)) from error
+        lacking = missing(probe(self._nft))
+        if lacking:
+            raise UnfitKernel("\n".join(lacking))
+
+    def _close(self) -> None:
+        for part in (self._elements, self._nft):
+            if part is not None:
+                part.close()
+
+    @property
+    def _opened(self) -> tuple[Nft, ElementWriter]:
+        if self._nft is None or self._elements is None:
+            raise KernelError("the kernel writer is not open")
+        return self._nft, self._elements
+
+    async def replace(self, whole: Delta) -> None:
+        """Puts `whole` in the place of whatever the table holds, in one transaction. Raises KernelError."""
+        await self._run(lambda: self._replace(whole))
+
+    def _replace(self, whole: Delta) -> None:
+        self._opened[0].run(replacement(whole))
+        self._signature = self._read_base()
+
+    async def apply(self, delta: Delta) -> None:
+        """Makes the changes of `delta` in one transaction. Raises KernelError; then `replace` must follow."""
+        await self._run(lambda: self._apply(delta))
+
+    def _apply(self, delta: Delta) -> None:
+        nft, elements = self._opened
+        if not delta.structural:
+            elements.apply(delta.changes)
+            return
+        nft.run(script(delta))
+        if delta.changed_chains:
+            self._signature = self._read_base()
+
+    async def intact(self) -> bool:
+        """Tells whether the base chain is as we left it: someone may have flushed the ruleset. Cheap."""
+        return await self._run(lambda: self._read_base() == self._signature != "")
+
+    async def present(self) -> bool:
+        """Tells whether a table of ours (of an earlier run) is in the kernel."""
+        return await self._run(lambda: self._read_base() != "")
+
+    def _read_base(self) -> str:
+        try:
+            return self._opened[0].run(f"list chain inet {NAME} {BASE}\n")
+        except NftError:
+            return ""
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+
+def remove_table() -> None:
+    """Removes the table from the kernel, whether it is there or not. Raises KernelError."""
+    with Nft() as nft:
+        nft.run(removal())
