@@ -1,6 +1,6 @@
 """The node agent: inputs -> view -> compiler -> kernel, for ever.
 
-Level-triggered: an input only changes the view and asks for a run; the run writes what is different by then. Fail static:
+Level-triggered: an input only changes the view and asks for a run; the run writes what differs by then. Fail static:
 whatever stops (an API server, the tracker, this process), the kernel keeps the last ruleset; a new agent replaces it in
 one transaction once it knows enough. On a node without a ruleset of an earlier run it does not wait for other clusters
 longer than `sync_timeout`: their pods then count as outside, which fails closed.

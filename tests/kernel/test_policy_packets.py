@@ -1,0 +1,211 @@
+"""Policy in the real kernel: what the compiler writes lets through and drops what the evaluator says."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from isthmus.model.endpoint import Endpoint
+from isthmus.model.identity import Identity
+from isthmus.policy.evaluate import evaluate
+from isthmus.policy.networkpolicy import parse
+from isthmus.policy.world import LocalPod
+from isthmus.policy.world import World as PolicyWorld
+from isthmus.ruleset.compiler import Compiler
+from isthmus.ruleset.text import replacement, script
+from tests.support import worlds as w
+from tests.support.cases import Case, load
+from tests.support.netns import World
+from tests.support.probes import Attempt
+
+PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp", 1: "icmp"}
+E2E = load("kubernetes-e2e-netpol.json")
+
+
+def _write(world: World, compiler: Compiler) -> None:
+    world.nft(replacement(compiler.table.whole()))
+    compiler.table.forget_journal()
+
+
+def _push(world: World, compiler: Compiler) -> None:
+    """Writes as the agent does: structure as text, elements alone as netlink."""
+    delta = compiler.table.take_delta()
+    if delta.structural:
+        world.nft(script(delta))
+    elif delta:
+        world.apply(*delta.changes)
+
+
+@pytest.fixture(scope="module")
+def xyz():
+    pods = {f"{pod['ns']}/{pod['name']}": (pod["ip"],) for pod in E2E[0].world["clusters"][0]["pods"]}
+    with World(pods) as world:
+        yield world
+
+
+@pytest.mark.parametrize("case", E2E, ids=str)
+def test_kernel_says_what_the_upstream_suite_expects(xyz: World, case: Case):
+    names = {xyz.address(name, 4): name for name in xyz.pods}
+    for step in case.steps():
+        (policies,) = step.worlds.values()
+        _write(xyz, Compiler(policies))
+        xyz.expect(
+            {
+                Attempt(
+                    names[p.flow.source], names[p.flow.destination], PROTOCOLS[p.flow.protocol], p.flow.port
+                ): p.allowed
+                for p in step.probes
+            }
+        )
+
+
+@pytest.fixture(scope="module")
+def random_world():
+    hosts = {
+        **{f"local-{n}": (w.LOCAL_IPS[n], w.LOCAL_IPS[n + 3]) for n in range(3)},
+        "remote-0": ("10.2.0.10", "fd00:2::a"),
+        "remote-1": ("10.2.0.11", "fd00:2::b"),
+        "outside": ("198.51.100.7", "2001:db8::7"),
+        "unknown": w.UNKNOWN_IPS,
+    }
+    with World(hosts, node=sorted(w.NODE_ADDRESSES)) as world:
+        yield world
+
+
+_ends = ["local-0", "local-1", "local-2", "remote-0", "remote-1", "outside", "unknown", "router"]
+_attempts = st.tuples(
+    st.sampled_from(_ends), st.sampled_from(_ends), st.sampled_from(sorted(PROTOCOLS)), st.sampled_from(w.PORTS),
+    st.sampled_from([4, 6]),
+).filter(lambda a: a[0] != a[1])  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    policies=w.worlds(),
+    more=st.lists(w.policies(), max_size=2),
+    attempts=st.lists(_attempts, min_size=30, max_size=40, unique=True),
+)
+def test_kernel_agrees_with_the_evaluator_on_random_worlds(random_world: World, policies, more, attempts):
+    compiler = Compiler(policies)
+    _write(random_world, compiler)
+    for policy in more:
+        compiler.put_policy(policy)
+    _push(random_world, compiler)
+    expected = {}
+    for source, target, protocol, port, version in attempts:
+        number = 58 if (protocol, version) == (1, 6) else protocol
+        ends = (random_world.address(source, version), random_world.address(target, version))
+        flow = w.Flow(ends[0], ends[1], number, 0 if protocol == 1 else port)
+        expected[Attempt(source, target, PROTOCOLS[protocol], port if protocol != 1 else 0, version)] = evaluate(
+            compiler.world, flow
+        ).allowed
+    random_world.expect(expected)
+
+
+def _one_policed_pod(**spec) -> Compiler:
+    """Pod a (10.244.0.10) is policed; b and c are remote pods of one identity each; d is outside."""
+    policies = PolicyWorld("east")
+    for number, name, ip in ((0x20100, "b", "10.244.0.11"), (0x20101, "c", "10.244.0.12")):
+        policies.identities[number] = Identity(number, "west", "shop", {"app": name}, {})
+        policies.endpoints[ip] = Endpoint("west", ip, number, "shop", name)
+    policies.pods["shop/a"] = LocalPod("shop", "a", "", {"app": "a"}, ("10.244.0.10", "fd00:10:244::a"))
+    compiler = Compiler(policies)
+    compiler.put_policy(_policy(**spec))
+    return compiler
+
+
+def _policy(**spec):
+    return parse({"metadata": {"namespace": "shop", "name": "p"}, "spec": {"podSelector": {}, **spec}}, cluster="east")
+
+
+FROM_B = {"ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "b"}}}]}]}
+TO_B = {"policyTypes": ["Egress"], "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "b"}}}]}]}
+
+
+@pytest.mark.parametrize(
+    ("spec", "client", "server"), [(FROM_B, "b", "a"), (TO_B, "a", "b")], ids=["ingress", "egress"]
+)
+def test_a_policy_change_cuts_and_restores_live_connections(world: World, spec, client, server):
+    compiler = _one_policed_pod(**spec)
+    _write(world, compiler)
+    stream = world.connect(client, server, 80)
+    assert stream.alive(timeout=5)
+
+    compiler.put_policy(_policy(policyTypes=["Ingress", "Egress"]))
+    _push(world, compiler)
+    assert not stream.alive()
+
+    compiler.put_policy(_policy(**spec))
+    _push(world, compiler)
+    assert stream.alive(timeout=10)
+
+
+def test_an_identity_that_changes_its_labels_takes_effect_on_live_connections_without_touching_rules(world: World):
+    compiler = _one_policed_pod(**FROM_B)
+    _write(world, compiler)
+    stream = world.connect("b", "a", 80)
+    assert stream.alive(timeout=5)
+
+    compiler.put_identity(Identity(0x20100, "west", "shop", {"app": "other"}, {}))
+    assert not compiler.table.take_delta().structural
+    compiler.put_identity(Identity(0x20100, "west", "shop", {"app": "b"}, {}))
+    compiler.table.take_delta()
+    compiler.put_endpoint(Endpoint("west", "10.244.0.11", 0x20101, "shop", "b"))
+    _push(world, compiler)
+
+    assert not stream.alive()
+
+
+def test_replies_are_never_judged_by_the_policy_of_the_other_direction(world: World):
+    compiler = _one_policed_pod(policyTypes=["Ingress"])
+    _write(world, compiler)
+
+    world.expect({Attempt("a", "b"): True, Attempt("b", "a"): False, Attempt("a", "b", "udp", 53): True})
+
+
+def test_a_service_is_judged_by_the_backend_that_was_chosen(world: World):
+    world.nft(
+        "add table ip nat\nadd chain ip nat pre { type nat hook prerouting priority dstnat; }\n"
+        "add rule ip nat pre ip daddr 172.20.0.10 tcp dport 8080 dnat to 10.244.0.11:80\n"
+        "add rule ip nat pre ip daddr 172.20.0.11 tcp dport 80 dnat to 10.244.0.12:80\n"
+    )
+    spec = {"policyTypes": ["Egress"], "egress": [{**TO_B["egress"][0], "ports": [{"port": 80}]}]}
+    _write(world, _one_policed_pod(**spec))
+    world.listen("b", "tcp", 80)
+    world.listen("c", "tcp", 80)
+
+    world.expect({Attempt("a", "172.20.0.10", "tcp", 8080): True, Attempt("a", "172.20.0.11", "tcp", 80): False})
+
+
+def test_the_node_reaches_its_pods_whatever_policy_says(world: World):
+    _write(world, _one_policed_pod(policyTypes=["Ingress", "Egress"]))
+
+    world.expect({Attempt("router", "a"): True, Attempt("a", "router"): True, Attempt("a", "b"): False})
+
+
+def test_neighbour_discovery_passes_a_closed_gate(world: World):
+    _write(world, _one_policed_pod(policyTypes=["Ingress", "Egress"]))
+    world.router.command("ip", "-6", "neigh", "flush", "all")
+
+    world.expect({Attempt("router", "a", version=6): True, Attempt("b", "a", version=6): False})
+
+
+def test_removing_the_table_opens_everything_and_can_be_done_twice(world: World):
+    from isthmus.ruleset.text import removal
+
+    _write(world, _one_policed_pod(policyTypes=["Ingress"]))
+    world.nft(removal())
+    world.nft(removal())
+
+    world.expect({Attempt("b", "a"): True})
+    assert world.nft("list tables") == ""
+
+
+def test_the_packet_priority_leaves_as_none(world: World):
+    _write(world, _one_policed_pod(**FROM_B))
+    world.nft(
+        "add table inet watch\nadd chain inet watch c { type filter hook postrouting priority 300; }\n"
+        "add rule inet watch c ip daddr 10.244.0.10 meta priority != none counter\n"
+    )
+    world.expect({Attempt("b", "a"): True})
+
+    assert "packets 0" in world.nft("list table inet watch")
