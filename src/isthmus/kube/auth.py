@@ -77,7 +77,7 @@ class FileCredentials:
         self._lock = asyncio.Lock()
         self._current: Credential | None = None
         self._read_at = 0.0
-        self._has_files = bool(material.token_file or material.certificate_file or material.key_file)
+        self._has_files = _has_files(material)
 
     async def credential(self, *, rejected: Credential | None = None) -> Credential:
         """Returns the credential of the files as they are now, or were at most FILE_PERIOD ago."""
@@ -88,7 +88,7 @@ class FileCredentials:
             due = abs(self._clock() - self._read_at) >= FILE_PERIOD
             if current is None or due or (rejected is not None and current == rejected):
                 try:
-                    self._current = await asyncio.to_thread(_from_material, self._material, self._origin)
+                    self._current = await _gather(self._material, self._origin)
                 except CredentialError:
                     if current is None or rejected is not None:
                         raise
@@ -139,7 +139,7 @@ class PluginCredentials:
         material = Credential()
         if not answer.certificate:
             # A plugin may give only the token, beside a certificate in the kubeconfig.
-            material = await asyncio.to_thread(_from_material, self._access.material, self._access.origin)
+            material = await _gather(self._access.material, self._access.origin)
         return Credential(
             authorization=f"Bearer {answer.token}" if answer.token else material.authorization,
             certificate=answer.certificate or material.certificate,
@@ -149,6 +149,17 @@ class PluginCredentials:
 
     def _expired(self, credential: Credential, margin: float) -> bool:
         return credential.expires is not None and self._clock() >= credential.expires - margin
+
+
+def _has_files(material: Material) -> bool:
+    return bool(material.token_file or material.certificate_file or material.key_file)
+
+
+async def _gather(material: Material, origin: str) -> Credential:
+    """Reads what there is to read in a thread: a token may lie on a slow or dead file system."""
+    if _has_files(material):
+        return await asyncio.to_thread(_from_material, material, origin)
+    return _from_material(material, origin)
 
 
 def _from_material(material: Material, origin: str) -> Credential:

@@ -341,10 +341,12 @@ class Client:
         """Returns the context for `credential`, made again only when its certificate changed."""
         made_for = self._context_of
         if made_for is None or (made_for.certificate, made_for.key) != (credential.certificate, credential.key):
-            context = await asyncio.to_thread(
-                client_context, self.access, certificate=credential.certificate, key=credential.key
-            )
-            self._context, self._context_of = context, credential
+            if self.access.server.startswith("https:"):
+                # In a thread: reading the system's roots takes tens of milliseconds.
+                self._context = await asyncio.to_thread(
+                    client_context, self.access, certificate=credential.certificate, key=credential.key
+                )
+            self._context_of = credential
         return self._context
 
     async def _object(

@@ -169,7 +169,9 @@ class Decoder(Generic[T]):
             meta = _HEADS.decode(raw).metadata
         except DECODE_ERRORS:
             return self.resource.kind
-        return self._spoken(meta.namespace or "", meta.name or "")
+        if not meta.name:
+            return f"{self.resource.kind} in namespace {clip(meta.namespace)}" if meta.namespace else self.resource.kind
+        return self._spoken(meta.namespace or "", meta.name)
 
     def _spoken(self, namespace: str, name: str) -> str:
         return f"{self.resource.kind} {clip(f'{namespace}/{name}' if namespace else name)}"

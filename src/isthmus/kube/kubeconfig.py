@@ -25,6 +25,9 @@ from isthmus.kube.errors import DECODE_ERRORS, ConfigError, clip
 MAX_FILE = 8 << 20
 """Bytes of a kubeconfig, certificate or token file; far above any real one."""
 
+MAX_DEPTH = 64
+"""Levels of nesting; a kubeconfig has eight."""
+
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 EXEC_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 EXEC_EXTENSION = "client.authentication.k8s.io/exec"
@@ -106,20 +109,32 @@ class _File(msgspec.Struct, rename="kebab"):
     current_context: str | None = ""
 
 
-class _Loader(yaml.SafeLoader):
-    """Plain data only: no aliases, and `1e3` or `2024-01-01` stay the text that they are in a token or a name."""
+def _plain_loader() -> Any:
+    """Returns a loader for plain data that leaves `1e3` or `2024-01-01` the text that they are in a token or a name."""
+    base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    resolvers = {
+        first: [(tag, pattern) for tag, pattern in pairs if tag.endswith((":null", ":bool"))]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    return type("PlainLoader", (base,), {"yaml_implicit_resolvers": resolvers})
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not supported")
-        node: yaml.Node | None = super().compose_node(parent, index)
-        return node
+
+_LOADER = _plain_loader()
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":bool"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+def _check_shape(data: bytes) -> None:
+    """Raises YAMLError for aliases and for nesting that would exhaust the stack of the real parser."""
+    depth = 0
+    for event in yaml.parse(data, Loader=_LOADER):
+        match event:
+            case yaml.AliasEvent():
+                raise yaml.YAMLError("aliases (*name) are not supported")
+            case yaml.CollectionStartEvent():
+                depth += 1
+                if depth > MAX_DEPTH:
+                    raise yaml.YAMLError(f"nested deeper than {MAX_DEPTH} levels")
+            case yaml.CollectionEndEvent():
+                depth -= 1
 
 
 class _Place(msgspec.Struct):
@@ -227,7 +242,8 @@ def _from_files(paths: list[Path], context: str | None, *, required: bool) -> Ac
 def _parse(path: Path) -> _File:
     data = _read(path, "kubeconfig")
     try:
-        tree = yaml.load(data, Loader=_Loader)  # noqa: S506 - derived from SafeLoader
+        _check_shape(data)
+        tree = yaml.load(data, Loader=_LOADER)  # noqa: S506 - derived from SafeLoader
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {clip(str(error))}") from error
     except (RecursionError, ValueError) as error:

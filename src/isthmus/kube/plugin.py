@@ -105,44 +105,66 @@ def parse_answer(output: bytes, plugin: Plugin) -> PluginAnswer:
 async def run_plugin(access: Access, plugin: Plugin, *, time_limit: float = TIME_LIMIT) -> PluginAnswer:
     """Runs the plugin once. Raises CredentialError, whose message holds what it wrote on standard error."""
     environment = {**os.environ, **dict(plugin.env), "KUBERNETES_EXEC_INFO": exec_info(access, plugin).decode()}
-    try:
-        process = await asyncio.create_subprocess_exec(
-            plugin.command,
-            *plugin.args,
-            env=environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
-    except (OSError, ValueError) as error:
-        hint = f"; {plugin.install_hint}" if plugin.install_hint and isinstance(error, FileNotFoundError) else ""
-        reason = getattr(error, "strerror", None) or error
-        raise CredentialError(f"{plugin.origin}: cannot run {plugin.command!r}: {reason}{hint}") from error
-    done = False
-    try:
-        async with asyncio.timeout(time_limit):
-            output, complaint = await asyncio.gather(
-                _read_bounded(process.stdout, plugin), _read_bounded(process.stderr, plugin)
+    with contextlib.ExitStack() as stack:
+        output, output_end = await _pipe(stack)
+        complaint, complaint_end = await _pipe(stack)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                plugin.command,
+                *plugin.args,
+                env=environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output_end,
+                stderr=complaint_end,
+                start_new_session=True,
             )
-            code = await process.wait()
-        done = True
-    except TimeoutError as error:
-        raise CredentialError(f"{plugin.origin}: {plugin.command!r} did not finish in {time_limit:g} s") from error
-    finally:
-        if not done:
-            # Neither the plugin nor a child that holds its pipes stays. Waiting is safe: the group got SIGKILL.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+        except (OSError, ValueError) as error:
+            hint = f"; {plugin.install_hint}" if plugin.install_hint and isinstance(error, FileNotFoundError) else ""
+            reason = getattr(error, "strerror", None) or error
+            raise CredentialError(f"{plugin.origin}: cannot run {plugin.command!r}: {reason}{hint}") from error
+        finally:
+            os.close(output_end)
+            os.close(complaint_end)
+        done = False
+        try:
+            async with asyncio.timeout(time_limit):
+                printed, complained = await asyncio.gather(
+                    _read_bounded(output, plugin), _read_bounded(complaint, plugin)
+                )
+                code = await process.wait()
+            done = True
+        except TimeoutError as error:
+            raise CredentialError(f"{plugin.origin}: {plugin.command!r} did not finish in {time_limit:g} s") from error
+        finally:
+            if not done:
+                # Neither the plugin nor a child that holds its pipes stays. Waiting is safe: the group got SIGKILL.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
     if code != 0:
-        raise CredentialError(f"{plugin.origin}: {plugin.command!r} failed with exit code {code}: {clip(complaint)}")
-    return parse_answer(output, plugin)
+        raise CredentialError(f"{plugin.origin}: {plugin.command!r} failed with exit code {code}: {clip(complained)}")
+    return parse_answer(printed, plugin)
 
 
-async def _read_bounded(stream: asyncio.StreamReader | None, plugin: Plugin) -> bytes:
-    if stream is None:
-        return b""
+async def _pipe(stack: contextlib.ExitStack) -> tuple[asyncio.StreamReader, int]:
+    """Returns a reader and the descriptor that a child writes to (the caller closes it); `stack` closes the reader.
+
+    asyncio's own pipes cannot be closed by their user, and one that is left unread half way stays open for good.
+    """
+    reading, writing = os.pipe()
+    reader = asyncio.StreamReader()
+    try:
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(reading, "rb", 0)
+        )
+    except BaseException:
+        os.close(writing)
+        raise
+    stack.callback(transport.close)
+    return reader, writing
+
+
+async def _read_bounded(stream: asyncio.StreamReader, plugin: Plugin) -> bytes:
     pieces: list[bytes] = []
     size = 0
     while piece := await stream.read(65536):
