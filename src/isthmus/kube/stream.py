@@ -23,8 +23,8 @@ class Silence(ConnectionFailed):
 class LineSplitter:
     """Splits a stream of chunks into lines without their newline; empty lines are left out."""
 
-    def __init__(self, *, max_line: int = MAX_LINE) -> None:
-        self._max_line = max_line
+    def __init__(self, *, max_line: int | None = None) -> None:
+        self._max_line = MAX_LINE if max_line is None else max_line
         self._pieces: list[bytes] = []
         self._size = 0
 
@@ -47,12 +47,12 @@ class LineSplitter:
 
 
 async def read_lines(
-    content: aiohttp.StreamReader, *, silence: Callable[[], float], max_line: int = MAX_LINE
+    content: aiohttp.StreamReader, *, silence: Callable[[], float], max_line: int | None = None
 ) -> AsyncGenerator[list[bytes], None]:
     """Yields the lines of `content` as they come, in batches, until the server ends the stream.
 
     Raises Silence after `silence()` seconds (asked anew before each read) without a byte, ConnectionFailed when the
-    connection breaks, BadAnswer for a line longer than `max_line` bytes.
+    connection breaks, BadAnswer for a line longer than `max_line` bytes (MAX_LINE unless given).
     """
     splitter = LineSplitter(max_line=max_line)
     while True:
