@@ -97,6 +97,16 @@ async def test_a_guarded_commit_happens_once(store, prefix):
     assert (await store.get(prefix + b"a"))[1].value == b"first"
 
 
+async def test_a_commit_on_condition_of_a_value_happens_only_with_that_value(store, prefix):
+    mark, other = prefix + b"mark", prefix + b"none"
+    await store.commit([Put(mark, b"1")])
+
+    assert (await store.commit([Put(prefix + b"a", b"")], equal=(mark, b"1"))).succeeded
+    assert not (await store.commit([Put(prefix + b"b", b"")], equal=(mark, b"2"))).succeeded
+    assert not (await store.commit([Put(prefix + b"b", b"")], equal=(other, b"1"))).succeeded
+    assert [pair.key for pair in await listing(store, prefix)] == [prefix + b"a", mark]
+
+
 async def test_impossible_commits_are_refused_and_change_nothing(store, prefix):
     with pytest.raises(Refused):
         await store.commit([Put(prefix + b"a", b"1"), Put(prefix + b"a", b"2")])

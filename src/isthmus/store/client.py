@@ -119,11 +119,16 @@ class Client:
                 return
             key = answer.kvs[-1].key + b"\0"
 
-    async def commit(self, ops: Sequence[Op], *, absent: bytes | None = None) -> Committed:
+    async def commit(
+        self, ops: Sequence[Op], *, absent: bytes | None = None, equal: tuple[bytes, bytes] | None = None
+    ) -> Committed:
         """See `Store.commit`."""
         request = rpc.TxnRequest(success=[_op(op) for op in ops])
         if absent is not None:
             request.compare.add(result=rpc.Compare.EQUAL, target=rpc.Compare.CREATE, key=absent, create_revision=0)
+        if equal is not None:
+            key, value = equal
+            request.compare.add(result=rpc.Compare.EQUAL, target=rpc.Compare.VALUE, key=key, value=value)
         answer = await self.ask("txn", request)
         return Committed(_header(answer), answer.succeeded)
 

@@ -111,8 +111,12 @@ class Store(Protocol):
     def pages(self, prefix: bytes, *, limit: int = PAGE) -> AsyncGenerator[Page, None]:
         """Lists a prefix at one revision; at least one page comes, however empty. May raise Compacted midway."""
 
-    async def commit(self, ops: Sequence[Op], *, absent: bytes | None = None) -> Committed:
-        """Does 1 to MAX_OPS ops on different keys at once; with `absent`, only if that key does not exist.
+    async def commit(
+        self, ops: Sequence[Op], *, absent: bytes | None = None, equal: tuple[bytes, bytes] | None = None
+    ) -> Committed:
+        """Does 1 to MAX_OPS ops on different keys at once.
+
+        With `absent` only if that key does not exist, with `equal` only if that key holds that value.
 
         Raises LeaseGone when a put names a lease that is no more, Refused for a request that can never work.
         """

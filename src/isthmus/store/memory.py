@@ -101,7 +101,9 @@ class MemoryStore:
                 raise Compacted("memory: required revision has been compacted")
             yield Page(header, tuple(pairs[start : start + limit]))
 
-    async def commit(self, ops: Sequence[Op], *, absent: bytes | None = None) -> Committed:
+    async def commit(
+        self, ops: Sequence[Op], *, absent: bytes | None = None, equal: tuple[bytes, bytes] | None = None
+    ) -> Committed:
         """See `Store.commit`."""
         await self._turn()
         if len(ops) > MAX_OPS:
@@ -109,6 +111,8 @@ class MemoryStore:
         if sum(len(op.key) + (len(op.value) if isinstance(op, Put) else 0) for op in ops) > MAX_REQUEST:
             raise Refused("memory: request is too large")
         if absent is not None and absent in self._pairs:
+            return Committed(self._header(), False)
+        if equal is not None and (equal[0] not in self._pairs or self._pairs[equal[0]].value != equal[1]):
             return Committed(self._header(), False)
         events: dict[bytes, Event] = {}
         revision = self._revision + 1
