@@ -1,0 +1,109 @@
+"""Subresources that are neither status nor streams: binding, finalize, scale, and tokens of service accounts."""
+
+from isthmus.lab.apiserver import decoding, errors
+from isthmus.lab.apiserver.apply import server_side_apply
+from isthmus.lab.apiserver.calls import Call
+from isthmus.lab.apiserver.errors import Json
+from isthmus.lab.apiserver.lifecycle import Lifecycle
+from isthmus.lab.apiserver.ownership import leaves
+from isthmus.lab.apiserver.patching import APPLY_PATCH, apply_patch
+from isthmus.lab.apiserver.state import Transaction, decode
+from isthmus.lab.apiserver.typetable import find
+from isthmus.lab.apiserver.watchcache import Stored
+
+__all__ = ["bind", "finalize", "patch_scale", "read_scale", "write_scale"]
+
+
+def bind(life: Lifecycle, transaction: Transaction, call: Call, body: Json) -> None:
+    """Puts the pod that the call names on the node of a v1 Binding; 409 if it has one."""
+    shape = find("Binding", package="io.k8s.api.core.v1")
+    binding, _ = decoding.conform(body, shape, kind="Binding", version="v1")
+    node = binding.get("target", {}).get("name", "")
+    if binding.get("target", {}).get("kind", "Node") != "Node" or not node:
+        raise errors.unprocessable("Binding", call.name, [errors.required("target.name")])
+    value, old = life.load(transaction, call), life.load(transaction, call)
+    spec = value["spec"]
+    if "deletionTimestamp" in value["metadata"]:
+        text = f"pod {call.name} is being deleted, cannot be assigned to a host"
+        raise errors.conflict("pods/binding", call.name, text)
+    if spec.get("nodeName"):
+        text = f'pod {call.name} is already assigned to node "{spec["nodeName"]}"'
+        raise errors.conflict("pods/binding", call.name, text)
+    spec["nodeName"] = node
+    status = value.setdefault("status", {})
+    others = [condition for condition in status.get("conditions", ()) if condition.get("type") != "PodScheduled"]
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": life.source.timestamp()}
+    status["conditions"] = [*others, scheduled]
+    for name in ("annotations", "labels"):
+        if name in binding.get("metadata", {}):
+            value["metadata"].setdefault(name, {}).update(binding["metadata"][name])
+    life.finish(transaction, call, value, old=old)
+
+
+def finalize(life: Lifecycle, transaction: Transaction, call: Call, body: Json) -> Stored:
+    """Replaces a namespace's spec.finalizers; the last one gone from a deleted namespace removes it."""
+    sent = life.read_body(call, body)
+    value, old = life.load(transaction, call), life.load(transaction, call)
+    asked = sent["metadata"].get("resourceVersion")
+    if asked and asked != old["metadata"]["resourceVersion"]:
+        raise errors.conflict(call.resource.qualified, call.name)
+    finalizers = sent.get("spec", {}).get("finalizers", [])
+    value["spec"] = {"finalizers": finalizers} if finalizers else {}
+    return life.finish(transaction, call, value, old=old)
+
+
+def read_scale(call: Call, stored: Stored) -> Json:
+    """Returns the autoscaling/v1 Scale of a workload."""
+    value = decode(call.resource, stored)
+    metadata = value["metadata"]
+    terms = [f"{key}={item}" for key, item in value["spec"].get("selector", {}).get("matchLabels", {}).items()]
+    for term in value["spec"].get("selector", {}).get("matchExpressions", ()):
+        words = {"In": "in", "NotIn": "notin"}
+        if term["operator"] in words:
+            terms.append(f"{term['key']} {words[term['operator']]} ({','.join(term.get('values', ()))})")
+        else:
+            terms.append(term["key"] if term["operator"] == "Exists" else f"!{term['key']}")
+    names = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
+    return {
+        "kind": "Scale",
+        "apiVersion": "autoscaling/v1",
+        "metadata": {name: metadata[name] for name in names if name in metadata},
+        "spec": {"replicas": value["spec"].get("replicas", 1)},
+        "status": {"replicas": value.get("status", {}).get("replicas", 0), "selector": ",".join(sorted(terms))},
+    }
+
+
+def write_scale(life: Lifecycle, transaction: Transaction, call: Call, body: Json) -> Json:
+    """Sets the replicas of a workload from a Scale; returns the new Scale."""
+    decoding.check_kind(body, kind="Scale", api_version="autoscaling/v1")
+    shape = find("Scale", package="io.k8s.api.autoscaling.v1")
+    scale, _ = decoding.conform(body, shape, kind="Scale", version="autoscaling/v1")
+    replicas = scale.get("spec", {}).get("replicas", 0)
+    if replicas < 0:
+        bad = errors.invalid("spec.replicas", replicas, "must be greater than or equal to 0")
+        raise errors.unprocessable("Scale.autoscaling", call.name, [bad])
+    value, old = life.load(transaction, call), life.load(transaction, call)
+    asked = scale.get("metadata", {}).get("resourceVersion")
+    if asked and asked != old["metadata"]["resourceVersion"]:
+        raise errors.conflict(call.resource.qualified, call.name)
+    value["spec"]["replicas"] = replicas
+    return read_scale(call, life.update(transaction, call, value, old=old))
+
+
+def patch_scale(life: Lifecycle, transaction: Transaction, call: Call, patch: Json, *, media_type: str) -> Json:
+    """Patches the Scale of a workload; returns the new Scale."""
+    stored = transaction.get(call.resource, namespace=call.namespace, name=call.name)
+    if stored is None:
+        raise errors.not_found(call.resource.qualified, call.name)
+    shape = find("Scale", package="io.k8s.api.autoscaling.v1")
+    scale = read_scale(call, stored)
+    version = scale["metadata"].pop("resourceVersion")
+    if media_type == APPLY_PATCH:
+        sent, _ = decoding.conform(patch, shape, kind="Scale", version="autoscaling/v1")
+        writer = life.writer(call, "Apply").with_paths(frozenset(leaves(sent, shape)))
+        patched, _ = server_side_apply(scale, sent, shape=shape, managers=[], writer=writer, force=call.force)
+    else:
+        patched = apply_patch(scale, patch, media_type=media_type, shape=shape)
+    asked = patched.get("metadata", {}).get("resourceVersion", version)
+    patched.setdefault("metadata", {})["resourceVersion"] = asked
+    return write_scale(life, transaction, call, patched)
