@@ -1,0 +1,146 @@
+"""What the agent takes in: snapshots as differences, identity of objects, and when it knows enough."""
+
+import msgspec
+import pytest
+
+from isthmus.agent.view import View
+from isthmus.kube.reflector import Gone, Put, Snapshot
+from isthmus.kube.schema import Node, Pod
+from isthmus.model.endpoint import Cluster, Endpoint
+from isthmus.model.identity import Identity
+from isthmus.model.mesh import (
+    ClusterJoined,
+    ClusterLeft,
+    ClusterSynced,
+    EndpointGone,
+    EndpointTold,
+    IdentityTold,
+)
+from isthmus.policy.rules import Scope
+
+
+def pod(name="a", *, uid="1", ip="10.1.0.10", phase="Running", **spec) -> Pod:
+    data = {
+        "metadata": {"name": name, "namespace": "x", "uid": uid, "labels": {"app": name}},
+        "spec": spec,
+        "status": {"phase": phase, "podIP": ip, "podIPs": [{"ip": ip}]},
+    }
+    return msgspec.convert(data, Pod)
+
+
+NODE = msgspec.convert(
+    {
+        "metadata": {"name": "n1"},
+        "spec": {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "not a network"]},
+        "status": {
+            "addresses": [{"type": "InternalIP", "address": "172.18.0.2"}, {"type": "Hostname", "address": "n1"}]
+        },
+    },
+    Node,
+)
+
+
+def policy(name="p", **spec):
+    return {"metadata": {"namespace": "x", "name": name}, "spec": {"podSelector": {}, **spec}}
+
+
+@pytest.fixture
+def view() -> View:
+    return View(cluster="east", scope=Scope.CLUSTERSET)
+
+
+def test_nothing_is_known_until_every_input_and_every_member_of_the_set_has_told_all(view: View):
+    assert view.missing == ["policies", "pods", "node", "mesh state of east"]
+    view.policies(Snapshot(()))
+    view.pods(Snapshot(()))
+    view.node(Snapshot((NODE,)))
+    assert view.locally_ready
+    view.mesh([ClusterJoined(Cluster("east", 1)), ClusterJoined(Cluster("west", 2)), ClusterSynced("east")])
+    assert view.missing == ["mesh state of west"]
+    view.mesh([ClusterSynced("west")])
+    assert view.missing == []
+
+
+def test_a_node_that_is_not_there_is_still_missing(view: View):
+    view.node(Snapshot(()))
+
+    assert "node" in view.missing
+
+
+def test_a_snapshot_that_says_the_same_changes_nothing(view: View):
+    changes = (Snapshot((policy(),)), Snapshot((pod(),)))
+    view.policies(changes[0])
+    view.pods(changes[1])
+    view.compiler.table.take_delta()
+
+    view.policies(changes[0])
+    view.pods(changes[1])
+
+    assert not view.compiler.table.take_delta()
+
+
+def test_what_a_snapshot_does_not_hold_is_gone(view: View):
+    view.policies(Snapshot((policy("p"), policy("q"))))
+    view.pods(Snapshot((pod("a"), pod("b", ip="10.1.0.11"))))
+
+    view.policies(Snapshot((policy("q"),)))
+    view.pods(Snapshot((pod("b", ip="10.1.0.11"),)))
+
+    assert [ref.name for ref in view.compiler.world.policies] == ["q"]
+    assert list(view.compiler.world.pods) == ["x/b"]
+
+
+def test_the_late_end_of_an_old_pod_does_not_remove_its_namesake(view: View):
+    view.pods(Put(pod(uid="2")))
+    view.pods(Gone(pod(uid="1")))
+
+    assert list(view.compiler.world.pods) == ["x/a"]
+
+
+@pytest.mark.parametrize("change", [pod(phase="Succeeded"), pod(phase="Failed"), pod(hostNetwork=True)])
+def test_finished_and_host_network_pods_are_no_subjects(view: View, change: Pod):
+    view.pods(Put(pod()))
+    view.pods(Put(change))
+
+    assert view.compiler.world.pods == {}
+
+
+def test_problems_of_a_policy_are_told_once_and_so_is_their_end(view: View):
+    bad = policy(ingress=[{"from": [{"ipBlock": {"cidr": "10.0.0.0/33"}}]}])
+
+    (report,) = view.policies(Put(bad))
+    assert report.problems[0].field == "spec.ingress[0].from[0].ipBlock.cidr"
+    assert view.policies(Put(bad)) == []
+    assert view.faulty == 1
+    (report,) = view.policies(Put(policy()))
+    assert report.problems == ()
+    assert view.faulty == 0
+
+
+def test_an_object_without_a_name_is_reported_and_nothing_else_happens(view: View):
+    (report,) = view.policies(Snapshot(({"metadata": {}, "spec": {}},)))
+
+    assert "without metadata.namespace" in report.problems[0].message
+
+
+def test_a_cluster_that_leaves_takes_all_its_facts_with_it_and_nobody_elses(view: View):
+    for number, cluster in ((0x10100, "east"), (0x20100, "west")):
+        view.mesh(
+            [
+                IdentityTold(Identity(number, cluster, "x", {}, {})),
+                EndpointTold(Endpoint(cluster, f"10.{number >> 16}.0.1", number, "x", "a")),
+            ]
+        )
+    view.mesh([ClusterLeft("west")])
+
+    assert list(view.compiler.world.endpoints) == ["10.1.0.1"]
+    assert list(view.compiler.world.identities) == [0x10100]
+
+
+def test_only_the_cluster_that_holds_an_address_can_give_it_up(view: View):
+    view.mesh([EndpointTold(Endpoint("east", "10.1.0.1", 0x10100, "x", "a"))])
+
+    view.mesh([EndpointGone("west", "10.1.0.1")])
+    assert "10.1.0.1" in view.compiler.world.endpoints
+    view.mesh([EndpointGone("east", "10.1.0.1")])
+    assert "10.1.0.1" not in view.compiler.world.endpoints
