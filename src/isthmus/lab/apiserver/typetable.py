@@ -10,6 +10,7 @@ Lines are parsed when a type is first asked for. A type is a line `Name [#] [| d
     !  required, always written     *  pointer: its zero value is kept
     @a+b  list merged by key a in strategic merge, a map list with keys a and b in server-side apply
     @  (no keys) merged set of scalars      %a+b  map list in server-side apply only      %  set there only
+    =2/1  field number in protobuf; with a slash, inside embedded messages that JSON does not show
     ~  strategic merge keeps only the keys that are sent ("retainKeys")      #  atomic
 
 Field facts are those of the Kubernetes API, version 1.32. Loading the published OpenAPI document instead was
@@ -29,6 +30,7 @@ META = "io.k8s.apimachinery.pkg.apis.meta.v1"
 _FIELD = re.compile(
     r"(?P<name>[A-Za-z0-9]+):(?P<wrap>\[\]|\{\})?(?P<type>[A-Za-z0-9]+)"
     r"(?P<required>!)?(?P<pointer>\*)?(?P<keyed>[@%][\w+]*)?(?P<required2>!)?(?P<retain>~)?(?P<atomic>#)?"
+    r"(=(?P<numbers>\d+(/\d+)*))?"
 )
 
 
@@ -45,6 +47,7 @@ class FieldType(msgspec.Struct, frozen=True):
     retain_keys: bool = False
     merge_key: str | None = None  # strategic merge; "" for a merged list of scalars
     map_keys: tuple[str, ...] | None = None  # server-side apply; () for a set of scalars
+    numbers: tuple[int, ...] = ()  # in protobuf, outermost first; none for what only JSON has
 
     @property
     def scalar(self) -> bool:
@@ -117,6 +120,7 @@ def _parse_field(text: str, package: str) -> FieldType:
         retain_keys=bool(match["retain"]),
         merge_key=(keys[0] if keys else "") if keyed and keyed[0] == "@" and keys is not None else None,
         map_keys=keys,
+        numbers=tuple(int(number) for number in (match["numbers"] or "").split("/") if number),
     )
 
 

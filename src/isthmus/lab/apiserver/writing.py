@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from isthmus.lab.apiserver import decoding, deletion, errors, patching, subresources
+from isthmus.lab.apiserver import decoding, deletion, errors, patching, protobuf, subresources
 from isthmus.lab.apiserver.auth import Authenticator, User
 from isthmus.lab.apiserver.calls import Call, write_options
 from isthmus.lab.apiserver.errors import Json
@@ -39,6 +39,13 @@ async def read(request: web.Request, *accepted: str) -> tuple[bytes, str]:
     except web.HTTPRequestEntityTooLarge as failure:
         text = f"Request entity too large: limit is {decoding.MAX_BODY}"
         raise errors.ApiError(413, "RequestEntityTooLarge", text) from failure
+
+
+def parse(body: bytes, offered: str) -> Json:
+    """Returns the object of a body of type `offered`; raises a 400 ApiError."""
+    if offered == protobuf.MEDIA_TYPE:
+        return protobuf.decode(body)
+    return decoding.parse_object(body, yaml=offered == YAML)
 
 
 def answer(body: bytes, *, code: int = 200, call: Call | None = None) -> web.Response:
@@ -79,9 +86,9 @@ class Writing:
 
     async def create(self, request: web.Request, target: Target, *, user: User, renderer: Renderer) -> web.Response:
         """POST."""
-        body, offered = await read(request, JSON, YAML)
+        body, offered = await read(request, JSON, YAML, protobuf.MEDIA_TYPE)
         call = self._call(request, target, user)
-        value = decoding.parse_object(body, yaml=offered == YAML)
+        value = parse(body, offered)
         life = self._life
         if target.subresource or target.resource.plural == "bindings":
             return await self._create_below(call, value)
@@ -109,9 +116,9 @@ class Writing:
 
     async def update(self, request: web.Request, target: Target, *, user: User, renderer: Renderer) -> web.Response:
         """PUT."""
-        body, offered = await read(request, JSON, YAML)
+        body, offered = await read(request, JSON, YAML, protobuf.MEDIA_TYPE)
         call = self._call(request, target, user)
-        sent = decoding.parse_object(body, yaml=offered == YAML)
+        sent = parse(body, offered)
         life = self._life
         if call.subresource == "scale":
             scale = await self._write(call, lambda transaction: subresources.write_scale(life, transaction, call, sent))
@@ -161,8 +168,8 @@ class Writing:
 
     async def delete(self, request: web.Request, target: Target, *, user: User, renderer: Renderer) -> web.Response:
         """DELETE of an object, or of a collection."""
-        body, offered = await read(request, JSON, YAML, "application/octet-stream")
-        sent = decoding.parse_object(body, yaml=offered == YAML) if body.strip() else {}
+        body, offered = await read(request, JSON, YAML, protobuf.MEDIA_TYPE, "application/octet-stream")
+        sent = parse(body, offered) if body.strip() else {}
         options = deletion.read_options(sent, dict(request.query))
         call = msgspec.structs.replace(self._call(request, target, user), dry_run=options.dry_run)
         life = self._life
