@@ -11,7 +11,7 @@ from enum import Enum
 
 import msgspec
 
-from isthmus.agent.subjects import key_of, node_addresses, pod_cidrs, subject
+from isthmus.agent.subjects import key_of, own_node, subject
 from isthmus.kube.reflector import Change, Gone, Put, Snapshot
 from isthmus.kube.schema import Node, Pod
 from isthmus.model.mesh import (
@@ -136,7 +136,7 @@ class View:
                 self.known.add(Input.PODS)
 
     def _put_pod(self, pod: Pod) -> None:
-        local = subject(pod)
+        local = subject(pod, cluster=self.cluster)
         if local is not None:
             self.compiler.put_pod(local)
         else:
@@ -146,7 +146,8 @@ class View:
         """Takes in a change of this node's own object; while there is none, the last one holds."""
         nodes = change.objects if isinstance(change, Snapshot) else (change.object,) if isinstance(change, Put) else ()
         for node in nodes:
-            self.compiler.set_node(addresses=node_addresses(node), pod_cidrs=pod_cidrs(node))
+            addresses, pod_cidrs = own_node(node, cluster=self.cluster)
+            self.compiler.set_node(addresses=addresses, pod_cidrs=pod_cidrs)
             self.known.add(Input.NODE)
 
     # -- the mesh ----------------------------------------------------------------------------------------------

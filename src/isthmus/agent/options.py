@@ -1,0 +1,54 @@
+"""The agent's options, checked: what goes together, what is missing, and which flag to change."""
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from isthmus.policy.rules import Scope
+
+_CLUSTER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+
+
+class OptionsError(Exception):
+    """Options that cannot work; the message names the flag."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What `isthmus agent` was asked to do; `sync_timeout` in seconds."""
+
+    node_name: str
+    cluster_name: str
+    cluster_id: int | None = None
+    kubeconfig: Path | None = None
+    context: str | None = None
+    etcd_endpoints: tuple[str, ...] = ()
+    etcd_ca: Path | None = None
+    etcd_cert: Path | None = None
+    etcd_key: Path | None = None
+    standalone: bool = False
+    clusters_file: Path | None = None
+    policy_scope: Scope = Scope.CLUSTERSET
+    metrics_bind_address: str = "127.0.0.1:9080"
+    sync_timeout: float = 30.0
+
+    @classmethod
+    def check(cls, given: dict[str, object]) -> "Options":
+        """Returns the options if they can work. Raises OptionsError."""
+        name = given.get("cluster_name")
+        if not isinstance(name, str) or not _CLUSTER_NAME.fullmatch(name):
+            raise OptionsError(
+                f"--cluster-name: {name!r} is not a cluster name: 1-32 lower-case letters, digits and dashes"
+                if name
+                else "--cluster-name is required"
+            )
+        if given.get("standalone"):
+            if given.get("etcd_endpoints"):
+                raise OptionsError("--standalone and --etcd-endpoint exclude each other")
+            if given.get("clusters_file") is None and given.get("cluster_id") is None:
+                raise OptionsError("--standalone needs --cluster-id, or --clusters-file for several clusters")
+        elif not given.get("etcd_endpoints"):
+            raise OptionsError("--etcd-endpoint is required (or --standalone, to work without a tracker)")
+        if (given.get("etcd_cert") is None) != (given.get("etcd_key") is None):
+            raise OptionsError("--etcd-cert and --etcd-key go together")
+        return msgspec.convert(given, cls, strict=False)
