@@ -31,7 +31,9 @@ PATH = "/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin"
 AGNHOST = "/agnhost"
 
 # curlimages/curl's entrypoint: arguments that are no program are curl's.
-_CURL_ENTRYPOINT = 'case "${1-}" in -*|*://*) set -- curl "$@";; esac; command -v "$1" >/dev/null || set -- curl "$@"; exec "$@"'
+_CURL_ENTRYPOINT = (
+    'case "${1-}" in -*|*://*) set -- curl "$@";; esac; command -v "$1" >/dev/null || set -- curl "$@"; exec "$@"'
+)
 
 _IMAGES = (
     Image("agnhost", entrypoint=(AGNHOST,), command=("pause",)),

@@ -1,0 +1,175 @@
+"""The Node object: registering it, and saying every few seconds that the node is alive.
+
+As kubelets do: the Lease in kube-node-lease is renewed often and cheaply, the status seldom. Invariants: what others
+put on the Node (labels, taints, cordons) is kept; a Node that was deleted is registered again.
+"""
+
+import asyncio
+import datetime
+import os
+import time
+from typing import Any
+
+import msgspec
+import structlog
+
+from isthmus import __version__
+from isthmus.kube.client import Client, Patch
+from isthmus.kube.errors import AlreadyExists, KubeError, NotFound
+from isthmus.kube.resources import LEASES, NODES
+from isthmus.lab.node.server import PORT
+from isthmus.lab.node.status import stamp
+
+LEASE_SECONDS = 40
+RENEW_INTERVAL = 10.0
+STATUS_INTERVAL = 60.0
+"""Seconds; the kubelet's defaults are 40, 10 and 300."""
+MAX_PODS = 110
+
+KUBELET_VERSION = f"v1.32.0-isthmus.{__version__}"
+"""The API version whose behaviour is imitated, and whose imitation it is."""
+
+_NAMESPACE = "kube-node-lease"
+_log = structlog.get_logger()
+
+
+class NodeFacts(msgspec.Struct, frozen=True):
+    """What a node says of itself."""
+
+    name: str
+    address: str
+    pod_cidr: str
+    control_plane: bool
+    tainted: bool
+
+
+class Registration:
+    """Keeps the Node object and its Lease; run `serve` in a task."""
+
+    def __init__(self, client: Client, facts: NodeFacts) -> None:
+        self._client = client
+        self._facts = facts
+        self._trouble = ""
+        self._began = time.time()
+
+    async def serve(self) -> None:
+        """Works until cancelled."""
+        status_due = 0.0
+        while True:
+            pause = RENEW_INTERVAL
+            try:
+                if time.monotonic() >= status_due:
+                    await self._write_node()
+                    status_due = time.monotonic() + STATUS_INTERVAL
+                await self._renew()
+            except NotFound:
+                status_due, pause = 0.0, 0.5  # the Node or its namespace was deleted
+            except KubeError as error:
+                # Often at the start, when the API server begins together with us.
+                pause = 1.0
+                if str(error) != self._trouble:
+                    self._trouble = str(error)
+                    _log.warning("node heartbeat failed", reason=str(error))
+            else:
+                if self._trouble:
+                    self._trouble = ""
+                    _log.info("node heartbeat works again")
+            await asyncio.sleep(pause)
+
+    async def _write_node(self) -> None:
+        status = {"status": node_status(self._facts, now=time.time(), began=self._began)}
+        try:
+            await self._client.patch(
+                NODES, self._facts.name, status, type=dict, kind=Patch.STRATEGIC, subresource="status"
+            )
+        except NotFound:
+            try:
+                await self._client.create(NODES, node_object(self._facts), type=dict)
+            except AlreadyExists:
+                pass
+            else:
+                _log.info("node registered", node=self._facts.name)
+            await self._client.patch(
+                NODES, self._facts.name, status, type=dict, kind=Patch.STRATEGIC, subresource="status"
+            )
+
+    async def _renew(self) -> None:
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        name = self._facts.name
+        spec = {"holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now}
+        try:
+            await self._client.patch(LEASES, name, {"spec": spec}, type=dict, namespace=_NAMESPACE)
+        except NotFound:
+            lease = {
+                "apiVersion": "coordination.k8s.io/v1",
+                "kind": "Lease",
+                "metadata": {"name": name, "namespace": _NAMESPACE},
+                "spec": spec,
+            }
+            await self._client.create(LEASES, lease, type=dict, namespace=_NAMESPACE)
+
+
+def node_object(facts: NodeFacts) -> dict[str, Any]:
+    """Returns the Node to register."""
+    labels = {
+        "kubernetes.io/hostname": facts.name,
+        "kubernetes.io/os": "linux",
+        "kubernetes.io/arch": _architecture(),
+        "beta.kubernetes.io/os": "linux",
+        "beta.kubernetes.io/arch": _architecture(),
+    }
+    spec: dict[str, Any] = {"podCIDR": facts.pod_cidr, "podCIDRs": [facts.pod_cidr]}
+    if facts.control_plane:
+        labels["node-role.kubernetes.io/control-plane"] = ""
+    if facts.tainted:
+        spec["taints"] = [{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}]
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": facts.name, "labels": labels}, "spec": spec}
+
+
+def node_status(facts: NodeFacts, *, now: float, began: float) -> dict[str, Any]:
+    """Returns the status of a node that is well; `began` is when this process came to life."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024
+    resources = {"cpu": str(os.cpu_count() or 1), "memory": f"{memory}Ki", "pods": str(MAX_PODS)}
+    release = os.uname()
+    conditions = [
+        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("Ready", "True", "KubeletReady", "the lab's node is posting ready status"),
+    ]
+    return {
+        "addresses": [
+            {"type": "InternalIP", "address": facts.address},
+            {"type": "Hostname", "address": facts.name},
+        ],
+        "capacity": resources,
+        "allocatable": resources,
+        "conditions": [
+            {
+                "type": kind,
+                "status": value,
+                "reason": reason,
+                "message": message,
+                "lastHeartbeatTime": stamp(now),
+                "lastTransitionTime": stamp(began),
+            }
+            for kind, value, reason, message in conditions
+        ],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": PORT}},
+        "nodeInfo": {
+            "architecture": _architecture(),
+            "operatingSystem": "linux",
+            "osImage": "Isthmus lab",
+            "kernelVersion": release.release,
+            "kubeletVersion": KUBELET_VERSION,
+            "kubeProxyVersion": "",
+            "containerRuntimeVersion": f"lab://{__version__}",
+            "machineID": "",
+            "systemUUID": "",
+            "bootID": "",
+        },
+    }
+
+
+def _architecture() -> str:
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
