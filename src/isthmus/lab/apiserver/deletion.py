@@ -87,11 +87,13 @@ def _delete(
             text = f"Precondition failed: {name} in precondition: {asked}, {name} in object meta: {held}"
             raise errors.conflict(resource.qualified, call.name, text)
     hooks.check_delete(value)
-    old = decode(resource, _held(transaction, call))
     finalizer = _FINALIZERS.get(options.policy)
     if finalizer and finalizer not in metadata.get("finalizers", ()):
         metadata["finalizers"] = [*metadata.get("finalizers", ()), finalizer]
     grace = hooks.grace(value, options.grace)
+    if not grace and not metadata.get("finalizers") and not hooks.lingers(value):
+        return transaction.remove(resource, value), True
+    old = life.load(transaction, call)
     begun = "deletionTimestamp" in metadata
     if not begun or grace < metadata.get("deletionGracePeriodSeconds", 0):
         metadata["deletionTimestamp"] = life.source.timestamp(later=grace)
@@ -100,12 +102,4 @@ def _delete(
             hooks.mark_deleted(value)
             if resource.generation:
                 metadata["generation"] = metadata.get("generation", 0) + 1
-    stored = life.store(transaction, resource, value, old=old)
-    return stored, transaction.get(resource, namespace=stored.namespace, name=stored.name) is None
-
-
-def _held(transaction: Transaction, call: Call) -> Stored:
-    stored = transaction.get(call.resource, namespace=call.namespace, name=call.name)
-    if stored is None:
-        raise errors.not_found(call.resource.qualified, call.name)
-    return stored
+    return life.store(transaction, resource, value, old=old), False

@@ -82,6 +82,8 @@ class Lifecycle:
         self._refuse(resource, metadata["name"], hooks.allocate(value, transaction))
         if managers is None and not sent:
             new = ownership.leaves(value, resource.type())
+            if resource.subresource("status"):
+                new = {path: item for path, item in new.items() if path[0] != "f:status"}
             managers = ownership.after_update([], old={}, new=new, writer=self.writer(call, "Update"))
         ownership.write_managers(metadata, managers or [])
         return transaction.put(resource, value)

@@ -10,7 +10,9 @@ import msgspec
 
 from isthmus.lab.apiserver.errors import Json
 
-MEDIA_TYPE = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+MEDIA_TYPE = (
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"  # what is asked for has an @, which is no MIME type
+)
 
 
 def _varint(value: int) -> bytes:

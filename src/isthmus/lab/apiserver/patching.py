@@ -6,6 +6,8 @@ author did not ask for with a resourceVersion.
 
 from typing import Any
 
+import msgspec
+
 from isthmus.lab.apiserver import decoding, errors
 from isthmus.lab.apiserver.apply import server_side_apply
 from isthmus.lab.apiserver.calls import Call
@@ -22,6 +24,7 @@ JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
+MAX_SHOWN = 512  # characters of a patch in an error
 TYPES = (JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH)
 
 
@@ -37,6 +40,12 @@ def apply_patch(value: Json, patch: Any, *, media_type: str, shape: ObjectType) 
     return strategic_merge(value, patch, shape)
 
 
+def shown(patch: Any) -> str:
+    """Returns the beginning of a patch as text."""
+    text = msgspec.json.encode(patch).decode()
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
 def patch_object(life: Lifecycle, transaction: Transaction, call: Call, patch: Any, *, media_type: str) -> Stored:
     """Applies a JSON, merge or strategic merge patch; raises 404, 400, 409 or 422."""
     old = life.load(transaction, call)
@@ -48,8 +57,8 @@ def patch_object(life: Lifecycle, transaction: Transaction, call: Call, patch: A
         value = life.read_body(call, patched)
     except ApiError as failure:
         if failure.code == 400 and "strict decoding error" in failure.message:
-            bad = errors.invalid("patch", patch, failure.message[failure.message.index("strict decoding error") :])
-            raise errors.unprocessable(call.resource.qualified_kind, call.name, [bad]) from failure
+            detail = failure.message[failure.message.index("strict decoding error") :]
+            raise errors.unprocessable("", "", [errors.invalid("patch", shown(patch), detail)]) from failure
         raise
     return life.update(transaction, call, value, old=old)
 

@@ -39,8 +39,9 @@ def decode(resource: Resource, stored: Stored) -> Json:
 class Transaction:
     """One write's view: what is committed, what the batch wrote before, and what this write wrote."""
 
-    def __init__(self, state: "State", batch: "_Batch") -> None:
+    def __init__(self, state: "State", batch: "_Batch", *, dry_run: bool = False) -> None:
         self._state = state
+        self._dry_run = dry_run
         self._batch = batch
         self.registry = state.registry
         self.changes: list[tuple[Resource, Change]] = []
@@ -70,7 +71,7 @@ class Transaction:
         """Writes an object under the names in its metadata, and stamps a new resourceVersion into `value`."""
         metadata = value["metadata"]
         before = self.get(resource, namespace=metadata.get("namespace", ""), name=metadata["name"])
-        metadata["resourceVersion"] = str(self._state.next_version())
+        self._stamp(metadata, before)
         stored = encode(resource, value)
         self._note(resource, Change(before, stored))
         return stored
@@ -79,10 +80,17 @@ class Transaction:
         """Removes an object; `value` is its last state and gets the version of the removal."""
         metadata = value["metadata"]
         before = self.get(resource, namespace=metadata.get("namespace", ""), name=metadata["name"])
-        metadata["resourceVersion"] = str(self._state.next_version())
+        self._stamp(metadata, before)
         stored = encode(resource, value)
         self._note(resource, Change(before, stored, deleted=True))
         return stored
+
+    def _stamp(self, metadata: Json, before: Stored | None) -> None:
+        """Gives a new version; a dry run gets none, so that `kubectl diff` shows only what a user changed."""
+        if not self._dry_run:
+            metadata["resourceVersion"] = str(self._state.next_version())
+        elif before is not None:
+            metadata["resourceVersion"] = str(before.version)
 
     def _note(self, resource: Resource, change: Change) -> None:
         key = (change.after.namespace, change.after.name)
@@ -203,7 +211,7 @@ class State:
                 write.fail(ApiError(503, "ServiceUnavailable", "the server is shutting down"))
 
     def _perform(self, write: _Write[Any], batch: _Batch) -> bool:
-        transaction = Transaction(self, batch)
+        transaction = Transaction(self, batch, dry_run=write.dry_run)
         try:
             write.results.append(write.action(transaction))
         except Exception as failure:

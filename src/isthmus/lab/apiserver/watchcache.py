@@ -73,14 +73,14 @@ def _field(resource: Resource, value: Json, path: str) -> str:
 
 
 def encode(resource: Resource, value: Json) -> Stored:
-    """Returns `value` as it is kept. Its metadata must hold name, namespace and resourceVersion."""
+    """Returns `value` as it is kept; its metadata must hold at least the name."""
     metadata = value["metadata"]
     body = {"metadata": metadata}
     body.update((key, item) for key, item in value.items() if key not in ("kind", "apiVersion", "metadata"))
     return Stored(
         namespace=metadata.get("namespace", ""),
         name=metadata["name"],
-        version=int(metadata["resourceVersion"]),
+        version=int(metadata.get("resourceVersion", 0)),
         tail=msgspec.json.encode(body)[1:],
         labels=metadata.get("labels", {}),
         fields=tuple(_field(resource, value, path) for path in resource.fields),
