@@ -7,7 +7,7 @@ identity read from, or by, a Cilium cluster needs no translation, and `number >>
 
 import msgspec
 
-from isthmus.model.labels import CILIUM_CLUSTER, CLUSTERSET_CLUSTER, NAMESPACE_NAME
+from isthmus.model.labels import CLUSTER_KEYS, NAMESPACE_NAME
 
 UNKNOWN = 0
 HOST = 1
@@ -24,7 +24,7 @@ class Identity(msgspec.Struct, frozen=True):
     """What policy may know of a pod, and its number.
 
     `labels` and `namespace_labels` never hold cluster keys or `kubernetes.io/metadata.name`: those follow from
-    `cluster` and `namespace` and are added by the two properties that selectors are matched against.
+    `cluster` and `namespace` and are added by the two methods that selectors are matched through.
     """
 
     number: int
@@ -34,18 +34,15 @@ class Identity(msgspec.Struct, frozen=True):
     namespace_labels: dict[str, str]
     service_account: str = ""
 
-    def pod_view(self) -> dict[str, str]:
-        """Returns the labels that a podSelector sees."""
-        return {**self.labels, CLUSTERSET_CLUSTER: self.cluster, CILIUM_CLUSTER: self.cluster}
+    def pod_label(self, key: str) -> str | None:
+        """Returns what a podSelector sees under `key`."""
+        return self.cluster if key in CLUSTER_KEYS else self.labels.get(key)
 
-    def namespace_view(self) -> dict[str, str]:
-        """Returns the labels that a namespaceSelector sees."""
-        return {
-            **self.namespace_labels,
-            NAMESPACE_NAME: self.namespace,
-            CLUSTERSET_CLUSTER: self.cluster,
-            CILIUM_CLUSTER: self.cluster,
-        }
+    def namespace_label(self, key: str) -> str | None:
+        """Returns what a namespaceSelector sees under `key`."""
+        if key in CLUSTER_KEYS:
+            return self.cluster
+        return self.namespace if key == NAMESPACE_NAME else self.namespace_labels.get(key)
 
 
 def cluster_of(number: int) -> int:

@@ -5,6 +5,7 @@ whatever its place says, so the two are never mixed up here (reference: Kubernet
 Parsing from untrusted objects is the business of `isthmus.policy`; this module holds only valid selectors.
 """
 
+from collections.abc import Callable
 from enum import Enum
 
 import msgspec
@@ -28,9 +29,8 @@ class Term(msgspec.Struct, frozen=True, order=False):
     operator: Operator
     values: tuple[str, ...] = ()
 
-    def matches(self, labels: Labels) -> bool:
-        """Tells whether `labels` meets the requirement; NotIn is met where the key is missing."""
-        value = labels.get(self.key)
+    def holds(self, value: str | None) -> bool:
+        """Tells whether `value` (None = the key is missing, which NotIn accepts) meets the requirement."""
         match self.operator:
             case Operator.IN:
                 return value is not None and value in self.values
@@ -72,8 +72,12 @@ class Selector(msgspec.Struct, frozen=True):
         return cls.of(*(Term(key, Operator.IN, (value,)) for key, value in labels.items()))
 
     def matches(self, labels: Labels) -> bool:
-        """Tells whether every term is met."""
-        return all(term.matches(labels) for term in self.terms)
+        """Tells whether every term is met by `labels`."""
+        return self.accepts(labels.get)
+
+    def accepts(self, value_of: Callable[[str], str | None]) -> bool:
+        """Tells whether every term is met by what `value_of` says for its key (None = the key is missing)."""
+        return all(term.holds(value_of(term.key)) for term in self.terms)
 
     def names(self, *keys: str) -> bool:
         """Tells whether some term is about one of `keys`."""

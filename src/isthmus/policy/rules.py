@@ -71,8 +71,8 @@ class PodPeer(msgspec.Struct, frozen=True):
         return (
             (not self.cluster or identity.cluster == self.cluster)
             and (not self.namespace or identity.namespace == self.namespace)
-            and (not self.namespaces.terms or self.namespaces.matches(identity.namespace_view()))
-            and (not self.pods.terms or self.pods.matches(identity.pod_view()))
+            and (not self.namespaces.terms or self.namespaces.accepts(identity.namespace_label))
+            and (not self.pods.terms or self.pods.accepts(identity.pod_label))
         )
 
     def __str__(self) -> str:
