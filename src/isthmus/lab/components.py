@@ -148,19 +148,18 @@ def _node_unit(state: StateDir, plan: ClusterPlan, node: NodePlan) -> UnitSpec:
 def _tracker_unit(state: StateDir, plan: ClusterPlan) -> UnitSpec:
     place = state.cluster(plan.name)
     address = plan.control_plane.address
-    words = [*_isthmus("tracker")] + _flags(
-        {
-            "cluster-name": plan.name,
-            "cluster-id": plan.id,
-            "clusters-file": roster_path(state),
-            "data-dir": place.root / "etcd",
-            "etcd-listen": _store_url(plan),
-            "etcd-ca": place.pki / "etcd-ca.crt",
-            "etcd-cert": place.pki / "etcd.crt",
-            "etcd-key": place.pki / "etcd.key",
-            "metrics-bind-address": f"{address}:{TRACKER_METRICS_PORT}",
-        }
-    )
+    flags = {
+        "cluster-name": plan.name,
+        "cluster-id": plan.id,
+        "clusters-file": roster_path(state),
+        "data-dir": place.root / "etcd",
+        "etcd-listen": _store_url(plan),
+        "etcd-ca": place.pki / "etcd-ca.crt",
+        "etcd-cert": place.pki / "etcd.crt",
+        "etcd-key": place.pki / "etcd.key",
+        "metrics-bind-address": f"{address}:{TRACKER_METRICS_PORT}",
+    }
+    words = [*_isthmus("tracker"), *_flags(flags)]
     return UnitSpec(name="tracker", argv=tuple(words), node=plan.control_plane.name)
 
 

@@ -104,7 +104,8 @@ _reply_decoder = msgspec.json.Decoder(Reply)
 
 def decode_request(data: bytes) -> Request:
     """Raises msgspec.DecodeError."""
-    return _request_decoder.decode(data)
+    request: Request = _request_decoder.decode(data)
+    return request
 
 
 def encode(message: Request | Reply) -> bytes:

@@ -3,6 +3,7 @@
 Commands must start fast, so they do not load the asynchronous client for three questions.
 """
 
+import base64
 import http.client
 import json
 import os
@@ -12,8 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
-
-import base64
 
 from isthmus.lab.kubeconfig import Config
 

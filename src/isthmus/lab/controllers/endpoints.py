@@ -103,7 +103,8 @@ def slice_name(service: str) -> str:
 
 def endpoint_slice(service: Service, pods: Iterable[Pod]) -> Json:
     """Returns the EndpointSlice of a Service for the pods behind it."""
-    entries, ports = [], []
+    entries: list[Json] = []
+    ports: list[Json] = []
     for pod in sorted(pods, key=lambda pod: pod.key)[:MAX_ENDPOINTS]:
         leaving = bool(pod.metadata.deletionTimestamp)
         entries.append(
@@ -148,7 +149,9 @@ def endpoint_slice(service: Service, pods: Iterable[Pod]) -> Json:
 
 def endpoints_object(service: Service, pods: Iterable[Pod]) -> Json:
     """Returns the Endpoints object of a Service for the pods behind it."""
-    ready, unready, ports = [], [], []
+    ready: list[Json] = []
+    unready: list[Json] = []
+    ports: list[Json] = []
     for pod in sorted(pods, key=lambda pod: pod.key)[:MAX_ENDPOINTS]:
         if pod.metadata.deletionTimestamp:
             continue

@@ -5,6 +5,7 @@ left in it, so that objects of CRDs count too.
 """
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -62,7 +63,10 @@ class Emptying:
             if not namespace.metadata.deletionTimestamp or uid in self._tasks:
                 continue
             task = self._tasks[uid] = asyncio.create_task(self._empty(name))
-            task.add_done_callback(lambda _task, uid=uid: self._tasks.pop(uid, None))
+            task.add_done_callback(partial(self._forget, uid))
+
+    def _forget(self, uid: str, _task: asyncio.Task[None]) -> None:
+        self._tasks.pop(uid, None)
 
     async def _empty(self, name: str) -> None:
         pause = EMPTY_PAUSE

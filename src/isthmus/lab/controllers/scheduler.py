@@ -1,7 +1,7 @@
 """Binds pods to nodes.
 
-Invariant: a pod bound a moment ago counts on its node although the watch does not show it yet (`_assumed`), so a burst of
-pods is spread as well as a trickle.
+Invariant: a pod bound a moment ago counts on its node although the watch does not show it yet (`_assumed`), so a burst
+of pods is spread as well as a trickle.
 """
 
 import structlog

@@ -10,13 +10,19 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
+
+Peer = tuple[Any, ...]
+Page = Callable[[str, dict[str, str], Peer], tuple[int, bytes]]
+Handler = Callable[[socket.socket, Peer], object]
 
 SCTP = 132
 MAX_REQUEST = 64 * 1024
 """Bytes of a request head; more is refused."""
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     """Runs the subcommand; returns the exit code."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     signal.signal(signal.SIGINT, lambda *_: os._exit(0))
@@ -34,9 +40,10 @@ def main(argv):
     return commands[argv[0]](words, flags)
 
 
-def parse(argv):
+def parse(argv: list[str]) -> tuple[list[str], dict[str, str]]:
     """Splits arguments into words and flags; `--flag value`, `--flag=value`, and a last or doubled flag is `true`."""
-    words, flags = [], {}
+    words: list[str] = []
+    flags: dict[str, str] = {}
     index = 0
     while index < len(argv):
         word = argv[index]
@@ -56,13 +63,13 @@ def parse(argv):
     return words, flags
 
 
-def pause(_words, _flags):
+def pause(_words: list[str], _flags: dict[str, str]) -> int:
     """Waits for a signal."""
     while True:
         signal.pause()
 
 
-def netexec(_words, flags):
+def netexec(_words: list[str], flags: dict[str, str]) -> int:
     """An HTTP server and a UDP server that tell who and what they are."""
     udp_port = int(flags.get("udp-port", "8081"))
     if udp_port > 0:
@@ -71,10 +78,10 @@ def netexec(_words, flags):
     if sctp_port > 0:
         serve_streams(open_listener(sctp_port, SCTP), netexec_line)
     serve_streams(open_listener(int(flags.get("http-port", "8080"))), lambda c, peer: http(c, peer, netexec_page))
-    return pause(None, None)
+    return pause([], {})
 
 
-def serve_hostname(_words, flags):
+def serve_hostname(_words: list[str], flags: dict[str, str]) -> int:
     """Answers everything with the host name."""
     port = int(flags.get("port", "9376"))
     if flags.get("udp") == "true":
@@ -83,24 +90,27 @@ def serve_hostname(_words, flags):
         serve_streams(open_listener(port), lambda c, _peer: c.sendall(hostname() + b"\n"))
     elif flags.get("http", "true") == "true":
         serve_streams(open_listener(port), lambda c, peer: http(c, peer, lambda *_: (200, hostname())))
-    return pause(None, None)
+    return pause([], {})
 
 
-def porter(_words, _flags):
+def porter(_words: list[str], _flags: dict[str, str]) -> int:
     """Serves the value of each variable SERVE_PORT_N or SERVE_SCTP_PORT_N on port N."""
     for name, value in os.environ.items():
         for prefix, protocol in (("SERVE_PORT_", 0), ("SERVE_SCTP_PORT_", SCTP)):
             if name.startswith(prefix) and name[len(prefix) :].isdigit():
-                page = value.encode()
-                listener = open_listener(int(name[len(prefix) :]), protocol)
-                if protocol == SCTP:
-                    serve_streams(listener, lambda c, _peer, page=page: c.sendall(page))
-                else:
-                    serve_streams(listener, lambda c, peer, page=page: http(c, peer, lambda *_: (200, page)))
-    return pause(None, None)
+                serve_value(int(name[len(prefix) :]), protocol, value.encode())
+    return pause([], {})
 
 
-def connect(words, flags):
+def serve_value(port: int, protocol: int, value: bytes) -> None:
+    """Serves the same bytes to everybody."""
+    if protocol == SCTP:
+        serve_streams(open_listener(port, protocol), lambda c, _peer: c.sendall(value))
+    else:
+        serve_streams(open_listener(port), lambda c, peer: http(c, peer, lambda *_: (200, value)))
+
+
+def connect(words: list[str], flags: dict[str, str]) -> int:
     """Tries to connect; says TIMEOUT, REFUSED, DNS or OTHER on standard error and exits 1 if that fails."""
     if len(words) != 1 or ":" not in words[0]:
         say("usage: agnhost connect HOST:PORT [--timeout D] [--protocol tcp|udp|sctp]")
@@ -141,7 +151,7 @@ def connect(words, flags):
     return 1
 
 
-def netexec_page(path, query, peer):
+def netexec_page(path: str, query: dict[str, str], peer: Peer) -> tuple[int, bytes]:
     """Returns (status, body) for a request to netexec."""
     match path:
         case "/hostname" | "/hostName":
@@ -164,11 +174,12 @@ def netexec_page(path, query, peer):
             return 200, time.strftime("NOW: %Y-%m-%d %H:%M:%S %z UTC", time.gmtime()).encode()
 
 
-def dial(query):
+def dial(query: dict[str, str]) -> bytes:
     """Sends requests to another netexec and returns what came back, as the JSON that agnhost gives."""
     import json
 
-    answers, errors = [], []
+    answers: list[str] = []
+    errors: list[str] = []
     target = (query.get("host", ""), int(query.get("port", "80")))
     request = query.get("request", "hostname")
     for _try in range(min(int(query.get("tries", "1")), 100)):
@@ -195,7 +206,7 @@ def dial(query):
     return json.dumps(result).encode()
 
 
-def netexec_datagram(data, peer):
+def netexec_datagram(data: bytes, peer: Peer) -> bytes | None:
     """Returns netexec's answer to a datagram, or None for none."""
     word, _, rest = data.decode(errors="replace").strip().partition(" ")
     match word.lower():
@@ -211,13 +222,13 @@ def netexec_datagram(data, peer):
             return b"Unknown command: " + data if word != "hello" else hostname()
 
 
-def netexec_line(connection, peer):
+def netexec_line(connection: socket.socket, peer: Peer) -> None:
     """Answers one line on a stream."""
     data = connection.recv(2048)
     connection.sendall(netexec_datagram(data, peer) or b"")
 
 
-def http(connection, peer, page):
+def http(connection: socket.socket, peer: Peer, page: Page) -> None:
     """Serves requests on one connection until it closes."""
     connection.settimeout(60)
     pending = b""
@@ -255,7 +266,7 @@ def http(connection, peer, page):
             return
 
 
-def parse_query(text):
+def parse_query(text: str) -> dict[str, str]:
     """Returns the parameters of a query string; the last one of a name wins."""
     result = {}
     for part in text.split("&"):
@@ -264,7 +275,7 @@ def parse_query(text):
     return result
 
 
-def unquote(text):
+def unquote(text: str) -> str:
     """Undoes URL quoting."""
     data = text.replace("+", " ").encode()
     pieces = data.split(b"%")
@@ -277,7 +288,7 @@ def unquote(text):
     return result.decode(errors="replace")
 
 
-def open_listener(port, protocol=0):
+def open_listener(port: int, protocol: int = 0) -> socket.socket:
     """Returns a listening socket for both families where there is IPv6."""
     if socket.has_ipv6 and not protocol:
         try:
@@ -290,7 +301,7 @@ def open_listener(port, protocol=0):
     return bound(socket.socket(socket.AF_INET, socket.SOCK_STREAM, protocol), ("0.0.0.0", port))
 
 
-def bound(listener, address):
+def bound(listener: socket.socket, address: tuple[str, int]) -> socket.socket:
     """Binds and listens."""
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(address)
@@ -298,17 +309,17 @@ def bound(listener, address):
     return listener
 
 
-def serve_streams(listener, handle):
+def serve_streams(listener: socket.socket, handle: Handler) -> None:
     """Handles each connection in a thread of its own."""
 
-    def one(connection, peer):
+    def one(connection: socket.socket, peer: Peer) -> None:
         with connection:
             try:
                 handle(connection, peer)
             except (OSError, ValueError):
                 pass
 
-    def accept():
+    def accept() -> None:
         while True:
             try:
                 connection, peer = listener.accept()
@@ -320,7 +331,7 @@ def serve_streams(listener, handle):
     threading.Thread(target=accept, daemon=True).start()
 
 
-def serve_datagrams(port, answer):
+def serve_datagrams(port: int, answer: Callable[[bytes, Peer], bytes | None]) -> None:
     """Answers datagrams on `port`, both families where there is IPv6."""
     try:
         server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
@@ -330,7 +341,7 @@ def serve_datagrams(port, answer):
         server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         server.bind(("0.0.0.0", port))
 
-    def loop():
+    def loop() -> None:
         while True:
             try:
                 data, peer = server.recvfrom(65536)
@@ -343,18 +354,18 @@ def serve_datagrams(port, answer):
     threading.Thread(target=loop, daemon=True).start()
 
 
-def hostname():
+def hostname() -> bytes:
     """The pod's name."""
     return socket.gethostname().encode()
 
 
-def endpoint(peer):
+def endpoint(peer: Peer) -> bytes:
     """Returns IP:PORT of a peer, IPv4 in its own form."""
     host = peer[0].removeprefix("::ffff:")
     return (f"[{host}]:{peer[1]}" if ":" in host else f"{host}:{peer[1]}").encode()
 
 
-def seconds(text):
+def seconds(text: str) -> float:
     """Returns the seconds in a Go duration such as 500ms, 2s, 1m30s, or a plain number."""
     units = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
     total, number, unit = 0.0, "", ""
@@ -369,7 +380,7 @@ def seconds(text):
     return total or float(number.strip() or 0)
 
 
-def say(text):
+def say(text: str) -> None:
     """Writes a line to standard error."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()

@@ -46,13 +46,27 @@ class Rootfs:
         for name in done.stdout.split():
             if name != "busybox":
                 (draft / name).symlink_to("busybox")
+        if not _knows_timeouts(busybox):
+            (draft / "wget").unlink(missing_ok=True)
+            _write_script(draft / "wget", "wget.py")
         draft.chmod(0o755)
         os.replace(draft, self.applets)
 
     def _make_agnhost(self) -> None:
-        source = (Path(__file__).parent / "agnhost.py").read_text()
         draft = self.agnhost.with_name("agnhost.new")
-        # -I: nothing from the environment or the current directory. -S: no site, which halves the start-up.
-        draft.write_text(f"#!{os.path.realpath(sys.executable)} -IS\n{source}")
-        draft.chmod(0o755)
+        _write_script(draft, "agnhost.py")
         os.replace(draft, self.agnhost)
+
+
+def _write_script(target: Path, name: str) -> None:
+    """Writes a script of this package as a program."""
+    source = (Path(__file__).parent / name).read_text()
+    # -I: nothing from the environment or the current directory. -S: no site, which halves the start-up.
+    target.write_text(f"#!{os.path.realpath(sys.executable)} -IS\n{source}")
+    target.chmod(0o755)
+
+
+def _knows_timeouts(busybox: str) -> bool:
+    """Tells whether busybox's wget has -T, which is a build option of busybox."""
+    done = subprocess.run([busybox, "wget", "--help"], capture_output=True, text=True, check=False, timeout=_TIMEOUT)
+    return "-T SEC" in done.stdout + done.stderr

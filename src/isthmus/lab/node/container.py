@@ -25,7 +25,7 @@ import msgspec
 
 from isthmus.lab.node.output import STDERR, STDOUT, Output
 from isthmus.lab.node.paths import RunFiles
-from isthmus.lab.node.process import grandchild, identify, is_alive, reacts_to, send, wait_for_end
+from isthmus.lab.node.process import grandchild, identify, is_alive, reacts_to, resolve, send, wait_for_end
 from isthmus.lab.node.record import Process
 
 START_LIMIT = 20.0
@@ -209,7 +209,7 @@ async def _starting(run: Run, status: int) -> str:
     """Waits until the program executes; returns what went wrong instead, or nothing."""
     loop = asyncio.get_running_loop()
     said = loop.create_future()
-    loop.add_reader(status, lambda: said.done() or said.set_result(None))
+    loop.add_reader(status, resolve, said)
     ended = asyncio.ensure_future(wait_for_end(run.process.pid))
     try:
         done, _pending = await asyncio.wait({said, ended}, timeout=START_LIMIT, return_when=asyncio.FIRST_COMPLETED)

@@ -43,6 +43,7 @@ DEFAULT_CAPABILITIES = frozenset(
 SYSTEM_DIRECTORIES = ("/lib", "/lib32", "/lib64", "/libx32", "/sbin")
 SHARED_ETC = ("/etc/alternatives", "/etc/ca-certificates", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d",
               "/etc/ssl", "/etc/protocols", "/etc/services")  # fmt: skip
+ROOT_DIRECTORIES = "bin dev etc home mnt opt proc root run srv sys tmp usr var var/log var/run var/tmp"
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 READ_ONLY_PROC = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 MASKED_PROC = ("/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
@@ -92,11 +93,9 @@ def build_root(spec: Spec) -> None:
     """Mounts the container's file system and makes it the root."""
     root = spec["root"]
     mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=256m")
-    for name in ("bin", "dev", "etc", "home", "mnt", "opt", "proc", "root", "run", "srv", "sys", "tmp", "usr", "var"):
+    for name in ROOT_DIRECTORIES.split():
         os.mkdir(f"{root}/{name}")
-    for name in ("var/run", "var/log", "var/tmp"):
-        os.mkdir(f"{root}/{name}")
-    os.chmod(f"{root}/tmp", 0o1777)
+    os.chmod(f"{root}/tmp", 0o1777)  # noqa: S103, S108
     bind("/usr", f"{root}/usr", read_only=True)
     for path in SYSTEM_DIRECTORIES:
         if os.path.islink(path):
@@ -181,7 +180,7 @@ def become(spec: Spec) -> NoReturn:
         signal.signal(number, signal.SIG_DFL)
     os.umask(0o022)
     program = find_program(spec["argv"][0], spec["env"].get("PATH", "/bin:/usr/bin"))
-    os.execve(program, spec["argv"], spec["env"])
+    os.execve(program, spec["argv"], spec["env"])  # noqa: S606
 
 
 def find_program(name: str, path: str) -> str:

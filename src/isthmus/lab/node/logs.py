@@ -68,7 +68,7 @@ async def read_log(log: Path, options: LogOptions, *, output: Output | None) -> 
     """Yields the log in pieces; with `follow`, goes on as `output` grows until it is closed."""
     left = options.limit
     follow = options.follow and output is not None and not output.closed
-    position = log.stat().st_size if log.exists() else 0
+    position = _size(log)
     for piece in _existing(log, options, end=position):
         data, left = _cut(piece, left)
         yield data
@@ -80,7 +80,7 @@ async def read_log(log: Path, options: LogOptions, *, output: Output | None) -> 
     while True:
         # Looked at before reading: what is written after this makes another round.
         closed, generation = output.closed, output.generation
-        size = log.stat().st_size if log.exists() else 0
+        size = _size(log)
         if size < position:
             position, rest = 0, b""  # rotated
         with log.open("rb") as file:
@@ -102,7 +102,9 @@ async def read_log(log: Path, options: LogOptions, *, output: Output | None) -> 
 
 
 def _existing(log: Path, options: LogOptions, *, end: int) -> Iterator[bytes]:
-    lines = (shown for line in _lines(log, end=end) if (shown := format_line(line, options)) is not None)
+    lines: Iterator[bytes] = (
+        shown for line in _lines(log, end=end) if (shown := format_line(line, options)) is not None
+    )
     if options.tail is not None:
         lines = iter(deque(lines, maxlen=options.tail))
     batch, size = [], 0
@@ -129,6 +131,13 @@ def _lines(log: Path, *, end: int) -> Iterator[bytes]:
                 if read > end:
                     return
                 yield line
+
+
+def _size(log: Path) -> int:
+    try:
+        return log.stat().st_size
+    except OSError:
+        return 0
 
 
 def _cut(data: bytes, left: int | None) -> tuple[bytes, int | None]:

@@ -70,14 +70,14 @@ async def wait_for_end(pid: int) -> int | None:
         return None
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
-    loop.add_reader(descriptor, _resolve, ended)
+    loop.add_reader(descriptor, resolve, ended)
     try:
         await ended
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
     try:
-        found, status = os.waitpid(pid, os.WNOHANG)
+        found, status = os.waitpid(pid, os.WNOHANG)  # noqa: ASYNC222
     except ChildProcessError:
         return None
     if not found:
@@ -101,6 +101,7 @@ def listens_on(pid: int, port: int) -> bool:
     return False
 
 
-def _resolve(future: asyncio.Future[None]) -> None:
+def resolve(future: asyncio.Future[None]) -> None:
+    """Wakes up who waits for `future`; safe to call more than once."""
     if not future.done():
         future.set_result(None)

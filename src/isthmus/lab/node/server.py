@@ -11,7 +11,7 @@ import ssl
 from aiohttp import WSCloseCode, web
 
 from isthmus.lab.images.catalog import UnknownImage, find_image
-from isthmus.lab.node.channels import PROTOCOLS, STDERR, STDOUT, encode, exited, failed
+from isthmus.lab.node.channels import PROTOCOLS, STDERR, STDOUT, encode, failed, success
 from isthmus.lab.node.environment import UnsupportedError, environment
 from isthmus.lab.node.logs import OptionError, parse_options, read_log
 from isthmus.lab.node.pod import Container
@@ -127,9 +127,8 @@ class NodeServer:
         socket = await _open(request, streams)
         await attach(socket, output=output, run=run, streams=streams, once=container.stdinOnce)
         if not socket.closed:
-            record = worker.records.get(container.name)
-            ended = record.ended if record is not None and not record.running else None
-            await socket.send_bytes(exited(0 if ended is None else ended.exit_code))
+            # Attaching succeeded; how the container ended is in the pod's status, where kubectl looks for it.
+            await socket.send_bytes(success())
         await socket.close(code=WSCloseCode.OK)
         return socket
 

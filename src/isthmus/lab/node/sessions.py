@@ -11,7 +11,7 @@ import os
 import pty
 import signal
 import subprocess
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 import msgspec
 from aiohttp import WSMsgType, web
@@ -28,7 +28,7 @@ from isthmus.lab.node.channels import (
 )
 from isthmus.lab.node.container import Run, set_size
 from isthmus.lab.node.output import Output
-from isthmus.lab.node.process import only_child, send, wait_for_end
+from isthmus.lab.node.process import only_child, resolve, send, wait_for_end
 from isthmus.lab.node.runspec import ENTER, python
 
 _READ_SIZE = 32 * 1024
@@ -165,7 +165,7 @@ class _Session:
         process.returncode = 0  # waited for through its pidfd
         return process.pid
 
-    def _pipes(self) -> Sequence[int]:
+    def _pipes(self) -> list[int]:
         if self._streams.stdin:
             theirs_in, self.input = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(self.input, False)
@@ -262,7 +262,7 @@ async def _write(descriptor: int, data: bytes) -> None:
             data = data[os.write(descriptor, data) :]
         except BlockingIOError:
             writable = loop.create_future()
-            loop.add_writer(descriptor, _resolve, writable)
+            loop.add_writer(descriptor, resolve, writable)
             try:
                 # Ends with the session, which cancels us.
                 await writable
@@ -276,15 +276,10 @@ async def _ready(descriptor: int, finished: asyncio.Event) -> None:
     """Waits until there is something to read, or the program has ended."""
     loop = asyncio.get_running_loop()
     readable = loop.create_future()
-    loop.add_reader(descriptor, _resolve, readable)
+    loop.add_reader(descriptor, resolve, readable)
     ending = asyncio.ensure_future(finished.wait())
     try:
         await asyncio.wait({readable, ending}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         ending.cancel()
         loop.remove_reader(descriptor)
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

@@ -21,7 +21,7 @@ from isthmus.kube.errors import Conflict, KubeError, NotFound
 from isthmus.kube.events import EventRecorder
 from isthmus.kube.resources import PODS
 from isthmus.kube.schema import ObjectReference
-from isthmus.lab.images.catalog import UnknownImage, find_image, full_argv, served_ports
+from isthmus.lab.images.catalog import UnknownImage, find_image, served_ports
 from isthmus.lab.images.rootfs import Rootfs
 from isthmus.lab.node import sandbox
 from isthmus.lab.node.addresses import AddressPool, ExhaustedError
@@ -317,9 +317,7 @@ class PodWorker:
         async with asyncio.TaskGroup() as group:
             for run in list(self.runs.values()):
                 group.create_task(run.stop(grace=grace))
-            hurry = group.create_task(self._hurry())
             await self._until_stopped()
-            hurry.cancel()
         if self._record.link:
             await sandbox.remove_namespaces(self.place, link=self._record.link)
             self._context.pool.give_back(self._record.ip)
@@ -335,13 +333,10 @@ class PodWorker:
             self._wake.clear()
             # Each run's end wakes us; SIGKILL after the grace period makes sure that it comes.
             await self._wake.wait()
-
-    async def _hurry(self) -> None:
-        """Kills what is left when the deletion turns into a forced one."""
-        while not self._gone and self.pod.metadata.deletionGracePeriodSeconds != 0:
-            await asyncio.sleep(0.1)
-        for run in list(self.runs.values()):
-            run.kill()
+            if self._gone or self.pod.metadata.deletionGracePeriodSeconds == 0:
+                # The deletion was forced in the meantime.
+                for run in self.runs.values():
+                    run.kill()
 
     async def _delete_object(self) -> None:
         backoff = Backoff(base=0.2, cap=5.0)
