@@ -30,6 +30,7 @@ CLOSE_TIME = 5.0  # seconds for the second side to close
 _DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 _DEFAULT_PORT = 10250
 _LOG_PARAMETERS = ("follow", "previous", "timestamps", "tailLines", "sinceSeconds", "sinceTime", "limitBytes", "stream")
+_ERROR_CHANNEL = b"\x03"
 _STREAMS = {"stdin": "input", "stdout": "output", "stderr": "error", "tty": "tty"}
 
 
@@ -126,6 +127,17 @@ class NodeProxy:
         await response.write_eof()
         return response
 
+    async def _dial(self, url: URL, protocols: list[str]) -> aiohttp.ClientWebSocketResponse:
+        try:
+            async with asyncio.timeout(CONNECT_TIME):
+                return await self._open().ws_connect(
+                    url, protocols=protocols, headers=self._headers(), autoclose=False, max_msg_size=MAX_FRAME
+                )
+        except aiohttp.WSServerHandshakeError as failure:
+            raise _node_refused(failure.status, failure.message) from failure
+        except (aiohttp.ClientError, TimeoutError) as failure:
+            raise _unreachable(url, failure) from failure
+
     async def stream(self, request: web.Request, target: Target) -> web.StreamResponse:
         """Answers pods/exec and pods/attach."""
         query = request.query
@@ -148,14 +160,9 @@ class NodeProxy:
         path = f"/{target.subresource}/{target.namespace}/{target.name}/{container}"
         url = self._url(pod, path, [*passed, *streams])
         try:
-            async with asyncio.timeout(CONNECT_TIME):
-                node = await self._open().ws_connect(
-                    url, protocols=known, headers=self._headers(), autoclose=False, max_msg_size=MAX_FRAME
-                )
-        except aiohttp.WSServerHandshakeError as failure:
-            raise _node_refused(failure.status, failure.message) from failure
-        except (aiohttp.ClientError, TimeoutError) as failure:
-            raise _unreachable(url, failure) from failure
+            node = await self._dial(url, known)
+        except ApiError as failure:
+            return await _refuse(request, failure, protocol=known[0])
         async with node:
             if node.protocol is None:
                 raise ApiError(502, "InternalError", "error dialing backend: the node chose no subprotocol")
@@ -168,6 +175,15 @@ class NodeProxy:
 
 
 Side = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
+
+
+async def _refuse(request: web.Request, failure: ApiError, *, protocol: str) -> web.WebSocketResponse:
+    """Tells a failure on the error channel, as the real server does: after a refused upgrade kubectl tries SPDY."""
+    client = web.WebSocketResponse(protocols=(protocol,), compress=False)
+    await client.prepare(request)
+    await client.send_bytes(_ERROR_CHANNEL + msgspec.json.encode(failure.body()))
+    await client.close()
+    return client
 
 
 async def _couple(client: web.WebSocketResponse, node: aiohttp.ClientWebSocketResponse) -> None:
