@@ -178,9 +178,8 @@ def _streams(request: web.Request) -> Streams:
 def _not_started(worker: PodWorker, container: Container) -> str:
     record = worker.records.get(container.name)
     reason = record.waiting.value if record is not None else "ContainerCreating"
-    trouble = "is waiting to start" if not reason.endswith("BackOff") and reason != "ErrImagePull" else "is waiting"
     name = worker.pod.metadata.name
-    return f'container "{container.name}" in pod "{name}" {trouble}: {_spoken(reason)}'
+    return f'container "{container.name}" in pod "{name}" is waiting to start: {_spoken(reason)}'
 
 
 def _spoken(reason: str) -> str:

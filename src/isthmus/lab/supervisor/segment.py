@@ -35,7 +35,7 @@ _NODE_SETTINGS = (
 _TRACKING = """
 table inet lab {
     chain track {
-        type filter hook prerouting priority raw + 1; policy accept;
+        type filter hook prerouting priority mangle; policy accept;
         ct state invalid counter
     }
 }
