@@ -242,9 +242,10 @@ class Keeper:
         return leased
 
     async def _sleep(self) -> None:
-        limit = min(self._due.values()) - asyncio.get_running_loop().time() if self._due else None
+        # Never less than a millisecond, so that a chore that is due in less than the clock can tell is no busy loop.
+        limit = max(min(self._due.values()) - asyncio.get_running_loop().time(), 0.001)
         try:
-            async with asyncio.timeout(limit if limit is None else max(limit, 0.0)):
+            async with asyncio.timeout(limit):
                 await self._wake.wait()
         except TimeoutError:
             return
