@@ -25,6 +25,8 @@ class ScriptedServer:
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.script: deque[Answer] = deque()
+        self.scripts: dict[str, deque[Answer]] = {}
+        """Scripts of their own for the paths of single collections, where several are asked at once."""
         self.requests: list[web.Request] = []
         self.bodies: list[bytes] = []
         self.release = asyncio.Event()
@@ -59,9 +61,10 @@ class ScriptedServer:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(request)
         self.bodies.append(await request.read())
-        if not self.script:
+        script = self.scripts.get(request.path, self.script)
+        if not script:
             return web.Response(status=599, text="the script has ended")
-        return await self.script.popleft()(request)
+        return await script.popleft()(request)
 
     def stream(self, *lines: Any, raw: bytes = b"", then: str = "end", compress: bool = False) -> Answer:
         """Streams `lines` (JSON values) and `raw` bytes, then ends, cuts the connection, or hangs."""

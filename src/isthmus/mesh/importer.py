@@ -35,7 +35,7 @@ class Importer:
         self, cluster: Cluster, *, label_filter: LabelFilter | None = None, allocator: Allocator | None = None
     ) -> None:
         self.cluster = cluster
-        self.allocator = allocator or Allocator(cluster)
+        self.allocator = Allocator(cluster) if allocator is None else allocator
         self._filter = label_filter or LabelFilter()
         self._reports = Reports()
         self._namespaces: dict[str, dict[str, str]] = {}

@@ -106,6 +106,7 @@ class KubernetesSource:
         self._dropped = 0
         self._started = False
         self._fault: BaseException | None = None
+        self._namespaces_known = asyncio.Event()
         self._selected: frozenset[str] = frozenset()
 
     @property
@@ -145,9 +146,10 @@ class KubernetesSource:
                 told = await self._gather()
                 if self._fault is not None:
                     raise RuntimeError(f"a watch of cluster {self.cluster.name} failed") from self._fault
-                async for events in self._apply(told):
-                    for start in range(0, len(events), MAX_BATCH):
-                        yield events[start : start + MAX_BATCH]
+                async with contextlib.aclosing(self._apply(told)) as pieces:
+                    async for events in pieces:
+                        for start in range(0, len(events), MAX_BATCH):
+                            yield events[start : start + MAX_BATCH]
         finally:
             stop_listening()
             self._selection.forget(self.cluster.name)
@@ -157,6 +159,9 @@ class KubernetesSource:
 
     async def _pump(self, resource: Resource, type: type[Any]) -> None:
         """Follows one resource; a full queue holds the watch up, and with it the server."""
+        if resource is PODS:
+            # Pods of unknown namespaces would wait, and then all come due in one piece.
+            await self._namespaces_known.wait()
 
         def on_state(state: State) -> None:
             self._note(resource, state)
@@ -164,6 +169,8 @@ class KubernetesSource:
         async with contextlib.aclosing(follow(self._client, resource, type, on_state=on_state)) as changes:
             async for change in changes:
                 await self._queue.put(_Told(resource, change))
+                if resource is NAMESPACES:
+                    self._namespaces_known.set()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A watch ends only by cancellation or by a fault of ours, which the consumer must see."""
