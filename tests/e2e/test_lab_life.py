@@ -1,0 +1,178 @@
+"""The life of a lab: creating, refusing, killing, cleaning up."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+
+from .conftest import Lab, new_lab, remove_lab
+
+pytestmark = pytest.mark.kubectl
+
+LIMIT = 20.0
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Waits for something that no call can be made to wait for."""
+    deadline = monotonic() + LIMIT
+    while not condition():
+        assert monotonic() < deadline, f"not in {LIMIT} s: {what}"
+        sleep(0.05)
+
+
+def processes_of(lab: Lab) -> list[str]:
+    """Returns the command lines on this machine that name the lab's directory."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) != os.getpid():
+            try:
+                line = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if str(lab.directory) in line:
+                found.append(line)
+    return found
+
+
+def machine_network() -> str:
+    return subprocess.run(["ip", "-brief", "link"], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def small(kubectl_program: str) -> Iterator[Lab]:
+    """A lab of its own with one cluster of one node and no agents."""
+    lab = new_lab()
+    try:
+        lab.isthmus("lab", "create", "solo", "--nodes", "1", "--policy", "none")
+        yield lab
+    finally:
+        remove_lab(lab)
+
+
+def start_pod(lab: Lab, name: str) -> None:
+    lab.kubectl("solo", "run", name, "--image=agnhost", "--", "netexec")
+    lab.kubectl("solo", "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=30s")
+
+
+def test_deleting_the_last_cluster_leaves_nothing(small: Lab) -> None:
+    before = machine_network()
+    start_pod(small, "web")
+    small.isthmus("lab", "delete", "solo")
+    until(lambda: not processes_of(small), "all processes are gone")
+    left = {path.name for path in small.directory.iterdir()}
+    assert left <= {"lock", "supervisor.log", "clusters.yaml"}
+    assert machine_network() == before
+    assert json.loads(small.isthmus("lab", "list", "-o", "json").stdout) == []
+
+
+def test_a_killed_supervisor_takes_everything_along_and_the_next_create_cleans_up(small: Lab) -> None:
+    start_pod(small, "web")
+    os.kill(small.processes()["", "supervisor"], signal.SIGKILL)
+    until(lambda: not processes_of(small), "all processes are gone")
+    assert str(small.directory) not in Path("/proc/mounts").read_text()
+    done = small.isthmus("lab", "create", "solo", "--nodes", "1", "--policy", "none")
+    assert "Removed what an earlier lab left: solo" in done.stderr
+    assert small.kubectl("solo", "get", "pods", "-o", "name").stdout == ""
+
+
+def test_a_killed_node_process_finds_its_pods_again(small: Lab) -> None:
+    start_pod(small, "web")
+    small.kubectl(
+        "solo", "run", "brief", "--image=busybox", "--restart=Never", "--", "sh", "-c", "sleep 2; echo late; exit 5"
+    )
+    small.kubectl("solo", "wait", "--for=jsonpath={.status.phase}=Running", "pod/brief", "--timeout=30s")
+    killed = small.processes()["solo", "node-solo-control-plane"]
+    os.kill(killed, signal.SIGKILL)
+    small.kubectl("solo", "wait", "--for=jsonpath={.status.phase}=Failed", "pod/brief", "--timeout=30s")
+    code = "jsonpath={.status.containerStatuses[0].state.terminated.exitCode}"
+    assert small.kubectl("solo", "get", "pod", "brief", "-o", code).stdout == "5"
+    assert small.kubectl("solo", "logs", "brief").stdout == "late\n"
+    restarts = "jsonpath={.status.containerStatuses[0].restartCount}"
+    assert small.kubectl("solo", "get", "pod", "web", "-o", restarts).stdout == "0"
+    assert small.kubectl("solo", "exec", "web", "--", "hostname").stdout == "web\n"
+    assert small.processes()["solo", "node-solo-control-plane"] not in (0, killed)
+
+
+def test_a_killed_api_server_comes_back_on_its_port_with_its_objects(small: Lab) -> None:
+    start_pod(small, "web")
+    os.kill(small.processes()["solo", "apiserver"], signal.SIGKILL)
+    assert small.kubectl("solo", "get", "pods", "-o", "name").stdout == "pod/web\n"
+    start_pod(small, "later")
+
+
+def test_a_creator_that_is_killed_leaves_no_half_made_cluster(small: Lab) -> None:
+    words = [sys.executable, "-m", "isthmus", "lab", "create", "half", "--policy", "none"]
+    process = subprocess.Popen(words, env=small.environ, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    until(lambda: "Network" in process.stderr.readline(), "the network is made")
+    process.kill()
+    process.communicate()
+    until(lambda: not (small.directory / "clusters" / "half").exists(), "the half-made cluster is gone")
+    assert [row["name"] for row in json.loads(small.isthmus("lab", "list", "-o", "json").stdout)] == ["solo"]
+    until(lambda: not any("half" in line for line in processes_of(small)), "its processes are gone")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["solo"], 'Error: cluster already exists: "solo"'),
+        (["b", "--id", "1"], 'Error: --id 1: already the ID of cluster "solo"'),
+        (
+            ["b", "--pod-subnet", "10.1.128.0/17"],
+            'Error: pod subnet 10.1.128.0/17 of cluster "b" overlaps pod subnet 10.1.0.0/16 of cluster "solo"',
+        ),
+        (["b", "--pod-subnet", "10.1.0.1/16"], "Error: --pod-subnet 10.1.0.1/16: 10.1.0.1/16 has host bits set"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_reason(lab_of_refusals: Lab, arguments: list[str], message: str) -> None:
+    done = lab_of_refusals.isthmus("lab", "create", *arguments, check=False)
+    assert done.returncode == 1
+    assert message in done.stderr
+
+
+@pytest.fixture(scope="module")
+def lab_of_refusals(kubectl_program: str) -> Iterator[Lab]:
+    lab = new_lab()
+    try:
+        lab.isthmus("lab", "create", "solo", "--nodes", "1", "--policy", "none")
+        yield lab
+    finally:
+        remove_lab(lab)
+
+
+def test_a_port_that_is_taken_is_named(lab_of_refusals: Lab) -> None:
+    server = json.loads(lab_of_refusals.isthmus("lab", "list", "-o", "json").stdout)[0]["server"]
+    port = server.rpartition(":")[2]
+    done = lab_of_refusals.isthmus("lab", "create", "b", "--api-port", port, check=False)
+    assert f"Error: --api-port {port}: cannot listen on 127.0.0.1:{port}: Address already in use" in done.stderr
+
+
+def test_a_program_runs_on_a_node(lab_of_refusals: Lab) -> None:
+    done = lab_of_refusals.isthmus("lab", "exec", "solo", "control-plane", "--", "hostname")
+    assert done.stdout == "solo-control-plane\n"
+    done = lab_of_refusals.isthmus("lab", "exec", "solo", "nowhere", "--", "true", check=False)
+    assert 'no node "nowhere" in cluster "solo"; there are: solo-control-plane' in done.stderr
+
+
+def test_contexts_are_merged_into_ones_own_kubeconfig_and_taken_out_again(small: Lab, tmp_path: Path) -> None:
+    own = tmp_path / "config"
+    own.write_text("apiVersion: v1\nkind: Config\ncontexts: [{name: mine, context: {cluster: c, user: u}}]\n")
+    small.environ["KUBECONFIG"] = str(own)
+    small.isthmus("lab", "kubeconfig", "--merge")
+    names = ["kubectl", "config", "get-contexts", "-o", "name"]
+    listed = subprocess.run(names, env=small.environ, capture_output=True, text=True, check=True).stdout
+    assert listed.split() == ["lab-solo", "mine"]
+    small.isthmus("lab", "delete", "--all")
+    listed = subprocess.run(names, env=small.environ, capture_output=True, text=True, check=True).stdout
+    assert listed.split() == ["mine"]
+
+
+def test_logs_and_status_are_there(lab_of_refusals: Lab) -> None:
+    assert "node started" in lab_of_refusals.isthmus("lab", "logs", "solo", "node-control-plane").stdout
+    assert "✓ solo" in lab_of_refusals.isthmus("lab", "status").stdout
