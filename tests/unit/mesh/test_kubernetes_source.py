@@ -177,6 +177,7 @@ async def test_after_a_new_snapshot_only_differences_and_synced_are_told() -> No
         )
         while {ip for _, ip in found.believer.endpoints} != {"10.1.0.2", "10.1.0.3"}:
             await found.next()
+        await found.until_synced()
 
         assert found.batches[-1][-1] == ClusterSynced("cluster-1")
         assert sum(len(batch) for batch in found.batches) <= 12
