@@ -47,6 +47,7 @@ HOOK = "type filter hook postrouting priority srcnat - 5; policy accept;"
 BASE = "postrouting"
 UNTRACKED = "untracked"
 UNKNOWN = "unknown_pod"
+KEEP_PEER = {Direction.INGRESS: "peer_is_source", Direction.EGRESS: "peer_is_target"}
 
 PEERS = {4: SetSpec("peers4", (Field.IPV4,), Holds.IDENTITY), 6: SetSpec("peers6", (Field.IPV6,), Holds.IDENTITY)}
 EGRESS = {4: SetSpec("egress4", (Field.IPV4,), Holds.VERDICT), 6: SetSpec("egress6", (Field.IPV6,), Holds.VERDICT)}
@@ -98,6 +99,15 @@ def base_chains(*, pod_cidrs: Iterable[Network], guarded: frozenset[Direction]) 
             UNKNOWN,
             (Rule((FromThisNode(), Return())), Rule((Drop(),))),
             comment="pods of this node that are not known yet",
+        ),
+        *(
+            # Not in the gates: libnftables fetches all elements of a map that new rules name (17 ms at 100k).
+            Chain(
+                KEEP_PEER[direction],
+                (Rule((Keep(WORLD),)), *(Rule((KeepFrom(side[version], PEERS[version].name),)) for version in (4, 6))),
+                comment="puts the identity of the peer into the packet's priority",
+            )
+            for direction, side in ((Direction.INGRESS, _SOURCE), (Direction.EGRESS, _TARGET))
         ),
     )
 
@@ -166,9 +176,7 @@ def lay_out(gate: Gate) -> Layout:
         Rule((Drop(),), comment=_policies(gate)),
     ]
     body = Chain(f"{name}_rules", tuple(rules))
-    head = (
-        [Rule((Keep(WORLD),)), *(Rule((KeepFrom(peer[v], PEERS[v].name),)) for v in (4, 6))] if needs_identity else []
-    )
+    head = [Rule((JumpTo(KEEP_PEER[gate.direction]),))] if needs_identity else []
     tail = [Rule((Keep(0),))] if needs_identity else []
     entry = Chain(
         name, (*head, Rule((JumpTo(body.name),)), *tail), comment=f"{gate.direction.value}: {_policies(gate)}"
