@@ -55,6 +55,17 @@ def small(kubectl_program: str) -> Iterator[Lab]:
         remove_lab(lab)
 
 
+@pytest.fixture(scope="module")
+def shared(kubectl_program: str) -> Iterator[Lab]:
+    """One such lab for the tests that leave it as it was."""
+    lab = new_lab()
+    try:
+        lab.isthmus("lab", "create", "solo", "--nodes", "1", "--policy", "none")
+        yield lab
+    finally:
+        remove_lab(lab)
+
+
 def start_pod(lab: Lab, name: str) -> None:
     lab.kubectl("solo", "run", name, "--image=agnhost", "--", "netexec")
     lab.kubectl("solo", "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=30s")
@@ -81,41 +92,41 @@ def test_a_killed_supervisor_takes_everything_along_and_the_next_create_cleans_u
     assert small.kubectl("solo", "get", "pods", "-o", "name").stdout == ""
 
 
-def test_a_killed_node_process_finds_its_pods_again(small: Lab) -> None:
-    start_pod(small, "web")
-    small.kubectl(
+def test_a_killed_node_process_finds_its_pods_again(shared: Lab) -> None:
+    start_pod(shared, "web")
+    shared.kubectl(
         "solo", "run", "brief", "--image=busybox", "--restart=Never", "--", "sh", "-c", "sleep 2; echo late; exit 5"
     )
-    small.kubectl("solo", "wait", "--for=jsonpath={.status.phase}=Running", "pod/brief", "--timeout=30s")
-    killed = small.processes()["solo", "node-solo-control-plane"]
+    shared.kubectl("solo", "wait", "--for=jsonpath={.status.phase}=Running", "pod/brief", "--timeout=30s")
+    killed = shared.processes()["solo", "node-solo-control-plane"]
     os.kill(killed, signal.SIGKILL)
-    small.kubectl("solo", "wait", "--for=jsonpath={.status.phase}=Failed", "pod/brief", "--timeout=30s")
+    shared.kubectl("solo", "wait", "--for=jsonpath={.status.phase}=Failed", "pod/brief", "--timeout=30s")
     code = "jsonpath={.status.containerStatuses[0].state.terminated.exitCode}"
-    assert small.kubectl("solo", "get", "pod", "brief", "-o", code).stdout == "5"
-    assert small.kubectl("solo", "logs", "brief").stdout == "late\n"
+    assert shared.kubectl("solo", "get", "pod", "brief", "-o", code).stdout == "5"
+    assert shared.kubectl("solo", "logs", "brief").stdout == "late\n"
     restarts = "jsonpath={.status.containerStatuses[0].restartCount}"
-    assert small.kubectl("solo", "get", "pod", "web", "-o", restarts).stdout == "0"
-    assert small.kubectl("solo", "exec", "web", "--", "hostname").stdout == "web\n"
-    assert small.processes()["solo", "node-solo-control-plane"] not in (0, killed)
+    assert shared.kubectl("solo", "get", "pod", "web", "-o", restarts).stdout == "0"
+    assert shared.kubectl("solo", "exec", "web", "--", "hostname").stdout == "web\n"
+    assert shared.processes()["solo", "node-solo-control-plane"] not in (0, killed)
 
 
-def test_a_killed_api_server_comes_back_on_its_port_with_its_objects(small: Lab) -> None:
-    start_pod(small, "web")
-    os.kill(small.processes()["solo", "apiserver"], signal.SIGKILL)
-    assert small.kubectl("solo", "get", "pods", "-o", "name").stdout == "pod/web\n"
-    start_pod(small, "later")
+def test_a_killed_api_server_comes_back_on_its_port_with_its_objects(shared: Lab) -> None:
+    start_pod(shared, "before")
+    os.kill(shared.processes()["solo", "apiserver"], signal.SIGKILL)
+    assert "pod/before\n" in shared.kubectl("solo", "get", "pods", "-o", "name").stdout
+    start_pod(shared, "after")
 
 
-def test_a_creator_that_is_killed_leaves_no_half_made_cluster(small: Lab) -> None:
+def test_a_creator_that_is_killed_leaves_no_half_made_cluster(shared: Lab) -> None:
     words = [sys.executable, "-m", "isthmus", "lab", "create", "half", "--policy", "none"]
-    process = subprocess.Popen(words, env=small.environ, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(words, env=shared.environ, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     until(lambda: "Network" in process.stderr.readline(), "the network is made")
     process.kill()
     process.communicate()
-    until(lambda: not (small.directory / "clusters" / "half").exists(), "the half-made cluster is gone")
-    assert [row["name"] for row in json.loads(small.isthmus("lab", "list", "-o", "json").stdout)] == ["solo"]
-    until(lambda: not any("half" in line for line in processes_of(small)), "its processes are gone")
+    until(lambda: not (shared.directory / "clusters" / "half").exists(), "the half-made cluster is gone")
+    assert [row["name"] for row in json.loads(shared.isthmus("lab", "list", "-o", "json").stdout)] == ["solo"]
+    until(lambda: not any("half" in line for line in processes_of(shared)), "its processes are gone")
 
 
 @pytest.mark.parametrize(
@@ -130,33 +141,23 @@ def test_a_creator_that_is_killed_leaves_no_half_made_cluster(small: Lab) -> Non
         (["b", "--pod-subnet", "10.1.0.1/16"], "Error: --pod-subnet 10.1.0.1/16: 10.1.0.1/16 has host bits set"),
     ],
 )
-def test_what_cannot_be_is_refused_with_its_reason(lab_of_refusals: Lab, arguments: list[str], message: str) -> None:
-    done = lab_of_refusals.isthmus("lab", "create", *arguments, check=False)
+def test_what_cannot_be_is_refused_with_its_reason(shared: Lab, arguments: list[str], message: str) -> None:
+    done = shared.isthmus("lab", "create", *arguments, check=False)
     assert done.returncode == 1
     assert message in done.stderr
 
 
-@pytest.fixture(scope="module")
-def lab_of_refusals(kubectl_program: str) -> Iterator[Lab]:
-    lab = new_lab()
-    try:
-        lab.isthmus("lab", "create", "solo", "--nodes", "1", "--policy", "none")
-        yield lab
-    finally:
-        remove_lab(lab)
-
-
-def test_a_port_that_is_taken_is_named(lab_of_refusals: Lab) -> None:
-    server = json.loads(lab_of_refusals.isthmus("lab", "list", "-o", "json").stdout)[0]["server"]
+def test_a_port_that_is_taken_is_named(shared: Lab) -> None:
+    server = json.loads(shared.isthmus("lab", "list", "-o", "json").stdout)[0]["server"]
     port = server.rpartition(":")[2]
-    done = lab_of_refusals.isthmus("lab", "create", "b", "--api-port", port, check=False)
+    done = shared.isthmus("lab", "create", "b", "--api-port", port, check=False)
     assert f"Error: --api-port {port}: cannot listen on 127.0.0.1:{port}: Address already in use" in done.stderr
 
 
-def test_a_program_runs_on_a_node(lab_of_refusals: Lab) -> None:
-    done = lab_of_refusals.isthmus("lab", "exec", "solo", "control-plane", "--", "hostname")
+def test_a_program_runs_on_a_node(shared: Lab) -> None:
+    done = shared.isthmus("lab", "exec", "solo", "control-plane", "--", "hostname")
     assert done.stdout == "solo-control-plane\n"
-    done = lab_of_refusals.isthmus("lab", "exec", "solo", "nowhere", "--", "true", check=False)
+    done = shared.isthmus("lab", "exec", "solo", "nowhere", "--", "true", check=False)
     assert 'no node "nowhere" in cluster "solo"; there are: solo-control-plane' in done.stderr
 
 
@@ -173,6 +174,6 @@ def test_contexts_are_merged_into_ones_own_kubeconfig_and_taken_out_again(small:
     assert listed.split() == ["mine"]
 
 
-def test_logs_and_status_are_there(lab_of_refusals: Lab) -> None:
-    assert "node started" in lab_of_refusals.isthmus("lab", "logs", "solo", "node-control-plane").stdout
-    assert "✓ solo" in lab_of_refusals.isthmus("lab", "status").stdout
+def test_logs_and_status_are_there(shared: Lab) -> None:
+    assert "node started" in shared.isthmus("lab", "logs", "solo", "node-control-plane").stdout
+    assert "✓ solo" in shared.isthmus("lab", "status").stdout
