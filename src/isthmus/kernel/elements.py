@@ -15,7 +15,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from isthmus.kernel.errors import KernelError, describe
 from isthmus.kernel.sockets import NetfilterSocket
@@ -23,6 +23,7 @@ from isthmus.ruleset.sets import ElementChange, Field, Holds, Jump, Key, SetSpec
 from isthmus.wire import netlink, nftables
 
 TABLE = "isthmus"
+MAX_IDENTITY = 0xFFFFFFFF
 READINGS = 50  # until two agree
 PER_TRANSACTION = 4096  # elements; measured best on 1M-element loads, and well inside an unprivileged send buffer
 
@@ -59,11 +60,12 @@ class ElementWriter:
         sources: list[tuple[ElementChange, bool]] = []
         for change in changes:
             if change.remove:
-                removed = [nftables.encode_element(encode_key(change.spec, key)) for key in change.remove]
+                encode = key_encoder(change.spec)
+                removed = [nftables.encode_element(encode(key)) for key in change.remove]
                 operations.append(nftables.Operation(change.spec.name, False, removed))
                 sources.append((change, False))
             if change.add:
-                added = [_encode_pair(change.spec, key, value) for key, value in change.add]
+                added = _encode_pairs(change.spec, change.add)
                 operations.append(nftables.Operation(change.spec.name, True, added))
                 sources.append((change, True))
         if not operations:
@@ -170,15 +172,26 @@ def in_transactions(
 
 def encode_key(spec: SetSpec, key: Key) -> bytes:
     """Returns `key` as nf_tables lays it out. Raises ValueError naming the set, the field and what is wrong."""
-    if len(key) != len(spec.key):
-        raise ValueError(f"set {spec.name}: key {show_key(key)} has {len(key)} fields, the set has {len(spec.key)}")
-    try:
-        if len(key) == 1:
-            return _ENCODERS[spec.key[0]](key[0])
-        return nftables.concatenate([_ENCODERS[field](part) for field, part in zip(spec.key, key, strict=True)])
-    except (OSError, OverflowError, TypeError, ValueError) as error:
-        kinds = " . ".join(field.value for field in spec.key)
-        raise ValueError(f"set {spec.name}: key {show_key(key)} is not of type {kinds}: {error}") from error
+    return key_encoder(spec)(key)
+
+
+def key_encoder(spec: SetSpec) -> Callable[[Key], bytes]:
+    """Returns what encodes the keys of one set: a load has a million of them, and looks up their fields once."""
+    fields = [(_ENCODERS[field], _PADDING[field]) for field in spec.key]
+    first = _ENCODERS[spec.key[0]]
+
+    def encode(key: Key) -> bytes:
+        try:
+            if len(fields) == 1:
+                (only,) = key
+                return first(only)
+            return b"".join([encode(part) + padding for (encode, padding), part in zip(fields, key, strict=True)])
+        except (OSError, OverflowError, TypeError, ValueError) as error:
+            kinds = " . ".join(field.value for field in spec.key)
+            reason = error if len(key) == len(fields) else f"it has {len(key)} fields"
+            raise ValueError(f"set {spec.name}: key {show_key(key)} is not of type {kinds}: {reason}") from error
+
+    return encode
 
 
 def decode_key(spec: SetSpec, data: bytes) -> Key:
@@ -201,15 +214,27 @@ def show_key(key: Key) -> str:
     return " . ".join(map(str, key))
 
 
-def _encode_pair(spec: SetSpec, key: Key, value: Value) -> bytes:
-    encoded = encode_key(spec, key)
-    match spec.holds, value:
-        case None, None:
-            return nftables.encode_element(encoded)
-        case Holds.VERDICT, Jump(chain=chain):
-            return nftables.encode_element(encoded, chain=chain)
-        case Holds.IDENTITY, int(number) if 0 <= number <= 0xFFFFFFFF:
-            return nftables.encode_element(encoded, data=number.to_bytes(4, sys.byteorder))
+def _encode_pairs(spec: SetSpec, pairs: Sequence[tuple[Key, Value]]) -> list[bytes]:
+    """Returns the encoded elements. The kind of set is asked once and not per element: loads have a million of them."""
+    element, encode = nftables.encode_element, key_encoder(spec)
+    match spec.holds:
+        case None:
+            return [element(encode(key)) if value is None else _misfit(spec, key, value) for key, value in pairs]
+        case Holds.IDENTITY:
+            return [
+                element(encode(key), data=value.to_bytes(4, sys.byteorder))
+                if isinstance(value, int) and 0 <= value <= MAX_IDENTITY
+                else _misfit(spec, key, value)
+                for key, value in pairs
+            ]
+        case Holds.VERDICT:
+            return [
+                element(encode(key), chain=value.chain) if isinstance(value, Jump) else _misfit(spec, key, value)
+                for key, value in pairs
+            ]
+
+
+def _misfit(spec: SetSpec, key: Key, value: Value) -> NoReturn:
     holds = f"a map to {spec.holds.value}" if spec.holds else "a set"
     raise ValueError(f"set {spec.name}: {value!r} for key {show_key(key)} does not fit {holds}")
 
@@ -256,6 +281,7 @@ _ENCODERS: dict[Field, Callable[[str | int], bytes]] = {
     Field.PORT: _encode_port,
 }
 _SIZES = {Field.IPV4: 4, Field.IPV6: 16, Field.IDENTITY: 4, Field.PROTOCOL: 1, Field.PORT: 2}
+_PADDING = {field: bytes(-size % 4) for field, size in _SIZES.items()}  # in a concatenation every field is aligned
 
 
 def _decode_field(field: Field, data: bytes) -> str | int:

@@ -15,7 +15,7 @@ Reference: Linux `include/uapi/linux/netfilter/nf_tables.h` and `nfnetlink.h`.
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 
 import msgspec
@@ -93,11 +93,6 @@ class Batch(msgspec.Struct, frozen=True):
     offsets: tuple[int, ...]  # of the messages in `data`
 
 
-def concatenate(fields: Iterable[bytes]) -> bytes:
-    """Returns the key of a concatenated type: every field padded to 4 bytes."""
-    return b"".join([field + bytes(-len(field) % 4) for field in fields])
-
-
 def encode_element(key: bytes, *, data: bytes | None = None, chain: str | None = None) -> bytes:
     """Returns one NFTA_LIST_ELEM: a key, and for a map its `data` or the `chain` to jump to.
 
@@ -106,15 +101,16 @@ def encode_element(key: bytes, *, data: bytes | None = None, chain: str | None =
     """
     if not 0 < len(key) <= MAX_KEY:
         raise ValueError(f"a key of {len(key)} bytes: nf_tables takes 1 to {MAX_KEY}")
-    inner = _KEY.get(len(key)) or _key_header(len(key))
-    body = inner + key + bytes(-len(key) % 4)
+    body = _HEADERS[ELEMENT_KEY, len(key)] + key + _PADDING[-len(key) % 4]
     if chain is not None:
         if data is not None:
             raise ValueError("an element holds data or a chain to jump to, not both")
         body += _encode_jump(chain)
     elif data is not None:
-        body += netlink.encode_nested(ELEMENT_DATA, netlink.encode_attribute(DATA_VALUE, data))
-    return netlink.ATTRIBUTE.pack(4 + len(body), LIST_ELEMENT | netlink.NLA_F_NESTED) + body
+        if not 0 < len(data) <= MAX_KEY:
+            raise ValueError(f"data of {len(data)} bytes: nf_tables takes 1 to {MAX_KEY}")
+        body += _HEADERS[ELEMENT_DATA, len(data)] + data + _PADDING[-len(data) % 4]
+    return _LIST_ELEMENT(4 + len(body), LIST_ELEMENT | netlink.NLA_F_NESTED) + body
 
 
 def encode_batch(operations: Sequence[Operation], *, table: str, sequence: int) -> Batch:
@@ -258,10 +254,16 @@ def _named(name: str) -> str:
     return name
 
 
-def _key_header(length: int) -> bytes:
-    """Returns the two headers before a key of `length` bytes: they depend on nothing else."""
+def _value_header(kind: int, length: int) -> bytes:
+    """Returns the two headers before a value of `length` bytes: they depend on nothing else."""
     whole = 4 + netlink.aligned(4 + length)
-    return struct.pack("=HHHH", whole, ELEMENT_KEY | netlink.NLA_F_NESTED, 4 + length, DATA_VALUE)
+    return struct.pack("=HHHH", whole, kind | netlink.NLA_F_NESTED, 4 + length, DATA_VALUE)
 
 
-_KEY = {length: _key_header(length) for length in (4, 8, 12, 16, 20, 24, 32)}
+_HEADERS = {
+    (kind, length): _value_header(kind, length)
+    for kind in (ELEMENT_KEY, ELEMENT_DATA)
+    for length in range(1, MAX_KEY + 1)
+}
+_PADDING = (b"", b"\0", b"\0\0", b"\0\0\0")
+_LIST_ELEMENT = netlink.ATTRIBUTE.pack

@@ -23,10 +23,6 @@ def test_an_element_is_laid_out_as_nf_tables_wants_it():
     )
 
 
-def test_concatenations_pad_every_field():
-    assert nftables.concatenate([b"\1\2\3\4", b"\6", b"\0\x50"]) == b"\1\2\3\4\6\0\0\0\0\x50\0\0"
-
-
 def test_a_batch_is_framed_and_only_its_last_change_asks_for_an_answer():
     batch = nftables.encode_batch(
         [Operation("s", False, elements(1)), Operation("t", True, elements(2))], table="isthmus", sequence=100
