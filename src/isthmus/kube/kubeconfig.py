@@ -245,7 +245,7 @@ def _parse(path: Path) -> _File:
         _check_shape(data)
         tree = yaml.load(data, Loader=_LOADER)  # noqa: S506 - derived from SafeLoader
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {clip(str(error))}") from error
+        raise ConfigError(f"{path}: not YAML: {_spoken(error)}") from None  # its context may quote a secret
     except (RecursionError, ValueError) as error:
         raise ConfigError(f"{path}: not YAML that can be read: {clip(str(error))}") from error
     if tree is None:
@@ -257,6 +257,14 @@ def _parse(path: Path) -> _File:
     if parsed.kind not in (None, "", "Config"):
         raise ConfigError(f"{path}: kind: expected Config, got {clip(parsed.kind)!r}")
     return parsed
+
+
+def _spoken(error: yaml.YAMLError) -> str:
+    """Returns what is wrong and where, without the text around it."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark
+        return f"{error.problem or error.context}" + (f" (line {mark.line + 1})" if mark is not None else "")
+    return clip(str(error))
 
 
 def _read(path: Path, what: str) -> bytes:

@@ -39,8 +39,8 @@ MAX_CHANGES = 512
 MAX_BATCH = 4096
 """Events of one batch; a snapshot makes several."""
 
-PIECE = 2000
-"""Pods of a snapshot that are taken in at a time: some 50 ms of the loop."""
+PIECE = 500
+"""Pods of a snapshot that are taken in at a time: some 20 ms of the loop."""
 
 SOURCE_SYNCED = "cluster synced"
 OBJECT_REPORTED = "object reported"

@@ -27,7 +27,7 @@ _NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _PREFIX = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
 
-class PodFacts(msgspec.Struct, frozen=True):
+class PodFacts(msgspec.Struct, frozen=True, gc=False):
     """A pod that owns addresses, or may: not on the host's network, not finished."""
 
     namespace: str

@@ -268,3 +268,11 @@ def test_in_a_pod_the_service_account_is_used(tmp_path: Path) -> None:
     (tmp_path / "token").unlink()
     with pytest.raises(ConfigError, match="token is missing"):
         in_cluster(environ=environ, directory=tmp_path)
+
+
+def test_an_error_in_the_syntax_names_the_line_and_quotes_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path / "config", "users:\n- user:\n    token: hunter2: {hunter3\n")
+
+    with pytest.raises(ConfigError, match=r"not YAML: .*\(line 3\)") as caught:
+        load(path)
+    assert "hunter" not in str(caught.value)
