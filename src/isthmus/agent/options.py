@@ -45,8 +45,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         if given.get("standalone"):
             if given.get("etcd_endpoints"):
                 raise OptionsError("--standalone and --etcd-endpoint exclude each other")
-            if given.get("clusters_file") is None and given.get("cluster_id") is None:
-                raise OptionsError("--standalone needs --cluster-id, or --clusters-file for several clusters")
+            if given.get("cluster_id") is None:
+                raise OptionsError("--standalone needs --cluster-id")
         elif not given.get("etcd_endpoints"):
             raise OptionsError("--etcd-endpoint is required (or --standalone, to work without a tracker)")
         if (given.get("etcd_cert") is None) != (given.get("etcd_key") is None):

@@ -19,7 +19,7 @@ def _fail(error: Exception) -> NoReturn:
 @click.group(invoke_without_command=True)
 @click.option("--node-name", envvar="NODE_NAME", default=socket.gethostname, show_default="host name, or $NODE_NAME")
 @click.option("--cluster-name", envvar="CLUSTER_NAME", help="Name of this cluster in the ClusterSet.")
-@click.option("--cluster-id", type=click.IntRange(1, 255), help="ID of this cluster; only --standalone needs it.")
+@click.option("--cluster-id", type=click.IntRange(1, 255), help="ID of this cluster; --standalone needs it.")
 @click.option("--kubeconfig", type=click.Path(path_type=Path), help="Kubeconfig of this cluster (default as kubectl).")
 @click.option("--context", help="Context of the kubeconfig.")
 @click.option("--etcd-endpoint", "etcd_endpoints", multiple=True, metavar="URL", help="The tracker's etcd; repeatable.")
@@ -67,13 +67,14 @@ def _run(options: dict[str, object]) -> None:
     from isthmus.aio.health import BindError
     from isthmus.aio.signals import run_until_signal
     from isthmus.kube.errors import ConfigError
+    from isthmus.mesh.clusters import ClustersError
 
     log_format, log_level = options.pop("log_format"), options.pop("log_level")
     logs.configure(log_format="json" if log_format == "json" else "text", level=str(log_level))
     try:
         checked = Options.check(options)
         sys.exit(run_until_signal(lambda: serve(checked)))
-    except (OptionsError, BindError, ConfigError, UnfitKernel) as error:
+    except (OptionsError, BindError, ClustersError, ConfigError, UnfitKernel) as error:
         _fail(error)
     except BaseExceptionGroup as group:
         known, rest = group.split((BindError, ConfigError, UnfitKernel))
