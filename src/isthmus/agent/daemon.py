@@ -191,9 +191,10 @@ class Agent:
         metrics.pods.set(len(world.pods))
         metrics.endpoints.set(len(world.endpoints))
         metrics.identities.set(len(world.identities))
-        metrics.gates.set(self.view.compiler.gates)
+        metrics.gates.set(len(self.view.compiler.gates))
+        in_use = self.view.compiler.gates
         elements = sum(len(change.add) + len(change.remove) for change in delta.changes)
-        gates = [chain.comment for chain in delta.new_chains if chain.comment and not chain.hook]
+        gates = [chain.comment for chain in delta.new_chains if chain.name in in_use]
         if kind == "elements":
             _log.debug(event, kind=kind, elements=elements, ms=round(seconds * 1000, 1))
         else:

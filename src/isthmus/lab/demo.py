@@ -134,7 +134,7 @@ class Stage:
 
 
 def _quoted(part: str) -> str:
-    return f'"{part}"' if " " in part and '"' not in part else part
+    return f'"{part}"' if set(part) & set(" {}[]") and '"' not in part else part
 
 
 class Demo:

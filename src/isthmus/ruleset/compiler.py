@@ -7,7 +7,7 @@ selector in use; a policy costs the pods it selects and, for selectors not seen 
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from ipaddress import ip_address
 
 import msgspec
@@ -77,9 +77,9 @@ class Compiler:
             self.put_policy(policy)
 
     @property
-    def gates(self) -> int:
-        """Returns how many distinct policy sets are in use."""
-        return len(self._gates)
+    def gates(self) -> Collection[str]:
+        """Returns the names of the gates in use, one for each distinct set of policies and direction."""
+        return self._gates.keys()
 
     # -- the node ----------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 A packet at postrouting (after DNAT, before SNAT; IPVS included) meets two verdict maps keyed by pod IP: by the
 address that opened the connection (egress) and by the one that answers (ingress). They jump to the gate of the
-policies that isolate the pod, or miss. A gate puts the identity of the peer into the packet's priority, and
+policies that isolate the pod, or miss. A gate puts the identity of the peer into the priority of the packet, and
 `<gate>_rules` looks it up together with protocol and port: `return` allows, falling to the end drops. Both
 expressions are of the *connection*, so the same text judges replies, DNAT'd packets and, after a change, connections
 that already exist; nothing is remembered per connection, so nothing can go stale. (Remembering a verdict in the
@@ -105,7 +105,7 @@ def base_chains(*, pod_cidrs: Iterable[Network], guarded: frozenset[Direction]) 
             Chain(
                 KEEP_PEER[direction],
                 (Rule((Keep(WORLD),)), *(Rule((KeepFrom(side[version], PEERS[version].name),)) for version in (4, 6))),
-                comment="puts the identity of the peer into the packet's priority",
+                comment="puts the identity of the peer into the priority of the packet",
             )
             for direction, side in ((Direction.INGRESS, _SOURCE), (Direction.EGRESS, _TARGET))
         ),
