@@ -34,7 +34,7 @@ def server_side_apply(
     merged = _merge_object(copy.deepcopy(live), config, shape)
     if own is not None:
         kept = frozenset(sent).union(*(manager.paths for manager in others))
-        for path in sorted(own.paths - kept, key=len, reverse=True):
+        for path in sorted(own.paths - kept, key=len):  # an item before its key, by which it is found
             if not any(other[: len(path)] == path for other in kept):
                 _remove(merged, path, shape)
     time = own.time if own is not None and own.paths == frozenset(sent) and not clashes else writer.time

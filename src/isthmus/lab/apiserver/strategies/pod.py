@@ -35,11 +35,13 @@ class PodHooks(Hooks):
             if key not in held:
                 toleration = {"key": key, "operator": "Exists", "effect": "NoExecute"}
                 spec.setdefault("tolerations", []).append({**toleration, "tolerationSeconds": _TOLERATION_SECONDS})
-        value["status"] = {"phase": "Pending", "qosClass": podspec.service_class(spec)}
+        value["status"] = {"phase": "Pending"}
 
     def default(self, value: Json) -> None:
-        """Fills in the specification."""
-        podspec.default(value.setdefault("spec", {}))
+        """Fills in the specification, and the class that follows from it."""
+        spec = value.setdefault("spec", {})
+        podspec.default(spec)
+        value.setdefault("status", {}).setdefault("qosClass", podspec.service_class(spec))
 
     def validate(self, value: Json) -> list[FieldError]:
         """Checks the specification."""
