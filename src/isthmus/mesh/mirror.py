@@ -145,6 +145,10 @@ class Mirror:
         endpoint = self._endpoints.get(ip)
         return endpoint if endpoint is not None and endpoint.identity in self._identities else None
 
+    def identities(self) -> dict[int, Identity]:
+        """The identities that are told, by number."""
+        return dict(self._told_identities)
+
     @property
     def counts(self) -> tuple[int, int, int]:
         """How many nodes, identities and addresses are told."""

@@ -19,6 +19,8 @@ ROOT = "root"
 REMOTE = "remote"
 LOCAL = "local"
 ROLES = (REMOTE, LOCAL)
+AGENT = "isthmus-agent"
+"""What the certificates of our agents are called, before the cluster's name."""
 
 
 def ranges_of(role: str, *, cluster: str) -> tuple[tuple[bytes, bytes], ...]:
@@ -39,13 +41,14 @@ def ranges_of(role: str, *, cluster: str) -> tuple[tuple[bytes, bytes], ...]:
 async def ensure_access(client: Client, *, cluster: str, users: Sequence[tuple[str, str]] = ()) -> None:
     """Makes roles and users as they should be and switches authentication on.
 
-    `users` are pairs of certificate name and role, beside `remote`, `local` and `local-<cluster>`. Raises Refused for
-    an unknown role.
+    `users` are pairs of certificate name and role, beside `remote`, `local`, `local-<cluster>` and
+    `isthmus-agent:<cluster>`. Raises Refused for an unknown role.
     """
     for role in ROLES:
         await _ensure_role(client, role, ranges_of(role, cluster=cluster))
     await _ignoring("already exists", client, "RoleAdd", rpc.AuthRoleAddRequest(name=ROOT), rpc.AuthRoleAddResponse)
-    wanted = {ROOT: ROOT, REMOTE: REMOTE, LOCAL: LOCAL, f"{LOCAL}-{cluster}": LOCAL, **dict(users)}
+    known = {ROOT: ROOT, REMOTE: REMOTE, LOCAL: LOCAL, f"{LOCAL}-{cluster}": LOCAL, f"{AGENT}:{cluster}": LOCAL}
+    wanted = {**known, **dict(users)}
     for user, role in wanted.items():
         if role not in (ROOT, *ROLES):
             raise Refused(f"user {user!r}: role {role!r} is not one of {', '.join(ROLES)}")

@@ -93,7 +93,7 @@ class ChildEtcd:
         self._program = program
         self._fsync = fsync
         self._quota = quota
-        self._on_restart = on_restart
+        self.on_restart = on_restart
         self._lock: int | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -143,11 +143,17 @@ class ChildEtcd:
             delay = delays.next()
             reason = f"{_ending(code)}: {self._last()}"
             _log.warning("etcd ended", reason=reason, retry_seconds=round(delay, 1))
-            if self._on_restart is not None:
-                self._on_restart(reason)
             await asyncio.sleep(delay)
             self.restarts += 1
-            await self._start()
+            try:
+                await self._start()
+            except OSError as error:
+                # Too many processes, or the program is being upgraded: next time, then.
+                self._lines.append(str(error))
+                self._process = None
+                continue
+            if self.on_restart is not None:
+                self.on_restart(reason)
 
     def _prepare(self) -> None:
         program = shutil.which(self._program)

@@ -1,0 +1,248 @@
+"""The tracker in full mesh: every cluster's API server in, one store out.
+
+Order of a start: the store, then the identities that it holds (so that numbers survive), then the sources. After that
+nothing waits for anything: sources and store fail and come back each for itself. The list of clusters is read again
+every few seconds; one that cannot be read changes nothing and is reported once.
+"""
+
+import asyncio
+import ipaddress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+
+import structlog
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+
+from isthmus import __version__
+from isthmus.aio.backoff import Backoff
+from isthmus.aio.health import HealthServer
+from isthmus.mesh.clusters import ClustersError, ClusterSpec
+from isthmus.mesh.fleet import Connect, Fleet
+from isthmus.mesh.publisher import Publisher, load_identities
+from isthmus.mesh.tracker_metrics import TrackerMetrics
+from isthmus.mesh.tracker_options import TrackerOptions
+from isthmus.model.identity import Identity
+from isthmus.store.access import ensure_access
+from isthmus.store.child import ChildEtcd
+from isthmus.store.client import Client
+from isthmus.store.errors import Denied, StoreError, Unavailable
+
+REREAD = 2.0
+"""Seconds between looks at the list of clusters and their kubeconfigs."""
+
+MEASURE = 1.0
+"""Seconds between updates of the gauges."""
+
+STARTED = "tracker started"
+RECONCILING = "Starting cluster reconciliation loop..."
+STOPPING = "Shutting down."
+BAD_LIST = "List of clusters cannot be used; the last good one stays"
+GOOD_LIST = "List of clusters can be used again"
+STORE_AWAY = "Waiting for the store"
+PLAINTEXT = "etcd listens without TLS on an address that others can reach: everyone there can read and write it"
+UNREADABLE = "identity in the store cannot be read and will be numbered anew"
+
+_log = structlog.get_logger("isthmus.mesh.tracker")
+
+
+class Tracker:
+    """Reads the clusters of `options` and publishes them to `store`; `specs` is the list at the start."""
+
+    def __init__(
+        self,
+        options: TrackerOptions,
+        specs: list[ClusterSpec],
+        *,
+        store: Client,
+        child: ChildEtcd | None = None,
+        registry: CollectorRegistry,
+        connect: Connect | None = None,
+        reread: float = REREAD,
+    ) -> None:
+        self._own = options.own.cluster
+        self._list = options.cluster_list()
+        self._specs = specs
+        self._store = store
+        self._child = child
+        self._connect = connect
+        self._reread = reread
+        self._publisher = Publisher(store, own=self._own.name)
+        self._metrics = TrackerMetrics(registry)
+        self._fleet: Fleet | None = None
+        self._list_error = ""
+
+    @property
+    def publisher(self) -> Publisher:
+        """What writes to the store."""
+        return self._publisher
+
+    def store_restarted(self, _reason: str) -> None:
+        """The child etcd was started again."""
+        self._metrics.etcd_restarts.inc()
+        self._publisher.doubt()
+
+    def add_checks(self, health: HealthServer) -> None:
+        """Registers why the tracker may not be ready."""
+        health.add_live("loop", lambda: None)
+        health.add_ready("etcd", self._store_trouble)
+        health.add_ready("clusters", lambda: self._list_error or None)
+        health.add_ready(f"cluster {self._own.name}", self._own_trouble)
+
+    async def run(self) -> None:
+        """Runs until cancelled."""
+        adopt = await self._identities()
+        fleet = self._fleet = Fleet(connect=self._connect, adopt=adopt)
+        self._configure(self._specs)
+        _log.info(RECONCILING, clusters=[spec.cluster.name for spec in self._specs])
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._publisher.serve())
+                tasks.create_task(self._pump(fleet))
+                tasks.create_task(self._watch_list())
+                tasks.create_task(self._measure(fleet))
+                if self._child is not None:
+                    tasks.create_task(self._child.serve())
+        finally:
+            _log.info(STOPPING)
+
+    def _configure(self, specs: list[ClusterSpec]) -> None:
+        self._specs = specs
+        self._publisher.retain([spec.cluster.name for spec in specs])
+        if self._fleet is not None:
+            self._fleet.configure(specs)
+
+    async def _identities(self) -> dict[str, dict[int, Identity]]:
+        """Reads the identities of an earlier life; waits for the store, since without them all numbers would change."""
+        delays = Backoff(base=0.2, cap=5.0)
+        while True:
+            try:
+                found = await load_identities(
+                    self._store,
+                    own=self._own,
+                    on_report=lambda key, reason: _log.warning(UNREADABLE, key=key, reason=reason),
+                )
+            except StoreError as error:
+                if delays.attempts == 0:
+                    _log.warning(STORE_AWAY, error=str(error))
+                await asyncio.sleep(delays.next())
+            else:
+                return {name: {i.number: i for i in identities} for name, identities in found.items()}
+
+    async def _pump(self, fleet: Fleet) -> None:
+        async with aclosing(fleet.events()) as batches:
+            async for batch in batches:
+                self._publisher.apply(batch)
+
+    async def _watch_list(self) -> None:
+        while True:
+            await asyncio.sleep(self._reread)
+            try:
+                specs = await asyncio.to_thread(self._list.read)
+            except ClustersError as error:
+                if self._list_error != str(error):
+                    _log.error(BAD_LIST, error=str(error))
+                self._list_error = str(error)
+                continue
+            if self._list_error:
+                _log.info(GOOD_LIST)
+                self._list_error = ""
+            if specs != self._specs:
+                self._configure(specs)
+
+    async def _measure(self, fleet: Fleet) -> None:
+        while True:
+            self._metrics.show(
+                fleet.status(),
+                store=self._publisher.state,
+                pending=self._publisher.pending,
+                withheld=fleet.withheld,
+                valid=not self._list_error,
+                now=asyncio.get_running_loop().time(),
+            )
+            await asyncio.sleep(MEASURE)
+
+    def _store_trouble(self) -> str | None:
+        state = self._publisher.state
+        return None if state.connected else state.error or "connecting"
+
+    def _own_trouble(self) -> str | None:
+        for status in self._fleet.status() if self._fleet is not None else ():
+            if status.cluster == self._own:
+                # Synced once is enough: what degrades later keeps its last state and must not take us out of service.
+                return None if status.last_synced is not None else status.reason or status.state
+        return "not started yet"
+
+
+async def serve(options: TrackerOptions, *, connect: Connect | None = None) -> None:
+    """Runs a tracker until cancelled.
+
+    Raises ClustersError, ChildError, StoreError or BindError for what cannot work, before anything is published.
+    """
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    specs = await asyncio.to_thread(options.cluster_list().read)
+    health = HealthServer(options.metrics_bind_address, flag="--metrics-bind-address", registry=registry)
+    async with AsyncExitStack() as stack:
+        store, child = await stack.enter_async_context(_open_store(options))
+        tracker = Tracker(options, specs, store=store, child=child, registry=registry, connect=connect)
+        if child is not None:
+            child.on_restart = tracker.store_restarted
+        tracker.add_checks(health)
+        await stack.enter_async_context(health)
+        _log.info(
+            STARTED,
+            version=__version__,
+            cluster=options.own.cluster.name,
+            id=options.own.cluster.id,
+            etcd=",".join(options.endpoints) or options.listen,
+        )
+        await tracker.run()
+
+
+@asynccontextmanager
+async def _open_store(options: TrackerOptions) -> AsyncIterator[tuple[Client, ChildEtcd | None]]:
+    """Connects to etcd, or starts it with its users."""
+    if options.data_dir is None:
+        store = Client(options.endpoints, tls=options.client_tls)
+        try:
+            store.link()
+            yield store, None
+        finally:
+            await store.close()
+        return
+    if options.server_tls is None and not _is_loopback(options.listen):
+        _log.warning(PLAINTEXT, address=options.listen)
+    async with ChildEtcd(options.data_dir, listen=options.listen, tls=options.server_tls) as child:
+        store = child.client()
+        try:
+            if options.server_tls is not None:
+                await _ensure_access(store, options)
+            yield store, child
+        finally:
+            await store.close()
+
+
+async def _ensure_access(store: Client, options: TrackerOptions) -> None:
+    for attempt in range(3):
+        try:
+            await ensure_access(store, cluster=options.own.cluster.name, users=options.users)
+        except Denied as error:
+            raise Denied(f"{error}; was the data directory used with other users?") from error
+        except Unavailable:
+            # A fresh etcd answers before it has a leader.
+            if attempt == 2:
+                raise
+            await asyncio.sleep(0.5)
+        else:
+            return
+
+
+def _is_loopback(url: str) -> bool:
+    host = url.partition("://")[2].rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
