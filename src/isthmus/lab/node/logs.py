@@ -83,18 +83,16 @@ async def read_log(log: Path, options: LogOptions, *, output: Output | None) -> 
         size = _size(log)
         if size < position:
             position, rest = 0, b""  # rotated
-        with log.open("rb") as file:
-            file.seek(position)
-            while chunk := file.read(_CHUNK):
-                position += len(chunk)
-                lines = (rest + chunk).splitlines(keepends=True)
-                rest = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
-                shown = b"".join(text for line in lines if (text := format_line(line, options)) is not None)
-                data, left = _cut(shown, left)
-                if data:
-                    yield data
-                if left == 0:
-                    return
+        for chunk in _chunks(log, position):
+            position += len(chunk)
+            lines = (rest + chunk).splitlines(keepends=True)
+            rest = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
+            shown = b"".join(text for line in lines if (text := format_line(line, options)) is not None)
+            data, left = _cut(shown, left)
+            if data:
+                yield data
+            if left == 0:
+                return
         if closed:
             return
         # Silent for as long as the container is; the client ends it by going away.
@@ -131,6 +129,16 @@ def _lines(log: Path, *, end: int) -> Iterator[bytes]:
                 if read > end:
                     return
                 yield line
+
+
+def _chunks(log: Path, position: int) -> Iterator[bytes]:
+    try:
+        with log.open("rb") as file:
+            file.seek(position)
+            while chunk := file.read(_CHUNK):
+                yield chunk
+    except FileNotFoundError:
+        return  # nothing was written yet
 
 
 def _size(log: Path) -> int:
