@@ -78,13 +78,13 @@ class ServiceHooks(Hooks):
             if name not in spec and name in was:
                 spec[name] = was[name]
         if spec["type"] == "ClusterIP" and was.get("type") in ("NodePort", "LoadBalancer"):
-            before = {(port["port"], port["protocol"]): port.get("nodePort") for port in was.get("ports", ())}
+            before = {(port.get("port"), port.get("protocol")): port.get("nodePort") for port in was.get("ports", ())}
             for port in spec.get("ports", ()):
                 if port.get("nodePort") == before.get((port.get("port"), port.get("protocol"))):
                     port.pop("nodePort", None)
             spec.pop("externalTrafficPolicy", None)
         elif spec["type"] in ("NodePort", "LoadBalancer"):
-            ports = {(port["port"], port["protocol"]): port.get("nodePort") for port in was.get("ports", ())}
+            ports = {(port.get("port"), port.get("protocol")): port.get("nodePort") for port in was.get("ports", ())}
             for port in spec.get("ports", ()):
                 kept = ports.get((port.get("port"), port.get("protocol")))
                 if kept and not port.get("nodePort"):
