@@ -13,6 +13,7 @@ from isthmus.lab.daemon import set_up_logging
 from isthmus.lab.statedir import StateDir
 from isthmus.lab.supervisor.clusters import Clusters
 from isthmus.lab.supervisor.commands import run
+from isthmus.lab.supervisor.nursery import Nursery
 from isthmus.lab.supervisor.segment import set_up_segment
 from isthmus.lab.supervisor.service import Service
 from isthmus.lab.supervisor.unit import Children
@@ -40,7 +41,9 @@ async def _serve(state: StateDir) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    clusters = Clusters(state, children=children, environment=os.environ)
+    nursery = Nursery(environment=os.environ)
+    nursery.start()
+    clusters = Clusters(state, children=children, nursery=nursery, environment=os.environ)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.setblocking(False)
     # The command that starts a supervisor holds the lab's lock, so a socket that exists belongs to a dead one.

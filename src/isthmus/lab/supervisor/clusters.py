@@ -18,11 +18,12 @@ import structlog
 from isthmus.lab.control import ClusterState, UnitSpec, UnitState
 from isthmus.lab.plan import ClusterPlan
 from isthmus.lab.statedir import StateDir
-from isthmus.lab.supervisor.commands import CommandError, enter
+from isthmus.lab.supervisor.commands import CommandError
 from isthmus.lab.supervisor.logfile import LogFile
+from isthmus.lab.supervisor.nursery import Nursery
 from isthmus.lab.supervisor.roster import write_roster
 from isthmus.lab.supervisor.segment import namespace_inodes, set_up_cluster, take_down_cluster
-from isthmus.lab.supervisor.unit import Children, Unit
+from isthmus.lab.supervisor.unit import Children, Place, Unit
 
 _KILL_ROUNDS = 50
 _KILL_PAUSE = 0.02
@@ -56,9 +57,12 @@ class RunningCluster:
 class Clusters:
     """All clusters of a lab."""
 
-    def __init__(self, state: StateDir, *, children: Children, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, state: StateDir, *, children: Children, nursery: Nursery, environment: Mapping[str, str]
+    ) -> None:
         self._state = state
         self._children = children
+        self._nursery = nursery
         self._environment = environment
         self._clusters: dict[str, RunningCluster] = {}
 
@@ -128,18 +132,16 @@ class Clusters:
 
     def _unit(self, cluster: str, spec: UnitSpec, descriptor: int | None) -> Unit:
         place = self._state.cluster(cluster)
-        inside = enter(place.node_namespace(spec.node, "net"), place.node_namespace(spec.node, "uts"))
-        argv = [*inside, *spec.argv]
-        if descriptor is not None:
-            argv += ["--listen-fd", str(descriptor)]
         return Unit(
             spec.name,
-            argv=argv,
+            argv=spec.argv,
             node=spec.node,
             log=LogFile(place.log(spec.name)),
             children=self._children,
             environment=self._environment,
-            descriptors=[] if descriptor is None else [descriptor],
+            place=Place(net=place.node_namespace(spec.node, "net"), uts=place.node_namespace(spec.node, "uts")),
+            nursery=self._nursery,
+            descriptor=descriptor,
         )
 
     def _write_roster(self) -> None:

@@ -11,17 +11,25 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+import msgspec
 import structlog
 
 from isthmus.aio.backoff import Backoff
+from isthmus.lab.supervisor.commands import enter
 from isthmus.lab.supervisor.logfile import LogFile
+from isthmus.lab.supervisor.nursery import Nursery, NurseryError, Seed
 
 STEADY = 10.0
 """Seconds."""
 _STOP_TIMEOUT = 5.0
 _READ_SIZE = 64 * 1024
+_UNCLAIMED = 64
+"""Ends of unknown processes that are remembered."""
 
 _log = structlog.get_logger()
 
@@ -31,14 +39,20 @@ class Children:
 
     def __init__(self) -> None:
         self._waiting: dict[int, Callable[[int], None]] = {}
+        # A process may end before the one who had it started knows its number.
+        self._unclaimed: OrderedDict[int, int] = OrderedDict()
 
     def install(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begins reaping; call it before the first child is started."""
         loop.add_signal_handler(signal.SIGCHLD, self.reap)
 
     def watch(self, pid: int, on_exit: Callable[[int], None]) -> None:
-        """Calls `on_exit` with the wait status when `pid`, a child, ends."""
-        self._waiting[pid] = on_exit
+        """Calls `on_exit` with the wait status when `pid`, a child, ends, or if it has ended a moment ago."""
+        status = self._unclaimed.pop(pid, None)
+        if status is None:
+            self._waiting[pid] = on_exit
+        else:
+            asyncio.get_running_loop().call_soon(on_exit, status)
 
     def reap(self) -> None:
         """Collects every child that has ended."""
@@ -52,10 +66,21 @@ class Children:
             on_exit = self._waiting.pop(pid, None)
             if on_exit is not None:
                 on_exit(status)
+                continue
+            self._unclaimed[pid] = status
+            while len(self._unclaimed) > _UNCLAIMED:
+                self._unclaimed.popitem(last=False)
+
+
+class Place(msgspec.Struct, frozen=True):
+    """The namespace files of the node that a unit runs on."""
+
+    net: Path
+    uts: Path
 
 
 class Unit:
-    """One kept-alive process. `argv` is run as it is; `descriptors` are inherited."""
+    """One kept-alive process; it inherits `descriptor`, if there is one, and is told its number as --listen-fd."""
 
     def __init__(
         self,
@@ -66,7 +91,9 @@ class Unit:
         log: LogFile,
         children: Children,
         environment: Mapping[str, str],
-        descriptors: Sequence[int] = (),
+        place: Place,
+        nursery: Nursery,
+        descriptor: int | None = None,
         backoff: Backoff | None = None,
     ) -> None:
         self.name = name
@@ -78,7 +105,11 @@ class Unit:
         self._log = log
         self._children = children
         self._environment = dict(environment)
-        self._descriptors = list(descriptors)
+        self._place = place
+        self._nursery = nursery
+        self._descriptor = descriptor
+        if descriptor is not None:
+            self._argv += ["--listen-fd", str(descriptor)]
         self._backoff = backoff or Backoff(base=0.2, cap=10.0, jitter=0.2)
         self._stopping = False
         self._ended = asyncio.Event()
@@ -93,30 +124,52 @@ class Unit:
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(writer, True)
         try:
-            # Popen is used to start only; waiting is the business of Children.
-            process = subprocess.Popen(
-                self._argv,
-                stdin=subprocess.DEVNULL,
-                stdout=writer,
-                stderr=writer,
-                env=self._environment,
-                pass_fds=self._descriptors,
-                start_new_session=True,
-                cwd="/",
-            )
-        except OSError as error:
-            os.close(reader)
-            self._restart_later(f"cannot start: {error}")
-            return
+            pid = self._fork(writer)
+        except (NurseryError, OSError) as error:
+            _log.warning("unit started the slow way", unit=self.name, reason=str(error))
+            try:
+                pid = self._spawn(writer)
+            except OSError as failure:
+                os.close(reader)
+                self._restart_later(f"cannot start: {failure}")
+                return
         finally:
             os.close(writer)
-        process.returncode = 0
-        self.pid = process.pid
+        self.pid = pid
         self.state = "running"
         self._started_at = loop.time()
         self._ended.clear()
         self._read_from(reader)
-        self._children.watch(process.pid, self._exited)
+        self._children.watch(pid, self._exited)
+
+    def _fork(self, output: int) -> int:
+        """Returns the number of a process forked from the nursery; raises NurseryError for what is not its kind."""
+        if self._argv[:2] != [sys.executable, "-m"]:
+            raise NurseryError("not a module")
+        extra = -1 if self._descriptor is None else self._descriptor
+        seed = Seed(
+            module=self._argv[2],
+            arguments=tuple(self._argv[3:]),
+            net=str(self._place.net),
+            uts=str(self._place.uts),
+            extra=extra,
+        )
+        return self._nursery.fork(seed, output=output, extra=self._descriptor)
+
+    def _spawn(self, output: int) -> int:
+        """Returns the number of a process started the ordinary way; raises OSError."""
+        process = subprocess.Popen(
+            [*enter(self._place.net, self._place.uts), *self._argv],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=self._environment,
+            pass_fds=[] if self._descriptor is None else [self._descriptor],
+            start_new_session=True,
+            cwd="/",
+        )
+        process.returncode = 0  # waiting is the business of Children
+        return process.pid
 
     async def stop(self, *, grace: float = _STOP_TIMEOUT) -> None:
         """Ends the process: SIGTERM, after `grace` seconds SIGKILL. Returns when it is gone."""
