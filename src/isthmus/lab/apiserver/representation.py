@@ -5,7 +5,7 @@ Protobuf is not spoken: a client that accepts nothing else gets 406, as the real
 """
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -71,20 +71,20 @@ class Renderer:
         return msgspec.json.encode(_partial(decode(self.resource, stored)))
 
     def many(self, objects: Sequence[Stored], metadata: Json) -> bytes:
-        """Returns a list; `metadata` holds its resourceVersion, continue and remainingItemCount."""
+        """Returns a list; `metadata` holds its resourceVersion, continue and remainingItemCount.
+
+        Rows and items are encoded one by one, so that only one object at a time is held decoded.
+        """
         if self._columns is not None:
-            return msgspec.json.encode(self._table(objects, metadata))
+            head = self._table([], metadata)
+            rows = (msgspec.json.encode(self._row(stored)) for stored in objects)
+            return _joined(head, "rows", rows)
         if self.form.shape:
-            items = [_partial(decode(self.resource, stored)) for stored in objects]
             head = {"kind": "PartialObjectMetadataList", "apiVersion": f"{META_GROUP}/v1", "metadata": metadata}
-            return msgspec.json.encode({**head, "items": items})
+            items = (msgspec.json.encode(_partial(decode(self.resource, stored))) for stored in objects)
+            return _joined(head, "items", items)
         head = {"kind": f"{self.resource.kind}List", "apiVersion": self.resource.api_version, "metadata": metadata}
-        parts = [msgspec.json.encode(head)[:-1], b',"items":[']
-        for index, stored in enumerate(objects):
-            parts.append(b",{" if index else b"{")
-            parts.append(stored.tail)
-        parts.append(b"]}")
-        return b"".join(parts)
+        return _joined(head, "items", (b"{" + stored.tail for stored in objects))
 
     def event(self, kind: str, stored: Stored) -> bytes:
         """Returns a line of a watch."""
@@ -114,23 +114,28 @@ class Renderer:
         return msgspec.json.encode({"type": "BOOKMARK", "object": value}) + b"\n"
 
     def _table(self, objects: Sequence[Stored], metadata: Json) -> Json:
-        columns = self._columns
-        rows: list[Json] = []
-        for stored in objects if columns is not None else ():
-            value = decode(self.resource, stored)
-            row: Json = {"cells": columns.row(value, self._now) if columns is not None else []}
-            if self._include == "Object":
-                row["object"] = value
-            elif self._include == "Metadata":
-                row["object"] = _partial(value)
-            rows.append(row)
         return {
             "kind": "Table",
             "apiVersion": f"{META_GROUP}/v1",
             "metadata": metadata,
-            "columnDefinitions": columns.definitions if columns is not None else (),
-            "rows": rows,
+            "columnDefinitions": self._columns.definitions if self._columns is not None else (),
+            "rows": [self._row(stored) for stored in objects],
         }
+
+    def _row(self, stored: Stored) -> Json:
+        value = decode(self.resource, stored)
+        row: Json = {"cells": self._columns.row(value, self._now) if self._columns is not None else []}
+        if self._include == "Object":
+            row["object"] = value
+        elif self._include == "Metadata":
+            row["object"] = _partial(value)
+        return row
+
+
+def _joined(head: Json, name: str, items: Iterable[bytes]) -> bytes:
+    """Returns `head` as JSON with the encoded `items` as its last member."""
+    rest = {key: item for key, item in head.items() if key != name}
+    return b'%s,"%s":[%s]}' % (msgspec.json.encode(rest)[:-1], name.encode(), b",".join(items))
 
 
 def _partial(value: Json) -> Json:

@@ -5,7 +5,7 @@ with a route per resource was rejected. Nothing here knows a kind.
 """
 
 import datetime
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 import structlog
@@ -26,6 +26,7 @@ from isthmus.lab.apiserver.writing import Writing, answer
 
 _log = structlog.get_logger(__name__)
 
+PIECE = 64 * 1024  # bytes of an answer in one write
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
 
 
@@ -161,6 +162,8 @@ class Server:
         if form.media == "application/yaml" and isinstance(response.body, bytes):
             response.body = as_yaml(response.body)
             response.content_type = form.media
+        if request.method == "GET" and isinstance(response.body, bytes) and len(response.body) > PIECE:
+            return await _in_pieces(request, response.body, response.headers)
         return response
 
     async def _perform(
@@ -182,6 +185,18 @@ class Server:
         if target.subresource == "scale":
             return answer(msgspec.json.encode(self._writing.scale(target, stored)))
         return answer(renderer.one(stored))
+
+
+async def _in_pieces(request: web.Request, body: bytes, headers: Mapping[str, str]) -> web.StreamResponse:
+    """Sends a large body piece by piece: TLS buffers grow to the largest write of a connection and never shrink."""
+    response = web.StreamResponse(headers={"Content-Type": headers["Content-Type"]})
+    response.content_length = len(body)
+    await response.prepare(request)
+    view = memoryview(body)
+    for start in range(0, len(view), PIECE):
+        await response.write(view[start : start + PIECE])
+    await response.write_eof()
+    return response
 
 
 def aggregated_form(accept: str) -> str:

@@ -22,8 +22,7 @@ from isthmus.lab.apiserver.watchcache import Watcher
 BOOKMARK_INTERVAL = 60.0  # seconds, as the real server
 MIN_DURATION = 1800  # seconds that a watch lasts if its client does not say; up to twice that
 LOST_GRACE = 5.0  # seconds for a slow client to read that it was dropped
-BATCH = 256  # events in one write
-CHUNK = 256 * 1024  # bytes of initial events in one write
+CHUNK = 64 * 1024  # bytes of events in one write: TLS buffers grow to the largest, for good
 
 
 def _check_options(query: Mapping[str, str]) -> bool | None:
@@ -138,7 +137,11 @@ async def _stream(
             return
         if watcher.ended:
             return
-        lines = [renderer.event(*watcher.pending.popleft()) for _ in range(min(BATCH, len(watcher.pending)))]
+        lines: list[bytes] = []
+        size = 0
+        while watcher.pending and size < CHUNK:
+            lines.append(renderer.event(*watcher.pending.popleft()))
+            size += len(lines[-1])
         await response.write(b"".join(lines))
         if loop.time() >= end:
             return
