@@ -11,37 +11,8 @@ from isthmus.kube.reflector import Put, Snapshot
 from isthmus.model.endpoint import Cluster, Endpoint
 from isthmus.model.mesh import ClusterJoined, ClusterSynced, EndpointTold
 from isthmus.ruleset.layout import PEERS
-from isthmus.ruleset.table import Delta
-from isthmus.ruleset.text import replacement, script
-from tests.support.fake_kernel import FakeKernel
+from tests.support.agent_writer import FakeWriter
 from tests.unit.agent.test_view import NODE, pod, policy
-
-
-class FakeWriter:
-    """The kernel in memory behind the agent's writer interface."""
-
-    def __init__(self) -> None:
-        self.kernel = FakeKernel()
-        self.calls: list[str] = []
-        self.touched = False
-
-    async def replace(self, whole: Delta) -> None:
-        self.calls.append("replace")
-        self.kernel.run(replacement(whole))
-        self.touched = False
-
-    async def apply(self, delta: Delta) -> None:
-        self.calls.append("structure" if delta.structural else "elements")
-        if delta.structural:
-            self.kernel.run(script(delta))
-        else:
-            self.kernel.apply(delta.changes)
-
-    async def intact(self) -> bool:
-        return not self.touched
-
-    async def present(self) -> bool:
-        return self.kernel.exists
 
 
 @pytest.fixture
