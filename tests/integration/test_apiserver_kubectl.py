@@ -276,6 +276,7 @@ async def test_exec_attach_and_logs_go_through_the_node(server: ApiServer, space
         status, _, complaints = await server.run("-n", space, "exec", "p", "--", "false")
         assert status == 3
         assert "exit code 3" in complaints
+        assert "exit code" not in await server.fails("-n", space, "exec", "p", "--", "die")
         output = await server.ok("-n", space, "exec", "-i", "p", "--", "cat", stdin="through both half-closes\n")
         assert output == "ran cat\nthrough both half-closes\n"
         output = await server.ok("-n", space, "attach", "p", "-i", stdin="typed\n")

@@ -247,6 +247,10 @@ class FakeNode:
         socket = web.WebSocketResponse(protocols=("v5.channel.k8s.io",))
         await socket.prepare(request)
         command = request.query.getall("command", [])
+        if command == ["die"]:
+            assert request.transport is not None
+            request.transport.abort()
+            return socket
         await socket.send_bytes(b"\x01" + " ".join(["ran", *command]).encode() + b"\n")
         await socket.send_bytes(b"\x02a complaint\n")
         if request.query.get("input"):

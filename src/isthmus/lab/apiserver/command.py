@@ -34,6 +34,7 @@ from isthmus.lab.apiserver.storage import Storage, StorageError
 from isthmus.lab.apiserver.strategies.base import Network, Settings
 
 SHUTDOWN_TIME = 5.0  # seconds for requests under way
+KEEPALIVE = 600.0  # seconds of an idle connection; longer than Go clients keep theirs, so that they close first
 BACKLOG = 128
 
 _log = structlog.get_logger(__name__)
@@ -194,7 +195,11 @@ async def serve(arguments: argparse.Namespace) -> None:
         loop.add_signal_handler(number, stop.set)
     writer = asyncio.create_task(state.run(), name="state")
     runner = web.AppRunner(
-        server.application(), access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_TIME
+        server.application(),
+        access_log=None,
+        handler_cancellation=True,
+        shutdown_timeout=SHUTDOWN_TIME,
+        keepalive_timeout=KEEPALIVE,
     )
     sweeper: asyncio.Task[None] | None = None
     try:

@@ -41,6 +41,38 @@ _WORDS = {
     "metadata": "Name, labels and life cycle of the object",
     "spec": "What is wanted",
     "status": "What was last seen; written by the system",
+    "name": "The name, unique where it stands",
+    "namespace": "The namespace of what is named",
+    "labels": "Keys and values that selectors select by",
+    "annotations": "Keys and values that nothing selects by",
+    "finalizers": "What must be done before the object can go",
+    "containers": "The containers of the pod; at least one",
+    "initContainers": "Containers that run one after the other before the others start",
+    "image": "The image to run, with its tag",
+    "command": "The program and its first arguments, instead of the image's own",
+    "args": "Arguments, instead of the image's own",
+    "env": "Variables of the environment",
+    "nodeName": "The node that runs the pod; set by the scheduler",
+    "replicas": "How many pods are wanted",
+    "selector": "Which pods are meant",
+    "template": "What the pods look like",
+    "podSelector": "Which pods are meant, by their labels; empty means all",
+    "namespaceSelector": "Which namespaces are meant, by their labels; empty means all",
+    "ipBlock": "Which addresses are meant",
+    "cidr": "A network, e.g. 10.0.0.0/8 or 2001:db8::/32",
+    "except": "Networks within the cidr that are not meant",
+    "policyTypes": "Which directions are restricted: Ingress, Egress",
+    "ingress": "What may come in; nothing if it is empty",
+    "egress": "What may go out; nothing if it is empty",
+    "from": "Who may connect; everyone if it is empty",
+    "to": "Who may be connected to; everyone if it is empty",
+    "ports": "Which ports are meant",
+    "port": "A port, by number or by name",
+    "endPort": "The last port of a range that begins at port",
+    "protocol": "TCP, UDP or SCTP",
+    "clusterIP": "The address of the Service within the cluster; None for none",
+    "targetPort": "The port of the pods, by number or by name",
+    "nodePort": "The port on every node",
 }
 _WRITE_PARAMETERS = ("dryRun", "fieldManager", "fieldValidation")
 
@@ -95,8 +127,9 @@ class _Document:
             schema["x-kubernetes-patch-merge-key"] = field.merge_key
         if field.atomic:
             schema["x-kubernetes-map-type"] = "atomic"
-        if field.name in _WORDS:
-            schema["description"] = _WORDS[field.name]
+        described = _WORDS.get(field.name) or ("" if field.scalar else field.target().description)
+        if described:
+            schema["description"] = described
         return schema
 
     def _scalar(self, kind: str) -> Json:

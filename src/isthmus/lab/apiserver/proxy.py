@@ -30,6 +30,7 @@ CLOSE_TIME = 5.0  # seconds for the second side to close
 _DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 _DEFAULT_PORT = 10250
 _LOG_PARAMETERS = ("follow", "previous", "timestamps", "tailLines", "sinceSeconds", "sinceTime", "limitBytes", "stream")
+_RESERVED_CODES = (1004, 1005, 1006, 1015)  # RFC 6455: may not be sent; here the connection broke
 _ERROR_CHANNEL = b"\x03"
 _STREAMS = {"stdin": "input", "stdout": "output", "stderr": "error", "tty": "tty"}
 
@@ -123,7 +124,9 @@ class NodeProxy:
         except (aiohttp.ClientError, TimeoutError) as failure:
             if not response.prepared:
                 raise _unreachable(url, failure) from failure
-            return response  # cut short: the status line is out, an unended body is all that is left to say
+            if request.transport is not None:
+                request.transport.abort()  # the status line is out: a body that never ends is all that is left to say
+            return response
         await response.write_eof()
         return response
 
@@ -194,6 +197,8 @@ async def _couple(client: web.WebSocketResponse, node: aiohttp.ClientWebSocketRe
         done, _ = await asyncio.wait((first, second), return_when=asyncio.FIRST_COMPLETED)
         ended = first if first in done else second
         code, reason = ended.result()
+        if code in _RESERVED_CODES:
+            code = aiohttp.WSCloseCode.INTERNAL_ERROR
         for side in (client, node):
             try:
                 async with asyncio.timeout(CLOSE_TIME):

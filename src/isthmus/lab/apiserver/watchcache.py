@@ -19,8 +19,8 @@ from isthmus.lab.apiserver.errors import Json
 from isthmus.lab.apiserver.kinds import Resource
 from isthmus.lab.apiserver.selectors import Selection
 
-MAX_HISTORY = 2048  # changes of one resource
-MAX_HISTORY_BYTES = 8 * 1024 * 1024
+MAX_HISTORY = 1024  # changes of one resource
+MAX_HISTORY_BYTES = 4 * 1024 * 1024
 MAX_PENDING = 1024  # changes that a watcher may be behind
 
 Key = tuple[str, str]
