@@ -1,6 +1,8 @@
 """Scripts through libnftables and through the nft program: the same result, the same words."""
 
 import errno
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -146,3 +148,20 @@ def test_a_missing_privilege_is_told_as_such(node: World):
 
     assert isinstance(error, NftError)
     assert error.errno == errno.EPERM
+
+
+LARGE = """
+from isthmus.kernel.nftables import Nft
+keys = ", ".join(f"10.0.{n >> 8}.{n & 255}" for n in range(12_000))
+with Nft() as nft:
+    nft.run("add table inet t\\nadd set inet t s { type ipv4_addr; }\\nadd element inet t s { " + keys + " }\\n")
+    print(nft.run("list set inet t s").count(","))
+"""
+
+
+def test_a_large_script_needs_no_privilege_beyond_the_namespace():
+    """Twelve thousand elements are more than `wmem_default` and less than any `wmem_max`."""
+    sandbox = ["unshare", "--user", "--map-root-user", "--net", sys.executable, "-c", LARGE]
+    done = subprocess.run(sandbox, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert int(done.stdout) > 11_000  # a listing of a table that the kernel is still growing lacks some

@@ -12,6 +12,7 @@ Rejected: JSON in and out. It is no faster, undocumented in places, and nobody c
 
 import contextlib
 import ctypes
+import errno
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ from typing import Protocol, Self
 
 from isthmus.kernel.errors import KernelError, NftError
 from isthmus.kernel.namespaces import inside_descriptor, own_namespace
-from isthmus.kernel.sockets import NetfilterSocket
+from isthmus.kernel.sockets import NetfilterSocket, too_large, widen
 
 LIBRARY = "libnftables.so.1"
 PROGRAM_TIMEOUT = 60  # seconds for the nft program; the library has none, as it waits for the kernel alone
@@ -159,9 +160,13 @@ class _Library:
         self._library.nft_ctx_free(self._context)
 
     def _new_context(self) -> int:
+        before = _sockets()
         context = self._library.nft_ctx_new(0)
         if not context:
             raise KernelError("libnftables: no memory for a context")
+        for link, descriptor in _sockets().items():
+            if link not in before:
+                widen(descriptor)
         if self._library.nft_ctx_buffer_output(context) or self._library.nft_ctx_buffer_error(context):
             self._library.nft_ctx_free(context)
             raise KernelError("libnftables: no memory for a buffer")
@@ -210,13 +215,26 @@ class _Program:
         """Has nothing to free."""
 
 
+def _sockets() -> dict[str, int]:
+    """Returns the sockets of this process: what /proc calls them, which is unique, and a descriptor of each."""
+    found: dict[str, int] = {}
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            link = os.readlink(f"/proc/self/fd/{name}")
+            if link.startswith("socket:"):
+                found[link] = int(name)
+    return found
+
+
 def _error(script: str, errors: str) -> NftError:
     """Returns the exception for what nft printed: the first place it names, and the script's own line there."""
     found = _PLACE.search(errors)
     if found is None:
         bare = _BARE.search(errors)
         message = bare["message"] if bare else errors.strip()[:MAX_ERROR] or "nft failed without a word"
-        return NftError(f"nft: {message}", errno=_errno(message))
+        number = _errno(message)
+        hint = f": {too_large(f'a script of {len(script)} bytes')}" if number == errno.EMSGSIZE else ""
+        return NftError(f"nft: {message}{hint}", errno=number)
     line, column, message = int(found["line"]), int(found["column"]), found["message"]
     source = ""
     with contextlib.suppress(IndexError):

@@ -13,6 +13,7 @@ the last message tells the end.
 """
 
 import errno
+import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ MAX_BATCH = 256 << 20  # bytes in one transaction; a million map elements are ab
 RECEIVE_BUFFER = 4 << 20  # bytes; some 4,000 refused messages
 DATAGRAM = 64 << 10  # bytes; the kernel never sends a larger netlink datagram to a dump
 TIMEOUT = 5  # seconds
+LARGEST = 64 << 20  # bytes; asks for more than any limit, the kernel cuts it down
 OVERHEAD = 64 << 10  # bytes the kernel counts against the send buffer beyond the data
 
 
@@ -120,11 +122,7 @@ class NetfilterSocket:
             self._socket.send(data)
         except OSError as error:
             if error.errno == errno.EMSGSIZE:
-                raise KernelError(
-                    f"a transaction of {len(data)} bytes is over what net.core.wmem_max ({_wmem_max()} bytes) lets "
-                    "this user send at once; split it, raise that sysctl on the host, or run as root",
-                    errno=errno.EMSGSIZE,
-                ) from error
+                raise KernelError(too_large(f"a transaction of {len(data)} bytes"), errno=errno.EMSGSIZE) from error
             raise KernelError(f"netlink send: {error}", errno=error.errno or 0) from error
 
     def _grow(self, force: int, plain: int, size: int) -> None:
@@ -182,8 +180,31 @@ def _reason(error: OSError) -> str:
     return describe(error.errno or 0)
 
 
-def _wmem_max() -> str:
+def widen(descriptor: int) -> None:
+    """Gives a netlink socket of another library the largest send buffer an unprivileged user may have.
+
+    libnftables 1.0 grows its own only by SO_SNDBUFFORCE, so where that is not allowed it stays at `wmem_default`.
+    A descriptor of anything else is left alone.
+    """
     try:
-        return Path("/proc/sys/net/core/wmem_max").read_text().strip()
+        with socket.socket(fileno=os.dup(descriptor)) as other:
+            if other.family == socket.AF_NETLINK:
+                other.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _wmem_max() or LARGEST)
     except OSError:
-        return "unknown"
+        return
+
+
+def too_large(what: str) -> str:
+    """Returns what to tell about a transaction that does not fit the send buffer."""
+    return (
+        f"{what} is over what net.core.wmem_max ({_wmem_max() or 'unknown'} bytes) lets this "
+        "user send at once; split it, raise that sysctl on the host, or run as root"
+    )
+
+
+def _wmem_max() -> int:
+    """Returns the sysctl, 0 if it cannot be read: it is the host's, and not shown in every network namespace."""
+    try:
+        return int(Path("/proc/sys/net/core/wmem_max").read_text())
+    except (OSError, ValueError):
+        return 0
