@@ -9,6 +9,7 @@ import random
 from collections.abc import Mapping
 
 import msgspec
+import structlog
 from aiohttp import web
 
 from isthmus.lab.apiserver import errors
@@ -18,6 +19,8 @@ from isthmus.lab.apiserver.representation import Renderer
 from isthmus.lab.apiserver.routing import Target, flag, number, version_of
 from isthmus.lab.apiserver.state import State
 from isthmus.lab.apiserver.watchcache import Watcher
+
+_log = structlog.get_logger(__name__)
 
 BOOKMARK_INTERVAL = 60.0  # seconds, as the real server
 MIN_DURATION = 1800  # seconds that a watch lasts if its client does not say; up to twice that
@@ -77,6 +80,7 @@ async def watch(request: web.Request, *, state: State, target: Target, renderer:
 
     def on_lost() -> None:
         nonlocal cut
+        _log.warning("watch_dropped", resource=target.resource.qualified, agent=request.headers.get("User-Agent", ""))
         if transport is not None:
             cut = loop.call_later(LOST_GRACE, transport.abort)
 
