@@ -158,7 +158,8 @@ def status(state: StateDir, output: str) -> None:
             down = [row["name"] for row in own if row["state"] != "running"]
             text = f"{len(own)} processes run" if not down else f"not running: {', '.join(down)}"
             click.echo(f"{'✗' if down else '✓'} {cluster['name']}: {text}")
-        click.echo(f"{sum(row['memory'] for row in rows) / 2**20:.0f} MiB of memory in all (pods not counted)")
+        count, memory = _whole(state)
+        click.echo(f"{memory / 2**20:.0f} MiB of memory in {count} processes, pods included")
     if waiting:
         sys.exit(1)
 
@@ -323,6 +324,18 @@ def _process_rows(state: StateDir) -> list[dict[str, Any]]:
     ]
 
 
+def _whole(state: StateDir) -> tuple[int, int]:
+    from isthmus.lab.inspection import whole_memory
+    from isthmus.lab.launch import connect
+
+    with _errors():
+        connection = connect(state)
+        if connection is None:
+            return 0, 0
+        with connection:
+            return whole_memory(connection)
+
+
 @contextlib.contextmanager
 def _errors() -> Iterator[None]:
     """Turns what the lab raises into one line for people."""
@@ -349,8 +362,8 @@ def _errors() -> Iterator[None]:
         raise click.ClickException(str(error)) from error
 
 
-def _tick(text: str) -> None:
-    click.echo(f" ✓ {text}", err=True)
+def _tick(text: str, good: bool = True, /) -> None:
+    click.echo(f" {'✓' if good else '!'} {text}", err=True)
 
 
 def _print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -25,7 +26,14 @@ from isthmus.lab.statedir import StateDir
 READY_LIMIT = 90.0
 """Seconds until API server and nodes must be ready."""
 
-Tell = Callable[[str], None]
+
+class Tell(Protocol):
+    """Tells people of a step that is done, or (False) of something they should know."""
+
+    def __call__(self, text: str, good: bool = True, /) -> None:
+        """Writes one line."""
+
+
 Planner = Callable[[list[ClusterPlan]], ClusterPlan]
 
 
@@ -76,7 +84,11 @@ def create_cluster(
         if merge_into is not None:
             merge_user_config(state, plan.name, merge_into)
         connection.ask(Commit(plan.name))
-        write_lab_config(state, [cluster.plan for cluster in connection.ask(Describe()).clusters])
+        clusters = connection.ask(Describe()).clusters
+        write_lab_config(state, [cluster.plan for cluster in clusters])
+        for unit in (unit for cluster in clusters if cluster.plan == plan for unit in cluster.units):
+            if unit.restarts:
+                tell(f"{unit.name} had to be started again; see: isthmus lab logs {plan.name} {unit.name}", False)
     return plan
 
 

@@ -47,6 +47,13 @@ def processes(connection: Connection) -> list[ProcessRow]:
     return rows
 
 
+def whole_memory(connection: Connection) -> tuple[int, int]:
+    """Returns (processes, bytes) of everything in the lab, pods included."""
+    supervisor = connection.supervisor_pid
+    pids = _inside(supervisor)
+    return len(pids), sum(_memory(pid) for pid in pids)
+
+
 def run_in_node(connection: Connection, state: StateDir, *, cluster: str, node: str, argv: Sequence[str]) -> int:
     """Runs a program of this machine in a node's namespaces, on this terminal; returns its exit code.
 
@@ -156,24 +163,47 @@ def _position(path: Path) -> tuple[int, int]:
 
 def _outside_numbers(supervisor: int) -> dict[int, int]:
     """Returns the process numbers inside the lab -> those of this machine."""
-    try:
-        space = os.readlink(f"/proc/{supervisor}/ns/pid")
-    except OSError:
-        return {}
     numbers = {}
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        try:
-            if os.readlink(f"/proc/{entry}/ns/pid") != space:
-                continue
-            status = Path(f"/proc/{entry}/status").read_text()
-        except OSError:
-            continue
-        for line in status.splitlines():
-            if line.startswith("NSpid:"):
-                numbers[int(line.split()[-1])] = int(entry)
+    depth = len(_namespace_numbers(supervisor))
+    for pid in _inside(supervisor):
+        own = _namespace_numbers(pid)
+        if len(own) == depth:
+            numbers[own[-1]] = pid
     return numbers
+
+
+def _inside(supervisor: int) -> list[int]:
+    """Returns the processes of the lab: those in its PID namespace or below it."""
+    depth = len(_namespace_numbers(supervisor))
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            children.setdefault(_parent(int(entry)), []).append(int(entry))
+    found, queue = [], [supervisor]
+    while queue:
+        pid = queue.pop()
+        if len(_namespace_numbers(pid)) >= depth > 0:
+            found.append(pid)
+        queue += children.get(pid, [])
+    return found
+
+
+def _namespace_numbers(pid: int) -> list[int]:
+    """Returns the numbers of a process in each PID namespace, this machine's first; empty if it is gone."""
+    return [int(word) for word in _status_field(pid, "NSpid:")]
+
+
+def _parent(pid: int) -> int:
+    words = _status_field(pid, "PPid:")
+    return int(words[0]) if words else 0
+
+
+def _status_field(pid: int, name: str) -> list[str]:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return []
+    return next((line.split()[1:] for line in lines if line.startswith(name)), [])
 
 
 def _memory(pid: int) -> int:

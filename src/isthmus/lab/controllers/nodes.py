@@ -44,7 +44,7 @@ class NodeLifecycle:
         self._nodes = nodes
         self._leases = leases
         self._pods = pods
-        self._seen: dict[str, tuple[str, float]] = {}
+        self._seen: dict[str, tuple[tuple[str, str], float]] = {}
 
     async def run(self) -> None:
         """Judges every node; raises KubeError."""
@@ -55,7 +55,7 @@ class NodeLifecycle:
         for node in self._nodes:
             name = node.metadata.name
             names.add(name)
-            silent = self._silence(name, now=now) > GRACE
+            silent = self._silence(node, now=now) > GRACE
             if silent and node.ready == "True":
                 await self._lost(node)
             elif not silent and node.ready == "True":
@@ -63,12 +63,14 @@ class NodeLifecycle:
         self._seen = {name: seen for name, seen in self._seen.items() if name in names}
         await self._collect_orphans(names)
 
-    def _silence(self, name: str, *, now: float) -> float:
+    def _silence(self, node: Node, *, now: float) -> float:
+        name = node.metadata.name
         lease = self._leases.get("kube-node-lease", name)
-        renewed = "" if lease is None else lease.spec.renewTime
+        # Both count, because a status that is back may be seen before the Lease that was renewed with it.
+        signs = (node.heartbeat, "" if lease is None else lease.spec.renewTime)
         seen = self._seen.get(name)
-        if seen is None or seen[0] != renewed:
-            self._seen[name] = (renewed, now)
+        if seen is None or seen[0] != signs:
+            self._seen[name] = (signs, now)
             return 0.0
         return now - seen[1]
 

@@ -1,5 +1,6 @@
 """What the controllers read of API objects."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -79,10 +80,16 @@ class NodeSpec(msgspec.Struct, frozen=True):
     taints: tuple[Taint, ...] = ()
 
 
+class NodeCondition(Condition, frozen=True):
+    """core/v1 NodeCondition."""
+
+    lastHeartbeatTime: str = ""
+
+
 class NodeStatus(msgspec.Struct, frozen=True):
     """core/v1 NodeStatus."""
 
-    conditions: tuple[Condition, ...] = ()
+    conditions: tuple[NodeCondition, ...] = ()
     allocatable: dict[str, Any] = {}
 
 
@@ -96,6 +103,11 @@ class Node(KubeObject, frozen=True, kw_only=True):
     def ready(self) -> str:
         """Its Ready condition: True, False or Unknown."""
         return _condition(self.status.conditions, "Ready")
+
+    @property
+    def heartbeat(self) -> str:
+        """When its status was last written by itself."""
+        return max((condition.lastHeartbeatTime for condition in self.status.conditions), default="")
 
 
 class NamespaceSpec(msgspec.Struct, frozen=True):
@@ -135,7 +147,7 @@ class Meta(KubeObject, frozen=True, kw_only=True):
     metadata: ObjectMeta
 
 
-def _condition(conditions: tuple[Condition, ...], kind: str) -> str:
+def _condition(conditions: Sequence[Condition], kind: str) -> str:
     for condition in conditions:
         if condition.type == kind:
             return condition.status

@@ -41,6 +41,11 @@ class StatusPublisher:
             self._settled.clear()
             self._changed.set()
 
+    def refresh(self) -> None:
+        """Asks for the latest status to be written again, because somebody overwrote it."""
+        self._written = None
+        self._changed.set()
+
     async def flush(self, *, limit: float) -> bool:
         """Waits until the latest status is written, at most `limit` seconds; tells whether it is."""
         try:

@@ -8,6 +8,7 @@ import asyncio
 import datetime
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ import structlog
 
 from isthmus import __version__
 from isthmus.kube.client import Client, Patch
-from isthmus.kube.errors import AlreadyExists, KubeError, NotFound
+from isthmus.kube.errors import KubeError, NotFound
 from isthmus.kube.resources import LEASES, NODES
 from isthmus.lab.node.server import PORT
 from isthmus.lab.node.status import stamp
@@ -50,7 +51,6 @@ class Registration:
         self._client = client
         self._facts = facts
         self._trouble = ""
-        self._began = time.time()
 
     async def serve(self) -> None:
         """Works until cancelled."""
@@ -58,10 +58,10 @@ class Registration:
         while True:
             pause = RENEW_INTERVAL
             try:
+                await self._renew()
                 if time.monotonic() >= status_due:
                     await self._write_node()
                     status_due = time.monotonic() + STATUS_INTERVAL
-                await self._renew()
             except NotFound:
                 status_due, pause = 0.0, 0.5  # the Node or its namespace was deleted
             except KubeError as error:
@@ -77,21 +77,14 @@ class Registration:
             await asyncio.sleep(pause)
 
     async def _write_node(self) -> None:
-        status = {"status": node_status(self._facts, now=time.time(), began=self._began)}
         try:
-            await self._client.patch(
-                NODES, self._facts.name, status, type=dict, kind=Patch.STRATEGIC, subresource="status"
-            )
+            current = await self._client.get(NODES, self._facts.name, type=dict)
         except NotFound:
-            try:
-                await self._client.create(NODES, node_object(self._facts), type=dict)
-            except AlreadyExists:
-                pass
-            else:
-                _log.info("node registered", node=self._facts.name)
-            await self._client.patch(
-                NODES, self._facts.name, status, type=dict, kind=Patch.STRATEGIC, subresource="status"
-            )
+            current = await self._client.create(NODES, node_object(self._facts), type=dict)
+            _log.info("node registered", node=self._facts.name)
+        known = (current.get("status") or {}).get("conditions") or []
+        body = {"status": node_status(self._facts, now=time.time(), known=known)}
+        await self._client.patch(NODES, self._facts.name, body, type=dict, kind=Patch.STRATEGIC, subresource="status")
 
     async def _renew(self) -> None:
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -126,8 +119,9 @@ def node_object(facts: NodeFacts) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": facts.name, "labels": labels}, "spec": spec}
 
 
-def node_status(facts: NodeFacts, *, now: float, began: float) -> dict[str, Any]:
-    """Returns the status of a node that is well; `began` is when this process came to life."""
+def node_status(facts: NodeFacts, *, now: float, known: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the status of a node that is well; `known` are the conditions that the API has."""
+    before = {condition.get("type"): condition for condition in known}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024
     resources = {"cpu": str(os.cpu_count() or 1), "memory": f"{memory}Ki", "pods": str(MAX_PODS)}
     release = os.uname()
@@ -151,7 +145,7 @@ def node_status(facts: NodeFacts, *, now: float, began: float) -> dict[str, Any]
                 "reason": reason,
                 "message": message,
                 "lastHeartbeatTime": stamp(now),
-                "lastTransitionTime": stamp(began),
+                "lastTransitionTime": _last_change(before.get(kind), value) or stamp(now),
             }
             for kind, value, reason, message in conditions
         ],
@@ -169,6 +163,12 @@ def node_status(facts: NodeFacts, *, now: float, began: float) -> dict[str, Any]
             "bootID": "",
         },
     }
+
+
+def _last_change(before: dict[str, Any] | None, value: str) -> str:
+    if before is None or before.get("status") != value:
+        return ""
+    return str(before.get("lastTransitionTime") or "")
 
 
 def _architecture() -> str:

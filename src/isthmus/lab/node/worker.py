@@ -42,6 +42,8 @@ PUBLISH_LIMIT = 10.0
 SERVE_LIMIT = 15.0
 """Seconds that a server program may take until it listens; after that it counts as ready all the same."""
 _SERVE_PAUSE = 0.02
+NODE_NOT_READY = "NodeNotReady"
+"""The reason with which the node controller overwrites conditions that are ours."""
 _RETRY = 10.0
 """Seconds until something that the pod cannot do without is tried again."""
 _KEPT_RUNS = 2
@@ -106,6 +108,9 @@ class PodWorker:
     def update(self, pod: Pod) -> None:
         """Takes a newer version of the API object."""
         self.pod = pod
+        if any(condition.get("reason") == NODE_NOT_READY for condition in pod.status.conditions):
+            # The node controller thought this node lost.
+            self._publisher.refresh()
         self._wake.set()
 
     def gone(self) -> None:
@@ -223,8 +228,9 @@ class PodWorker:
             return
         self._tell("Created", f"Created container: {container.name}", container=container)
         self._tell("Started", f"Started container {container.name}", container=container)
-        self._put(msgspec.structs.replace(record, process=run.process))
-        self._follow(container, run, ports=served_ports(spec["argv"]))
+        ports = served_ports(spec["argv"])
+        self._put(msgspec.structs.replace(record, process=run.process, ready=not ports))
+        self._follow(container, run, ports=ports)
         self.place.container(container.name, attempt - _KEPT_RUNS).remove()
 
     def _adopt(self) -> None:
