@@ -22,7 +22,8 @@ def test_interpreter_agrees_with_evaluator_for_packets_of_both_directions(world:
     for flow in flows:
         verdict = evaluate(world, flow)
         own = not w.NODE_ADDRESSES.isdisjoint((flow.source, flow.destination))
-        for reply in (False, True):
+        unknown = any("not known yet" in half.reason for half in verdict.halves)
+        for reply in (False,) if unknown else (False, True):  # what cannot be opened has no replies
             packet = Packet(flow, reply=reply, from_node=own)
             note(f"{flow} reply={reply}: {verdict}")
             assert passes(table, packet) is verdict.allowed

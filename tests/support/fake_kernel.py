@@ -25,7 +25,7 @@ MAX_COMMENT = 128
 MAX_DEPTH = 16
 
 _COMMAND = re.compile(r"(add|delete|flush) (table|chain|set|map|rule|element) inet (\S+)(?: (\S+))?(?: (.*))?")
-_JUMP = re.compile(r"\b(?:jump|goto) (\S+)")
+_JUMP = re.compile(r"\b(?:jump|goto) ([A-Za-z0-9_]+)")
 _LOOKUP = re.compile(r"@([A-Za-z0-9_]+)")
 _STRING = re.compile(r'"[^"]*"')
 _FIELDS = {field.value: field for field in Field}

@@ -1,6 +1,6 @@
 """Applies a Delta to a Table as the kernel would, refusing what the kernel refuses."""
 
-from isthmus.ruleset.rules import Chain, GoBy, JumpTo, KeepFrom, Lookup
+from isthmus.ruleset.rules import ByState, Chain, GoBy, GoTo, JumpTo, KeepFrom, Lookup
 from isthmus.ruleset.sets import Jump
 from isthmus.ruleset.table import Delta, Table
 
@@ -49,6 +49,8 @@ def _uses(chain: Chain) -> list[str]:
             match statement:
                 case Lookup(_, name, _) | GoBy(_, name) | KeepFrom(_, name):
                     used.append(name)
-                case JumpTo(name):
+                case JumpTo(name) | GoTo(name):
                     used.append(name)
+                case ByState(unjudgeable, new):
+                    used += filter(None, (unjudgeable, new))
     return used

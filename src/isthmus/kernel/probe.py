@@ -74,7 +74,10 @@ CONSTRUCTS = (
         (
             "add chain $T tracked",
             "add rule $T tracked ct direction original ct state related return",
-            "add rule $T tracked ct state invalid,untracked return",
+            "add chain $T opened",
+            "add chain $T other",
+            "add rule $T tracked ct state vmap { new : jump opened, invalid : jump other, untracked : jump other }",
+            "add rule $T other meta nfproto ipv6 goto opened",
         ),
     ),
     Construct(

@@ -13,11 +13,13 @@ from isthmus.model.flow import Flow
 from isthmus.policy.rules import Address
 from isthmus.ruleset.rules import (
     AddressIn,
+    ByState,
     Drop,
     Expr,
     Family,
     FromThisNode,
     GoBy,
+    GoTo,
     HasProtocol,
     InDirection,
     JumpTo,
@@ -30,7 +32,6 @@ from isthmus.ruleset.rules import (
     Return,
     Rule,
     Statement,
-    Unjudgeable,
 )
 from isthmus.ruleset.sets import Jump, Value
 from isthmus.ruleset.table import Table
@@ -39,14 +40,23 @@ MAX_JUMPS = 16  # NFT_JUMP_STACK_SIZE
 
 
 class Packet(msgspec.Struct):
-    """A packet of the connection `flow` (original tuple, after DNAT) as it passes the node's postrouting hook."""
+    """A packet of the connection `flow` (original tuple, after DNAT) as it passes the node's postrouting hook.
+
+    It opens the connection (`new`) unless it is a reply or said to be a later one.
+    """
 
     flow: Flow
     reply: bool = False
     tracked: bool = True
+    later: bool = False
     from_node: bool = False
     related_error: bool = False
     scratch: int = 0
+
+    @property
+    def new(self) -> bool:
+        """Tells whether conntrack has seen nothing of the connection but packets like this one."""
+        return self.tracked and not self.reply and not self.later
 
 
 class UnsetScratch(AssertionError):
@@ -92,6 +102,11 @@ def _run_rule(table: Table, packet: Packet, rule: Rule, depth: int) -> _Verdict 
             case GoBy(field, name):
                 target = _mapped(table, packet, field, name)
                 return _run(table, packet, target.chain, depth - 1) if isinstance(target, Jump) else _Verdict.BREAK
+            case GoTo(chain):
+                return _run(table, packet, chain, depth - 1) or _Verdict.RETURN
+            case ByState(unjudgeable, new):
+                state = unjudgeable if not packet.tracked else new if packet.new else ""
+                return _run(table, packet, state, depth - 1) if state else _Verdict.BREAK
             case Keep(number):
                 packet.scratch = number
             case KeepFrom(field, name):
@@ -131,8 +146,6 @@ def _holds(table: Table, packet: Packet, statement: Statement) -> bool:
             return packet.from_node
         case RelatedError():
             return packet.related_error
-        case Unjudgeable():
-            return not packet.tracked
         case NeighbourDiscovery():
             return packet.flow.protocol == 58 and not packet.tracked and 133 <= packet.flow.port <= 137
     raise TypeError(f"not a condition: {statement}")

@@ -21,12 +21,14 @@ from isthmus.policy.gate import Gate, Ports
 from isthmus.policy.rules import CidrPeer, Direction, Network, PodPeer, PortRange
 from isthmus.ruleset.rules import (
     AddressIn,
+    ByState,
     Chain,
     Drop,
     Expr,
     Family,
     FromThisNode,
     GoBy,
+    GoTo,
     HasProtocol,
     InDirection,
     JumpTo,
@@ -38,13 +40,14 @@ from isthmus.ruleset.rules import (
     Return,
     Rule,
     Statement,
-    Unjudgeable,
     ports_of,
 )
 from isthmus.ruleset.sets import Field, Holds, Key, SetSpec
 
 HOOK = "type filter hook postrouting priority srcnat - 5; policy accept;"
 BASE = "postrouting"
+BASE6 = "postrouting6"
+NEW = {4: "new4", 6: "new6"}
 UNTRACKED = "untracked"
 UNKNOWN = "unknown_pod"
 KEEP_PEER = {Direction.INGRESS: "peer_is_source", Direction.EGRESS: "peer_is_target"}
@@ -70,20 +73,26 @@ def family_of(ip: str) -> int:
 def base_chains(*, pod_cidrs: Iterable[Network], guarded: frozenset[Direction]) -> tuple[Chain, ...]:
     """Returns the chains that every node has.
 
-    `guarded` are the directions in which some policy of the cluster isolates: in them, a packet of a pod of this node
-    that is not known yet (an address of `pod_cidrs` that is neither in `pods` nor the node's own) is dropped.
+    `guarded` are the directions in which some policy of the cluster isolates: in them, a pod of this node that is not
+    known yet (an address of `pod_cidrs` that is neither in `pods` nor the node's own) cannot open or accept a
+    connection.
+    Each family has its own way, so that an IPv4 packet passes no rule for IPv6.
     """
-    rules = [Rule((GoBy(_SOURCE[v], EGRESS[v].name),)) for v in (4, 6)]
-    rules += [Rule((GoBy(_TARGET[v], INGRESS[v].name),)) for v in (4, 6)]
-    for cidr in sorted(pod_cidrs, key=str):
-        for direction, side in ((Direction.EGRESS, _SOURCE), (Direction.INGRESS, _TARGET)):
-            if direction in guarded:
-                address = side[cidr.version]
-                unknown = Lookup((address,), PODS[cidr.version].name, negated=True)
-                rules.append(Rule((AddressIn(address, (cidr,)), unknown, JumpTo(UNKNOWN))))
-    rules.append(Rule((Unjudgeable(), JumpTo(UNTRACKED))))
+    cidrs = sorted(pod_cidrs, key=str)
+    chains = [_base(version, guard=bool(guarded) and any(c.version == version for c in cidrs)) for version in (4, 6)]
+    for version in (4, 6):
+        rules = [
+            Rule(
+                (AddressIn(side[version], (cidr,)), Lookup((side[version],), PODS[version].name, True), JumpTo(UNKNOWN))
+            )
+            for cidr in cidrs
+            if cidr.version == version
+            for direction, side in ((Direction.EGRESS, _SOURCE), (Direction.INGRESS, _TARGET))
+            if direction in guarded
+        ]
+        chains.append(Chain(NEW[version], tuple(rules), comment="connections that are being opened"))
     return (
-        Chain(BASE, tuple(rules), hook=HOOK),
+        *chains,
         Chain(
             UNTRACKED,
             (
@@ -110,6 +119,17 @@ def base_chains(*, pod_cidrs: Iterable[Network], guarded: frozenset[Direction]) 
             for direction, side in ((Direction.INGRESS, _SOURCE), (Direction.EGRESS, _TARGET))
         ),
     )
+
+
+def _base(version: int, *, guard: bool) -> Chain:
+    judge = (
+        Rule((GoBy(_SOURCE[version], EGRESS[version].name),)),
+        Rule((GoBy(_TARGET[version], INGRESS[version].name),)),
+        Rule((ByState(UNTRACKED, NEW[version] if guard else ""),)),
+    )
+    if version == 6:
+        return Chain(BASE6, judge)
+    return Chain(BASE, (Rule((Family(6), GoTo(BASE6))), *judge), hook=HOOK)
 
 
 class Layout(msgspec.Struct, frozen=True):

@@ -76,8 +76,14 @@ class RelatedError(msgspec.Struct, frozen=True):
     """Is the packet an ICMP error about a connection that is already known."""
 
 
-class Unjudgeable(msgspec.Struct, frozen=True):
-    """Does the packet belong to no connection that conntrack follows."""
+class ByState(msgspec.Struct, frozen=True):
+    """Jumps to `new` for packets that open a connection, to `unjudgeable` for those of none that conntrack follows.
+
+    Without `new` (empty) the former just go on.
+    """
+
+    unjudgeable: str
+    new: str = ""
 
 
 class NeighbourDiscovery(msgspec.Struct, frozen=True):
@@ -110,6 +116,12 @@ class JumpTo(msgspec.Struct, frozen=True):
     chain: str
 
 
+class GoTo(msgspec.Struct, frozen=True):
+    """Goes on in another chain and does not come back."""
+
+    chain: str
+
+
 class Return(msgspec.Struct, frozen=True):
     """Goes back to the calling chain: the packet is allowed here."""
 
@@ -127,12 +139,13 @@ Statement = (
     | Lookup
     | FromThisNode
     | RelatedError
-    | Unjudgeable
+    | ByState
     | NeighbourDiscovery
     | Keep
     | KeepFrom
     | GoBy
     | JumpTo
+    | GoTo
     | Return
     | Drop
 )

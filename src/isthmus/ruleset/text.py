@@ -11,12 +11,14 @@ from isthmus.policy.rules import Network
 from isthmus.ruleset.rules import (
     MAX_COMMENT,
     AddressIn,
+    ByState,
     Chain,
     Drop,
     Expr,
     Family,
     FromThisNode,
     GoBy,
+    GoTo,
     HasProtocol,
     InDirection,
     JumpTo,
@@ -29,7 +31,6 @@ from isthmus.ruleset.rules import (
     Return,
     Rule,
     Statement,
-    Unjudgeable,
 )
 from isthmus.ruleset.sets import ElementChange, Field, Jump, Key, SetSpec, Value
 from isthmus.ruleset.table import NAME, Delta, chains_first
@@ -145,8 +146,9 @@ def _statement(statement: Statement) -> str:
             return "fib saddr type local"
         case RelatedError():
             return "ct state related meta l4proto { icmp, ipv6-icmp }"
-        case Unjudgeable():
-            return "ct state invalid,untracked"
+        case ByState(unjudgeable, new):
+            first = f"new : jump {new}, " if new else ""
+            return f"ct state vmap {{ {first}invalid : jump {unjudgeable}, untracked : jump {unjudgeable} }}"
         case NeighbourDiscovery():
             return "meta l4proto ipv6-icmp icmpv6 type 133-137"
         case Keep(number):
@@ -157,6 +159,8 @@ def _statement(statement: Statement) -> str:
             return f"{field.value} vmap @{name}"
         case JumpTo(chain):
             return f"jump {chain}"
+        case GoTo(chain):
+            return f"goto {chain}"
         case Return():
             return "return"
         case Drop():
