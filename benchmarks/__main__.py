@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 BENCHMARKS = {
+    "enforcement": "in a lab: policy acknowledged -> enforced, pod -> known in the other cluster; memory",
     "agent": "the agent alone: a change told -> committed by the kernel; memory",
     "dataplane": "TCP connections and bulk throughput of a policed pod against conntrack only",
     "elements": "set elements into the kernel: one change, first load, by netlink and by text",
