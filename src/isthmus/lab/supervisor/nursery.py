@@ -92,6 +92,12 @@ class Nursery:
         process.returncode = 0  # reaped by PID 1, as everything is
         self._socket = ours
 
+    def stop(self) -> None:
+        """Lets the nursery end; what it has forked goes on."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
     def fork(self, seed: Seed, *, output: int, extra: int | None) -> int:
         """Returns the process number of a new daemon that writes to `output`; raises NurseryError."""
         if self._socket is None:
@@ -104,8 +110,7 @@ class Nursery:
             sprout = msgspec.json.decode(answer, type=Sprout)
         except (OSError, msgspec.DecodeError) as error:
             # Started anew for the next unit; this one need not wait for that.
-            self._socket.close()
-            self._socket = None
+            self.stop()
             raise NurseryError(f"the nursery does not answer: {error}") from error
         if sprout.error:
             raise NurseryError(sprout.error)
@@ -133,7 +138,13 @@ def main(number: int) -> None:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-        control.sendall(msgspec.json.encode(sprout))
+        try:
+            control.sendall(msgspec.json.encode(sprout))
+        except OSError:
+            # The supervisor has given up on us and starts this daemon itself: there must not be two.
+            if sprout.pid:
+                os.kill(sprout.pid, signal.SIGKILL)
+            return
 
 
 def _plant(seed: Seed, descriptors: list[int]) -> int:
