@@ -91,7 +91,7 @@ class Publisher:
 
     def doubt(self) -> None:
         """The store's server was restarted: looks whether it still holds what it held."""
-        self._keeper.doubt()
+        self._keeper.beat()
 
     def retain(self, clusters: Collection[str]) -> None:
         """Says which clusters there are by configuration: everything of any other is removed from the store."""
@@ -163,6 +163,8 @@ class Publisher:
 
     def _leave(self, name: str) -> None:
         self._members.pop(name, None)
+        # Readers believe a removal only of a writer that they heard of late, so a heartbeat goes ahead.
+        self._keeper.beat()
         cached = name != self._own
         self._gone(kvstore.config_key(name))
         marks = [kvstore.synced_key(name, kind, cached=c) for kind in Kind for c in (False, True)]

@@ -173,7 +173,7 @@ class Tracker:
         return "not started yet"
 
 
-async def serve(options: TrackerOptions, *, connect: Connect | None = None) -> None:
+async def serve(options: TrackerOptions, *, connect: Connect | None = None, reread: float = REREAD) -> None:
     """Runs a tracker until cancelled.
 
     Raises ClustersError, ChildError, StoreError or BindError for what cannot work, before anything is published.
@@ -185,7 +185,7 @@ async def serve(options: TrackerOptions, *, connect: Connect | None = None) -> N
     health = HealthServer(options.metrics_bind_address, flag="--metrics-bind-address", registry=registry)
     async with AsyncExitStack() as stack:
         store, child = await stack.enter_async_context(_open_store(options))
-        tracker = Tracker(options, specs, store=store, child=child, registry=registry, connect=connect)
+        tracker = Tracker(options, specs, store=store, child=child, registry=registry, connect=connect, reread=reread)
         if child is not None:
             child.on_restart = tracker.store_restarted
         tracker.add_checks(health)

@@ -105,7 +105,9 @@ async def _attempt(
             events = state.arrived(answer.header, answer.events)
             if state.doubt is not None:
                 return
-            yield Changes(events)
+            # What came again after a break is no news; no events at all is: the server is alive.
+            if events or not answer.events:
+                yield Changes(events)
 
 
 def _ignore(_state: State) -> None:

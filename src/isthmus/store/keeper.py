@@ -94,8 +94,8 @@ class Keeper:
         """Waits until everything in the ledger is stored; as long as the store is away, that is for ever."""
         await self._idle.wait()
 
-    def doubt(self) -> None:
-        """The store may have been replaced: looks at once instead of at the next write."""
+    def beat(self) -> None:
+        """Sends a heartbeat before the next write; so a store that was replaced is noticed at once."""
         self._due["pulse"] = 0.0
         self.wake()
 
@@ -106,8 +106,8 @@ class Keeper:
                 await self._resume()
                 while True:
                     await self._chores()
-                    await self._write()
                     self._up()
+                    await self._write()
                     if self._ledger.pending == 0:
                         self._idle.set()
                         await self._sleep()

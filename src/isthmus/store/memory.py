@@ -76,9 +76,12 @@ class MemoryStore:
         self._wake()
 
     def compact(self, revision: int) -> None:
-        """Forgets history before `revision`."""
+        """Forgets history before `revision`, and its deletions too, as etcd before 3.4.36 and 3.5.18 does."""
         self._oldest = max(self._oldest, revision)
-        self._history = [entry for entry in self._history if entry[0] >= revision]
+        kept = [entry for entry in self._history if entry[0] >= revision]
+        if kept and kept[0][0] == revision:
+            kept[0] = (revision, tuple(event for event in kept[0][1] if not isinstance(event, Removed)))
+        self._history = kept
 
     def expire(self, lease: int) -> None:
         """Ends a lease as its time running out would."""

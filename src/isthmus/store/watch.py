@@ -5,6 +5,10 @@ cluster and member ids do not tell: a single member with default settings has th
 directory, and a watch in the future of a fresh server waits silently while everything it would have told is lost.
 So history is recognised by our own random epoch key as well, by the cluster id, and by the revision never going back.
 
+A watch starts *at* the last revision that was delivered, and what comes again is dropped. Starting after it would lose
+deletions: etcd before 3.4.36 and 3.5.18 lets a watch start at the very revision of a compaction, which has already
+taken the deletions of that revision (etcd issue 19179); one revision earlier it refuses, and we list.
+
 The resume point moves only with delivered events, never with progress notifications: etcd before 3.4.25 and 3.5.8 could
 send those ahead of events. The price is a listing where a quiet watch meets a compaction, and a listing changes
 nothing for consumers, who are told differences. Rejected: listing after every break, simple and right, but a restarted
@@ -38,8 +42,8 @@ class WatchState:
 
     @property
     def start_revision(self) -> int:
-        """The revision from which to watch."""
-        return self.revision + 1
+        """The revision from which to watch: the last one that was delivered, once more."""
+        return max(self.revision, 1)
 
     def listed(self, header: Header, *, epoch: bytes | None) -> None:
         """A whole listing was delivered; `epoch` was read from the same server before it."""

@@ -170,6 +170,19 @@ async def test_a_cluster_that_left_loses_membership_first_then_marks_then_data()
     assert max(positions["cache/ip/"]) < min(positions["identities/v1/c2"])
 
 
+async def test_a_heartbeat_goes_ahead_of_the_removal_of_a_cluster():
+    store = MemoryStore()
+    async with publishing(store) as publisher:
+        publisher.apply(world(C1) + world(C2))
+        await publisher.settled()
+        before = len(store._history)
+        publisher.apply([ClusterLeft("c2")])
+        await publisher.settled()
+    keys_then = [event.key for _, events in store._history[before:] for event in events]
+
+    assert keys_then[0] == kvstore.HEARTBEAT
+
+
 async def test_a_restart_on_old_data_prunes_only_when_the_cluster_is_told_in_full():
     store = MemoryStore()
     async with publishing(store) as publisher:

@@ -80,6 +80,19 @@ async def test_compaction_during_an_outage_is_met_with_a_listing(store):
     assert values(item) == {b"p/b": b"2"}
 
 
+async def test_a_deletion_at_the_very_revision_of_a_compaction_is_not_lost(store):
+    await store.commit([Put(b"p/a", b"1"), Put(b"p/b", b"1")])
+    async with aclosing(follow(store, b"p/")) as items:
+        await anext(items)
+        store.restart()
+        last = await store.commit([Delete(b"p/a"), Put(b"p/c", b"1")])
+        store.compact(last.header.revision)
+        item = await anext(items)
+
+    assert isinstance(item, Snapshot)
+    assert set(values(item)) == {b"p/b", b"p/c"}
+
+
 async def test_an_outage_is_told_and_yields_nothing(store):
     states: list[State] = []
     backoff = Backoff(base=1, cap=4, jitter=0)

@@ -20,11 +20,13 @@ def test_it_starts_with_a_listing():
     assert WatchState().doubt is Doubt.START
 
 
-def test_it_watches_from_the_revision_after_the_listing():
+def test_it_watches_from_the_revision_of_the_listing_and_drops_what_comes_again():
+    """Starting one later would lose deletions of that revision to a compaction at it (etcd issue 19179)."""
     state = listed(10)
 
     assert state.doubt is None
-    assert state.start_revision == 11
+    assert state.start_revision == 10
+    assert state.arrived(header(10), (KeyValue(b"a", b"", 10),)) == ()
 
 
 def test_it_resumes_after_the_last_delivered_event_not_after_a_sign_of_life():
@@ -32,7 +34,7 @@ def test_it_resumes_after_the_last_delivered_event_not_after_a_sign_of_life():
     state.arrived(header(30), (KeyValue(b"a", b"", 12),))
     state.arrived(header(40), ())
 
-    assert state.start_revision == 13
+    assert state.start_revision == 12
     assert state.opened(header(40), epoch=b"e") is None
 
 
@@ -73,4 +75,4 @@ def test_a_compaction_asks_for_a_listing_and_the_listing_ends_the_doubt():
     assert state.doubt is Doubt.COMPACTED
     state.listed(header(50), epoch=b"e")
     assert state.doubt is None
-    assert state.start_revision == 51
+    assert state.start_revision == 50
