@@ -14,7 +14,6 @@ from isthmus.lab.control import UnitSpec
 from isthmus.lab.pki import Authority, write_pair, write_private
 from isthmus.lab.plan import ClusterPlan, Mode, NodePlan, service_address
 from isthmus.lab.statedir import ClusterDir, StateDir
-from isthmus.lab.supervisor.roster import roster_path
 
 API_PORT = 6443
 ETCD_PORT = 2379
@@ -151,7 +150,7 @@ def _tracker_unit(state: StateDir, plan: ClusterPlan) -> UnitSpec:
     flags = {
         "cluster-name": plan.name,
         "cluster-id": plan.id,
-        "clusters-file": roster_path(state),
+        "clusters-file": state.roster,
         "data-dir": place.root / "etcd",
         "etcd-listen": _store_url(plan),
         "etcd-ca": place.pki / "etcd-ca.crt",
@@ -175,7 +174,7 @@ def _agent_unit(state: StateDir, plan: ClusterPlan, node: NodePlan) -> UnitSpec:
     words = list(_isthmus("agent"))
     if plan.mode is Mode.STANDALONE:
         words.append("--standalone")
-        flags["clusters-file"] = roster_path(state)
+        flags["clusters-file"] = state.roster
     else:
         flags |= {
             "etcd-endpoint": _store_url(plan),

@@ -17,9 +17,9 @@ from isthmus.lab import kubeconfig
 from isthmus.lab.components import api_unit, other_units, write_credentials
 from isthmus.lab.control import Commit, Connection, Create, Delete, Describe, Start
 from isthmus.lab.images.rootfs import Rootfs
-from isthmus.lab.launch import connect, start_supervisor, wait_until_gone
+from isthmus.lab.launch import check_programs, connect, start_supervisor, wait_until_gone
 from isthmus.lab.pki import write_private
-from isthmus.lab.plan import ClusterPlan, PlanError
+from isthmus.lab.plan import ClusterPlan, Mode, PlanError
 from isthmus.lab.probe import ApiProbe, NotReadyError
 from isthmus.lab.statedir import StateDir
 
@@ -71,6 +71,7 @@ def create_cluster(
         plan = planner(running(connection))
         listener = _listen(api_port)
     with connection, listener:
+        check_programs(_programs(plan.mode))
         port = listener.getsockname()[1]
         shutil.rmtree(state.cluster(plan.name).root, ignore_errors=True)
         Rootfs(state.images).prepare()
@@ -92,6 +93,12 @@ def create_cluster(
     return plan
 
 
+def _programs(mode: Mode) -> dict[str, str]:
+    """Returns the programs that a mode needs, with their Debian packages."""
+    needed = {} if mode is Mode.NONE else {"nft": "nftables"}
+    return needed | ({"etcd": "etcd-server"} if mode is Mode.TRACKER else {})
+
+
 def _await_cluster(state: StateDir, plan: ClusterPlan, connection: Connection, *, tell: Tell) -> None:
     deadline = time.monotonic() + READY_LIMIT
     probe = ApiProbe(kubeconfig.load(state.cluster(plan.name).kubeconfig("admin")))
@@ -111,7 +118,7 @@ def _await_cluster(state: StateDir, plan: ClusterPlan, connection: Connection, *
 
 def _keep_logs(state: StateDir, plan: ClusterPlan) -> Path:
     """Copies the logs of a cluster that is about to be taken down, so that one can see why."""
-    kept = state.root / "failed" / plan.name
+    kept = state.failed / plan.name
     shutil.rmtree(kept, ignore_errors=True)
     shutil.copytree(state.cluster(plan.name).logs, kept, dirs_exist_ok=True)
     return kept

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from isthmus.lab.control import Connection, NoSupervisor
@@ -44,12 +45,18 @@ def connect(state: StateDir) -> Connection | None:
         return None
 
 
+def check_programs(needed: Mapping[str, str]) -> None:
+    """Raises LaunchError unless these programs are installed; values are the names of their packages."""
+    path = child_environment()["PATH"]
+    missing = [f"{name} (package {package})" for name, package in needed.items() if not shutil.which(name, path=path)]
+    if missing:
+        raise LaunchError(f"not installed: {', '.join(missing)}")
+
+
 def start_supervisor(state: StateDir) -> None:
     """Starts the supervisor and waits until it answers; raises LaunchError. The lab's lock must be held."""
     environment = child_environment()
-    missing = [f"{name} (package {package})" for name, package in _NEEDED.items() if not _found(name, environment)]
-    if missing:
-        raise LaunchError(f"not installed: {', '.join(missing)}")
+    check_programs(_NEEDED)
     words = namespace_words(environment)
     with state.supervisor_log.open("ab") as log:
         state.supervisor_log.chmod(0o600)
@@ -122,10 +129,6 @@ def child_environment() -> dict[str, str]:
     environment["MALLOC_ARENA_MAX"] = "2"
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     return environment
-
-
-def _found(name: str, environment: dict[str, str]) -> bool:
-    return shutil.which(name, path=environment["PATH"]) is not None
 
 
 def _namespace_hint() -> str:

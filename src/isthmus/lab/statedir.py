@@ -30,6 +30,10 @@ class StateDir:
         self.socket = root / "supervisor.sock"
         self.supervisor_log = root / "supervisor.log"
         self.kubeconfig = root / "kubeconfig"
+        self.roster = root / "clusters.yaml"
+        """Name, ID and credentials of every cluster, for trackers and stand-alone agents."""
+        self.failed = root / "failed"
+        """Logs of clusters that did not come up."""
 
     def cluster(self, name: str) -> "ClusterDir":
         """Returns the paths of one cluster."""
@@ -64,9 +68,9 @@ class StateDir:
     def sweep(self) -> list[str]:
         """Removes what a lab that no longer runs left; returns the names of the clusters that were there."""
         stale = sorted(path.name for path in self.clusters.iterdir()) if self.clusters.is_dir() else []
-        for path in (self.clusters, self.images, self.run):
+        for path in (self.clusters, self.images, self.run, self.failed):
             shutil.rmtree(path, ignore_errors=True)
-        for path in (self.socket, self.kubeconfig):
+        for path in (self.socket, self.kubeconfig, self.roster):
             path.unlink(missing_ok=True)
         return stale
 

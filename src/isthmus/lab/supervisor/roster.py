@@ -5,17 +5,11 @@ Invariant: readers see the old list or the new one, never a part. It is JSON, wh
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
 
 import msgspec
 
 from isthmus.lab.plan import ClusterPlan
 from isthmus.lab.statedir import StateDir
-
-
-def roster_path(state: StateDir) -> Path:
-    """Returns where the list is."""
-    return state.root / "clusters.yaml"
 
 
 def write_roster(state: StateDir, plans: Iterable[ClusterPlan]) -> None:
@@ -29,9 +23,8 @@ def write_roster(state: StateDir, plans: Iterable[ClusterPlan]) -> None:
         }
         for plan in sorted(plans, key=lambda plan: plan.id)
     ]
-    path = roster_path(state)
-    draft = path.with_suffix(".new")
+    draft = state.roster.with_suffix(".new")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(entries)) + b"\n")
-    os.replace(draft, path)
+    os.replace(draft, state.roster)
