@@ -1,7 +1,7 @@
 """Codecs of the key-value layout: what goes in comes out, and no bytes bring a decoder down."""
 
 import json
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +11,7 @@ from isthmus.model.identity import Identity, number_range
 from isthmus.model.labels import CLUSTER_KEYS, NAMESPACE_NAME
 from isthmus.wire import kvstore
 from isthmus.wire.kvstore import CodecError, ConfigKey, DataKey, Kind, Membership, SyncedKey
+from isthmus.wire.kvstore.checks import address_fault
 
 names = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?", fullmatch=True)
 clusters = st.builds(Cluster, names.filter(lambda n: n != "default"), st.integers(1, 255))
@@ -95,6 +96,18 @@ def test_keys_round_trip(cluster, name, ip, cached, kind):
     assert parse(kvstore.node_key(c, name, cached=cached)) == DataKey(Kind.NODES, c, name, cached)
     assert parse(kvstore.endpoint_key(c, ip, cached=cached)) == DataKey(Kind.ENDPOINTS, owner, ip, cached)
     assert parse(kvstore.identity_key(c, number, cached=cached)) == DataKey(Kind.IDENTITIES, owner, str(number), cached)
+
+
+@given(st.one_of(addresses, st.from_regex(r"[0-9]{1,3}(\.[0-9]{1,3}){2,4}", fullmatch=True), st.text(max_size=20)))
+def test_the_fast_path_for_addresses_says_what_the_library_says(text):
+    try:
+        expected = str(ip_address(text)) == text
+    except ValueError:
+        expected = False
+    if "%" in text or text.startswith("::ffff:"):
+        return
+
+    assert (address_fault(text) is None) == expected
 
 
 json_like = st.recursive(

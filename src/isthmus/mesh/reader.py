@@ -4,6 +4,7 @@ Fail static: while the store is away nothing is told, because nothing is known t
 After any reconnect only differences are told, removals included.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -122,7 +123,9 @@ async def follow(
                 state.contact()
                 if isinstance(item, Snapshot):
                     _log.info(LISTED, keys=len(item.pairs), reason=item.reason)
-                    events = reading.snapshot(item.pairs, now=state.now())
+                    events: list[MeshEvent] = []
+                    for events in reading.pieces(item.pairs, now=state.now()):
+                        await asyncio.sleep(0)
                 else:
                     events = reading.changes(item.events, now=state.now())
                 if events:

