@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,6 +91,12 @@ def test_a_killed_supervisor_takes_everything_along_and_the_next_create_cleans_u
     done = small.isthmus("lab", "create", "solo", "--nodes", "1", "--policy", "none")
     assert "Removed what an earlier lab left: solo" in done.stderr
     assert small.kubectl("solo", "get", "pods", "-o", "name").stdout == ""
+
+
+def test_a_lab_whose_directory_is_removed_ends_by_itself(small: Lab) -> None:
+    start_pod(small, "web")
+    shutil.rmtree(small.directory, ignore_errors=True)
+    until(lambda: not processes_of(small), "all processes are gone")
 
 
 def test_a_killed_node_process_finds_its_pods_again(shared: Lab) -> None:

@@ -18,6 +18,9 @@ from isthmus.lab.supervisor.segment import set_up_segment
 from isthmus.lab.supervisor.service import Service
 from isthmus.lab.supervisor.unit import Children
 
+_REACHABLE_INTERVAL = 2.0
+"""Seconds; files tell nobody that they are gone."""
+
 _log = structlog.get_logger()
 
 
@@ -54,8 +57,10 @@ async def _serve(state: StateDir) -> None:
     _log.info("lab started", directory=str(state.root))
     serving = asyncio.create_task(Service(listener, clusters=clusters).serve())
     stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    losing = asyncio.create_task(_until_unreachable(state.socket))
+    await asyncio.wait({serving, stopping, losing}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
+    losing.cancel()
     # PID 1 takes every other process with it, so a signal needs no orderly shutdown of clusters.
     state.socket.unlink(missing_ok=True)
     listener.close()
@@ -63,6 +68,27 @@ async def _serve(state: StateDir) -> None:
         serving.result()
     else:
         serving.cancel()
+
+
+async def _until_unreachable(path: Path) -> None:
+    """Returns when the socket at `path` is no longer ours: the directory was removed under the running lab.
+
+    Nobody could then ask this supervisor for anything, not even to end, so it does so by itself.
+    """
+    own = await asyncio.to_thread(_inode, path)
+    while True:
+        await asyncio.sleep(_REACHABLE_INTERVAL)
+        if await asyncio.to_thread(_inode, path) != own:
+            break
+    _log.warning("state directory was removed, lab ends", socket=str(path))
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 if __name__ == "__main__":
