@@ -124,7 +124,8 @@ async def follow(
                 if isinstance(item, Snapshot):
                     _log.info(LISTED, keys=len(item.pairs), reason=item.reason)
                     events: list[MeshEvent] = []
-                    for events in reading.pieces(item.pairs, now=state.now()):
+                    for piece in reading.pieces(item.pairs, now=state.now()):
+                        events = piece
                         await asyncio.sleep(0)
                 else:
                     events = reading.changes(item.events, now=state.now())

@@ -84,7 +84,6 @@ class Link:
         self.revoke = _call(unary, "Lease/LeaseRevoke", rpc.LeaseRevokeRequest, rpc.LeaseRevokeResponse)
         self.status = _call(unary, "Maintenance/Status", rpc.StatusRequest, rpc.StatusResponse)
         self.members = _call(unary, "Cluster/MemberList", rpc.MemberListRequest, rpc.MemberListResponse)
-        self.alarm = _call(unary, "Maintenance/Alarm", rpc.AlarmRequest, rpc.AlarmResponse)
         self.keep_alive = _call(stream, "Lease/LeaseKeepAlive", rpc.LeaseKeepAliveRequest, rpc.LeaseKeepAliveResponse)
         self.watch = _call(stream, "Watch/Watch", rpc.WatchRequest, rpc.WatchResponse)
 

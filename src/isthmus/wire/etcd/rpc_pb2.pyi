@@ -23,23 +23,6 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class _AlarmType:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _AlarmTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlarmType.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    NONE: _AlarmType.ValueType  # 0
-    NOSPACE: _AlarmType.ValueType  # 1
-    CORRUPT: _AlarmType.ValueType  # 2
-
-class AlarmType(_AlarmType, metaclass=_AlarmTypeEnumTypeWrapper): ...
-
-NONE: AlarmType.ValueType  # 0
-NOSPACE: AlarmType.ValueType  # 1
-CORRUPT: AlarmType.ValueType  # 2
-Global___AlarmType: _TypeAlias = AlarmType  # noqa: Y015
-
 @_typing.final
 class ResponseHeader(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -725,92 +708,6 @@ class LeaseKeepAliveResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LeaseKeepAliveResponse: _TypeAlias = LeaseKeepAliveResponse  # noqa: Y015
-
-@_typing.final
-class AlarmRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    class _AlarmAction:
-        ValueType = _typing.NewType("ValueType", _builtins.int)
-        V: _TypeAlias = ValueType  # noqa: Y015
-
-    class _AlarmActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[AlarmRequest._AlarmAction.ValueType], _builtins.type):
-        DESCRIPTOR: _descriptor.EnumDescriptor
-        GET: AlarmRequest._AlarmAction.ValueType  # 0
-        ACTIVATE: AlarmRequest._AlarmAction.ValueType  # 1
-        DEACTIVATE: AlarmRequest._AlarmAction.ValueType  # 2
-
-    class AlarmAction(_AlarmAction, metaclass=_AlarmActionEnumTypeWrapper): ...
-    GET: AlarmRequest.AlarmAction.ValueType  # 0
-    ACTIVATE: AlarmRequest.AlarmAction.ValueType  # 1
-    DEACTIVATE: AlarmRequest.AlarmAction.ValueType  # 2
-
-    ACTION_FIELD_NUMBER: _builtins.int
-    MEMBERID_FIELD_NUMBER: _builtins.int
-    ALARM_FIELD_NUMBER: _builtins.int
-    action: Global___AlarmRequest.AlarmAction.ValueType
-    memberID: _builtins.int
-    alarm: Global___AlarmType.ValueType
-    def __init__(
-        self,
-        *,
-        action: Global___AlarmRequest.AlarmAction.ValueType = ...,
-        memberID: _builtins.int = ...,
-        alarm: Global___AlarmType.ValueType = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "alarm", b"alarm", "memberID", b"memberID"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___AlarmRequest: _TypeAlias = AlarmRequest  # noqa: Y015
-
-@_typing.final
-class AlarmMember(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    MEMBERID_FIELD_NUMBER: _builtins.int
-    ALARM_FIELD_NUMBER: _builtins.int
-    memberID: _builtins.int
-    alarm: Global___AlarmType.ValueType
-    def __init__(
-        self,
-        *,
-        memberID: _builtins.int = ...,
-        alarm: Global___AlarmType.ValueType = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "memberID", b"memberID"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___AlarmMember: _TypeAlias = AlarmMember  # noqa: Y015
-
-@_typing.final
-class AlarmResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    HEADER_FIELD_NUMBER: _builtins.int
-    ALARMS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def header(self) -> Global___ResponseHeader: ...
-    @_builtins.property
-    def alarms(self) -> _containers.RepeatedCompositeFieldContainer[Global___AlarmMember]: ...
-    def __init__(
-        self,
-        *,
-        header: Global___ResponseHeader | None = ...,
-        alarms: _abc.Iterable[Global___AlarmMember] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "header", b"header"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___AlarmResponse: _TypeAlias = AlarmResponse  # noqa: Y015
 
 @_typing.final
 class StatusRequest(_message.Message):
