@@ -71,7 +71,7 @@ class Stage:
     """Runs commands where the user can see them."""
 
     def __init__(self, *, environ: Mapping[str, str], write: Callable[[str], None]) -> None:
-        self._environ = dict(environ)
+        self.environ = dict(environ)
         self._write = write
 
     def say(self, text: str) -> None:
@@ -87,7 +87,7 @@ class Stage:
             stdin=None if text is not None else subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            env=self._environ,
+            env=self.environ,
             timeout=COMMAND_LIMIT,
             check=False,
         )
@@ -101,7 +101,7 @@ class Stage:
         """Shows and runs a command on a terminal of its own, as `-it` needs; returns exit code and all it printed."""
         self._show(command, None)
         ours, theirs = pty.openpty()
-        with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=self._environ) as process:
+        with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=self.environ) as process:
             os.close(theirs)
             printed = bytearray()
             deadline = time.monotonic() + COMMAND_LIMIT
@@ -181,7 +181,7 @@ class Demo:
         for context, namespaces in ((C1, ["demo-c1"]), (C2, ["demo-c2", "demo-c1"])):
             subprocess.run(
                 [self._kubectl, f"--context={context}", "delete", "ns", *namespaces, "--ignore-not-found"],
-                env=self.stage._environ,
+                env=self.stage.environ,
                 capture_output=True,
                 timeout=COMMAND_LIMIT,
                 check=False,
