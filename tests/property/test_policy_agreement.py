@@ -1,5 +1,6 @@
 """Evaluator, interpreter of the compiled ruleset, and incremental compiler must agree on random worlds."""
 
+import msgspec
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
@@ -41,10 +42,18 @@ def test_a_packet_of_no_connection_passes_a_gate_only_where_anyone_may(world: Wo
             assert not passed
 
 
+_rivals = st.builds(
+    lambda pod, ips, standing: msgspec.structs.replace(pod, ips=ips, standing=standing),
+    st.integers(0, 2).flatmap(w.local_pods),
+    st.sampled_from([w.LOCAL_IPS[:2], w.LOCAL_IPS[1:4], w.LOCAL_IPS]),
+    st.tuples(st.booleans(), st.booleans(), st.sampled_from(["1", "2"])),
+)
+
 _steps = st.one_of(
     w.policies().map(lambda p: ("put_policy", p)),
     w.policies().map(lambda p: ("drop_policy", p.ref)),
     st.integers(0, 2).flatmap(w.local_pods).map(lambda p: ("put_pod", p)),
+    _rivals.map(lambda p: ("put_pod", p)),
     st.integers(0, 2).flatmap(w.local_pods).map(lambda p: ("drop_pod", p.key)),
     st.sampled_from(w.NUMBERS).flatmap(w.identities).map(lambda i: ("put_identity", i)),
     st.sampled_from(w.NUMBERS).map(lambda n: ("drop_identity", n)),

@@ -25,7 +25,13 @@ def subject(pod: Pod, *, cluster: str) -> LocalPod | None:
     if facts is None:
         return None
     return LocalPod(
-        facts.namespace, facts.name, facts.uid, stamp(facts.labels, cluster=cluster), facts.ips, facts.named_ports
+        facts.namespace,
+        facts.name,
+        facts.uid,
+        stamp(facts.labels, cluster=cluster),
+        facts.ips,
+        facts.named_ports,
+        (not facts.terminating, facts.running, facts.created),
     )
 
 

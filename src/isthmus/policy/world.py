@@ -13,7 +13,10 @@ from isthmus.policy.rules import Direction, Network, ObjectRef, Policy
 
 
 class LocalPod(msgspec.Struct, frozen=True):
-    """A pod of this node that policies can have as their subject: not hostNetwork, not completed."""
+    """A pod of this node that policies can have as their subject: not hostNetwork, not completed.
+
+    `standing` (alive, running, creation time) decides between pods that claim one address.
+    """
 
     namespace: str
     name: str
@@ -21,11 +24,17 @@ class LocalPod(msgspec.Struct, frozen=True):
     labels: dict[str, str]
     ips: tuple[str, ...] = ()
     named_ports: tuple[NamedPort, ...] = ()
+    standing: tuple[bool, bool, str] = (True, True, "")
 
     @property
     def key(self) -> str:
         """Returns `namespace/name`."""
         return f"{self.namespace}/{self.name}"
+
+    @property
+    def claim(self) -> tuple[tuple[bool, bool, str], str, str, str]:
+        """Orders the claims on one address, as the mesh importer does: the greatest has it."""
+        return self.standing, self.uid, self.namespace, self.name
 
 
 class World(msgspec.Struct):

@@ -62,6 +62,8 @@ class Compiler:
         self._isolating: Counter[Direction] = Counter()
         self._gates: dict[str, _InUse] = {}
         self._gate_of: dict[tuple[str, Direction], str] = {}
+        self._told: dict[str, LocalPod] = {}
+        self._claims: dict[str, set[str]] = {}  # address -> keys of the pods that say they have it
         self._matches: dict[PodPeer, _Matches] = {}
         for pair in FIXED:
             for spec in pair.values():
@@ -125,32 +127,53 @@ class Compiler:
         self._put_base()
 
     def put_pod(self, pod: LocalPod) -> None:
-        """Adds a pod of this node, or replaces what is known of it."""
-        old = self.world.pods.get(pod.key)
+        """Adds a pod of this node, or replaces what is known of it.
+
+        An address has one holder, the greatest `claim`; the world shows pods with the addresses that they hold.
+        """
+        old = self._told.get(pod.key)
         if old == pod:
             return
         for ip in set(old.ips) - set(pod.ips) if old else ():
-            self._forget_address(ip)
-        for other in [o for o in self.world.pods.values() if o.key != pod.key and set(o.ips) & set(pod.ips)]:
-            # An address has one holder. The last one told wins: the other is on its way out, its end not yet heard of.
-            self.world.pods[other.key] = msgspec.structs.replace(
-                other, ips=tuple(ip for ip in other.ips if ip not in pod.ips)
-            )
-        self.world.pods[pod.key] = pod
+            self._claims[ip].discard(pod.key)
         for ip in pod.ips:
-            self.table.put(PODS[family_of(ip)].name, (ip,))
-            self.table.put(SELF[family_of(ip)].name, (ip, ip))
-        self._route(pod)
+            self._claims.setdefault(ip, set()).add(pod.key)
+        self._told[pod.key] = pod
+        self._settle(pod.key, {*pod.ips, *(old.ips if old else ())})
 
     def drop_pod(self, key: str) -> None:
-        """Removes a pod of this node by `namespace/name`."""
-        pod = self.world.pods.pop(key, None)
+        """Removes a pod of this node by `namespace/name`; an address that others claimed too goes to one of them."""
+        pod = self._told.pop(key, None)
         if pod is None:
             return
         for ip in pod.ips:
-            self._forget_address(ip)
+            self._claims[ip].discard(key)
+        del self.world.pods[key]
+        self._settle(key, set(pod.ips))
         for direction in Direction:
             self._leave(self._gate_of.pop((key, direction), None))
+
+    def _settle(self, key: str, ips: set[str]) -> None:
+        """Gives each of `ips` to its holder, after the claims of pod `key` changed."""
+        concerned = {key}
+        for ip in ips:
+            concerned |= self._claims[ip]
+            if not self._claims[ip]:
+                del self._claims[ip]
+                self._forget_address(ip)
+        for told in [self._told[one] for one in concerned if one in self._told]:
+            held = tuple(ip for ip in told.ips if self._holder(ip) == told.key)
+            pod = told if held == told.ips else msgspec.structs.replace(told, ips=held)
+            if self.world.pods.get(pod.key) == pod:
+                continue
+            self.world.pods[pod.key] = pod
+            for ip in pod.ips:
+                self.table.put(PODS[family_of(ip)].name, (ip,))
+                self.table.put(SELF[family_of(ip)].name, (ip, ip))
+            self._route(pod)
+
+    def _holder(self, ip: str) -> str:
+        return max(self._claims[ip], key=lambda key: self._told[key].claim)
 
     def _forget_address(self, ip: str) -> None:
         version = family_of(ip)

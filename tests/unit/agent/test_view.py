@@ -19,9 +19,16 @@ from isthmus.model.mesh import (
 from isthmus.policy.rules import Scope
 
 
-def pod(name="a", *, uid="1", ip="10.1.0.10", phase="Running", **spec) -> Pod:
+def pod(name="a", *, uid="1", ip="10.1.0.10", phase="Running", dying="", **spec) -> Pod:
     data = {
-        "metadata": {"name": name, "namespace": "x", "uid": uid, "labels": {"app": name}},
+        "metadata": {
+            "name": name,
+            "namespace": "x",
+            "uid": uid,
+            "labels": {"app": name},
+            "creationTimestamp": f"2026-01-01T00:00:{int(uid):02}Z",
+            **({"deletionTimestamp": dying} if dying else {}),
+        },
         "spec": spec,
         "status": {"phase": phase, "podIP": ip, "podIPs": [{"ip": ip}]},
     }
@@ -95,6 +102,45 @@ def test_the_late_end_of_an_old_pod_does_not_remove_its_namesake(view: View):
     view.pods(Gone(pod(uid="1")))
 
     assert list(view.compiler.world.pods) == ["x/a"]
+
+
+ON_B = policy(podSelector={"matchLabels": {"app": "b"}})
+
+
+def _closed(view: View) -> set[str]:
+    return {ip for (ip,) in view.compiler.table.elements["ingress4"]}
+
+
+@pytest.mark.parametrize("late", ["2026-01-01T01:00:00Z", ""], ids=["dying", "not yet told to die"])
+def test_an_address_stays_with_the_pod_that_took_it_over_whatever_comes_late_of_the_old_one(view: View, late):
+    view.policies(Snapshot((ON_B,)))
+    view.pods(Put(pod("a", uid="1")))
+    view.pods(Put(pod("b", uid="2")))
+    assert _closed(view) == {"10.1.0.10"}
+
+    view.pods(Put(pod("a", uid="1", dying=late, nodeName="n1")))
+    assert _closed(view) == {"10.1.0.10"}
+    view.pods(Gone(pod("a", uid="1")))
+    assert _closed(view) == {"10.1.0.10"}
+
+
+def test_a_relist_in_which_two_pods_have_one_address_gives_it_to_the_younger_in_any_order(view: View):
+    view.policies(Snapshot((ON_B,)))
+    old, new = pod("c", uid="1"), pod("b", uid="2")
+    for pods in ((old, new), (new, old)):
+        view.pods(Snapshot(pods))
+        assert _closed(view) == {"10.1.0.10"}
+
+
+def test_an_address_goes_back_to_who_claimed_it_before_when_the_later_pod_ends(view: View):
+    view.policies(Snapshot((ON_B,)))
+    view.pods(Snapshot((pod("b", uid="1"), pod("c", uid="2"))))
+    assert _closed(view) == set()
+
+    view.pods(Put(pod("c", uid="2", phase="Failed")))
+
+    assert _closed(view) == {"10.1.0.10"}
+    assert ("10.1.0.10",) in view.compiler.table.elements["pods4"]
 
 
 @pytest.mark.parametrize("change", [pod(phase="Succeeded"), pod(phase="Failed"), pod(hostNetwork=True)])
