@@ -6,7 +6,7 @@ taken as a difference, so a relist changes only what really changed; what a clus
 the set, and never because it cannot be reached.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 
 import msgspec
@@ -27,7 +27,7 @@ from isthmus.model.mesh import (
     NodeTold,
 )
 from isthmus.policy.networkpolicy import identify, parse
-from isthmus.policy.rules import ObjectRef, Problem, Scope
+from isthmus.policy.rules import ObjectRef, Policy, Problem, Scope
 from isthmus.policy.world import World
 from isthmus.ruleset.compiler import Compiler
 
@@ -79,37 +79,43 @@ class View:
         """Takes in a change of the cluster's NetworkPolicies; returns what must be said about them."""
         match change:
             case Put(obj):
-                return self._put_policy(obj)
+                return self._change_policies((obj,))
             case Gone(obj):
                 ref = identify(obj)
-                if ref is not None:
-                    self._drop_policy(ref)
+                self._change_policies((), gone=(ref,) if ref is not None else ())
                 return []
             case Snapshot(objects):
-                reports = [report for obj in objects for report in self._put_policy(obj)]
                 present = {_place(ref) for ref in map(identify, objects) if ref is not None}
-                for ref in [ref for ref in self.compiler.world.policies if _place(ref) not in present]:
-                    self._drop_policy(ref)
+                gone = [ref for ref in self.compiler.world.policies if _place(ref) not in present]
+                reports = self._change_policies(objects, gone=gone)
                 self.known.add(Input.POLICIES)
                 return reports
 
-    def _put_policy(self, obj: Mapping[str, object]) -> list[Report]:
-        try:
-            policy = parse(obj, cluster=self.cluster, scope=self.scope)
-        except ValueError as error:
-            return [Report(ObjectRef("NetworkPolicy", "", "(unnamed)"), (Problem("metadata", str(error)),))]
-        before = self._problems.get(_place(policy.ref), ())
-        if policy.problems:
-            self._problems[_place(policy.ref)] = policy.problems
-        else:
-            self._problems.pop(_place(policy.ref), None)
-        if self.compiler.world.policies.get(policy.ref) != policy:
-            self.compiler.put_policy(policy)
-        return [Report(policy.ref, policy.problems)] if before != policy.problems else []
-
-    def _drop_policy(self, ref: ObjectRef) -> None:
-        self._problems.pop(_place(ref), None)
-        self.compiler.drop_policy(ref)
+    def _change_policies(
+        self, objects: Iterable[Mapping[str, object]], *, gone: Sequence[ObjectRef] = ()
+    ) -> list[Report]:
+        for ref in gone:
+            self._problems.pop(_place(ref), None)
+        policies: dict[tuple[str, str], Policy] = {}
+        reports: list[Report] = []
+        for obj in objects:
+            try:
+                policy = parse(obj, cluster=self.cluster, scope=self.scope)
+            except ValueError as error:
+                reports.append(Report(ObjectRef("NetworkPolicy", "", "(unnamed)"), (Problem("metadata", str(error)),)))
+                continue
+            place = _place(policy.ref)
+            before = self._problems.pop(place, ())
+            if policy.problems:
+                self._problems[place] = policy.problems
+            if before != policy.problems:
+                reports.append(Report(policy.ref, policy.problems))
+            policies[place] = policy
+        known = self.compiler.world.policies
+        put = [policy for policy in policies.values() if known.get(policy.ref) != policy]
+        if put or gone:
+            self.compiler.change_policies(put=put, drop=gone)
+        return reports
 
     @property
     def faulty(self) -> int:

@@ -70,16 +70,12 @@ def _simplest(ports: tuple[Ports, ...]) -> tuple[Ports, ...]:
     """Leaves out what another of `ports` covers."""
     if None in ports:
         return (None,)
-    ranges = [port for port in ports if port is not None]
-    kept = [
-        one
-        for one in ranges
-        if not any(
-            other != one and other.protocol == one.protocol and other.first <= one.first and one.last <= other.last
-            for other in ranges
-        )
-    ]
-    return tuple(sorted(kept))
+    # By first port, the longest first: what covers a range comes before it.
+    kept: list[PortRange] = []
+    for one in sorted((p for p in ports if p is not None), key=lambda p: (p.protocol, p.first, -p.last)):
+        if not kept or kept[-1].protocol != one.protocol or kept[-1].last < one.last:
+            kept.append(one)
+    return tuple(kept)
 
 
 def _name(direction: Direction, refs: tuple[ObjectRef, ...], openings: tuple[Opening, ...]) -> str:

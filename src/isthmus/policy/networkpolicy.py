@@ -31,6 +31,9 @@ from isthmus.policy.rules import (
 KIND = "NetworkPolicy"
 SCOPE_ANNOTATION = "isthmus.dev/policy-scope"
 BOTH = frozenset(Direction)
+MAX_COST = 200_000
+"""What one policy may cost the kernel: set elements and rules, as `_cost` counts them. About 2 s to load."""
+IDENTITIES = 32  # that a selector is taken to match, when its cost is estimated
 _NOTHING: tuple[Peer, ...] = ()
 
 
@@ -64,6 +67,7 @@ def parse(obj: Mapping[str, object], *, cluster: str, scope: Scope = Scope.CLUST
         spec.get("podSelector") if spec.get("podSelector") is not None else {}, "spec.podSelector"
     )
     rules: list[Rule] = []
+    cost = 0
     for direction, peers_key in ((Direction.INGRESS, "from"), (Direction.EGRESS, "to")):
         value = spec.get(direction.value)
         if value is None:
@@ -85,11 +89,33 @@ def parse(obj: Mapping[str, object], *, cluster: str, scope: Scope = Scope.CLUST
                 scope=scope,
             )
             ports = _ports(entry.get("ports"), f"{path}.ports", reader)
-            if peers != () and ports != ():
-                rules.append(Rule(direction, index, peers, ports))
+            if peers == () or ports == ():
+                continue
+            rule = Rule(direction, index, peers, ports)
+            if (more := _cost(rule)) > MAX_COST - cost:
+                reader.complain(path, f"costs {more} rules and set elements; a policy may cost {MAX_COST} in all")
+                continue
+            cost += more
+            rules.append(rule)
     if subject is None:
         return Policy(ref, ref.namespace, Selector(), isolates, (), scope, tuple(problems))
     return Policy(ref, ref.namespace, subject, isolates, tuple(rules), scope, tuple(problems))
+
+
+def _cost(rule: Rule) -> int:
+    """Returns about what becomes of the rule in the kernel: every peer with every port.
+
+    An exception splits a network into one for each bit of its length, at worst. A port of pods is an element for each
+    identity, of which there may be thousands. Without this bound anyone who may write policies could stop the agents.
+    """
+    peers = 0
+    for peer in rule.peers if rule.peers is not None else ():
+        match peer:
+            case CidrPeer(network, excepts):
+                peers += 1 + sum(hole.prefixlen - network.prefixlen for hole in excepts)
+            case PodPeer():
+                peers += IDENTITIES
+    return max(1, peers) * max(1, len(rule.ports or ()))
 
 
 def _scope(obj: Mapping[str, object], default: Scope, reader: Reader) -> Scope:

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 
 import msgspec
 
-from isthmus.model.endpoint import Endpoint
+from isthmus.model.endpoint import Endpoint, NamedPort
 from isthmus.model.identity import Identity
 from isthmus.policy.evaluate import resolve
 from isthmus.policy.gate import Gate, build
@@ -34,6 +34,8 @@ from isthmus.ruleset.sets import Jump, Key
 from isthmus.ruleset.table import Table
 
 _Element = tuple[str, Key]  # name of the set, key
+
+_Gates = dict[tuple[Direction, tuple[ObjectRef, ...], tuple[NamedPort, ...]], Gate]
 
 _MAPS = {Direction.EGRESS: EGRESS, Direction.INGRESS: INGRESS}
 
@@ -75,8 +77,7 @@ class Compiler:
             self.put_endpoint(endpoint)
         for pod in world.pods.values():
             self.put_pod(pod)
-        for policy in world.policies.values():
-            self.put_policy(policy)
+        self.change_policies(put=world.policies.values())
 
     @property
     def gates(self) -> Collection[str]:
@@ -100,15 +101,25 @@ class Compiler:
 
     def put_policy(self, policy: Policy) -> None:
         """Adds a policy, or replaces the one of the same name (whatever its UID)."""
-        before = self._take_policy(policy.ref)
-        self.world.policies[policy.ref] = policy
-        self._by_namespace.setdefault(policy.namespace, {})[policy.ref] = policy
-        self._isolating.update(policy.isolates)
-        self._after_policies([policy, *before])
+        self.change_policies(put=(policy,))
 
     def drop_policy(self, ref: ObjectRef) -> None:
         """Removes a policy by kind, namespace and name."""
-        self._after_policies(self._take_policy(ref))
+        self.change_policies(drop=(ref,))
+
+    def change_policies(self, *, put: Iterable[Policy] = (), drop: Iterable[ObjectRef] = ()) -> None:
+        """Removes and then adds policies, and looks at each pod once: a namespace may have thousands of both."""
+        changed = [policy for ref in drop for policy in self._take_policy(ref)]
+        for policy in put:
+            changed += [policy, *self._take_policy(policy.ref)]
+            self.world.policies[policy.ref] = policy
+            self._by_namespace.setdefault(policy.namespace, {})[policy.ref] = policy
+            self._isolating.update(policy.isolates)
+        gates: _Gates = {}
+        for pod in list(self.world.pods.values()):
+            if any(policy.selects(pod.namespace, pod.labels) for policy in changed):
+                self._route(pod, gates)
+        self._put_base()
 
     def _take_policy(self, ref: ObjectRef) -> list[Policy]:
         neighbours = self._by_namespace.get(ref.namespace, {})
@@ -119,12 +130,6 @@ class Compiler:
         if not neighbours:
             self._by_namespace.pop(ref.namespace, None)
         return taken
-
-    def _after_policies(self, policies: Iterable[Policy]) -> None:
-        for pod in list(self.world.pods.values()):
-            if any(policy.selects(pod.namespace, pod.labels) for policy in policies):
-                self._route(pod)
-        self._put_base()
 
     def put_pod(self, pod: LocalPod) -> None:
         """Adds a pod of this node, or replaces what is known of it.
@@ -182,16 +187,21 @@ class Compiler:
         for maps in _MAPS.values():
             self.table.discard(maps[version].name, (ip,))
 
-    def _route(self, pod: LocalPod) -> None:
-        """Points the pod's addresses to the gates of the policies that isolate it."""
+    def _route(self, pod: LocalPod, gates: _Gates | None = None) -> None:
+        """Points the pod's addresses to the gates of the policies that isolate it.
+
+        `gates` keeps what was built for other pods under the same policies.
+        """
+        gates = {} if gates is None else gates
+        neighbours = self._by_namespace.get(pod.namespace, {}).values()
+        selecting = sorted((p for p in neighbours if p.selects(pod.namespace, pod.labels)), key=lambda p: p.ref)
         for direction in Direction:
-            policies = [
-                policy
-                for _, policy in sorted(self._by_namespace.get(pod.namespace, {}).items())
-                if direction in policy.isolates and policy.selects(pod.namespace, pod.labels)
-            ]
+            policies = [policy for policy in selecting if direction in policy.isolates]
             old = self._gate_of.pop((pod.key, direction), None)
-            gate = build(direction, policies, named_ports=pod.named_ports) if policies else None
+            content = (direction, tuple(policy.ref for policy in policies), pod.named_ports)
+            gate = gates.get(content)
+            if gate is None and policies:
+                gate = gates[content] = build(direction, policies, named_ports=pod.named_ports)
             if gate is not None and not gate.open:
                 self._enter(gate)
                 self._gate_of[pod.key, direction] = gate.name

@@ -12,7 +12,7 @@ Invariant: what a gate's sets hold follows from identities and addresses; its ru
 """
 
 from collections.abc import Iterable, Iterator
-from ipaddress import collapse_addresses
+from ipaddress import IPv4Address, IPv6Address, collapse_addresses, summarize_address_range
 
 import msgspec
 
@@ -259,30 +259,28 @@ def _networks(gate: Gate) -> list[tuple[Ports, tuple[Network, ...]]]:
     by_ports: dict[Ports, list[Network]] = {}
     for opening in gate.openings:
         if isinstance(opening.peer, CidrPeer):
+            pieces = _cut(opening.peer)
             for ports in opening.ports:
-                by_ports.setdefault(ports, []).extend(_cut(opening.peer))
+                by_ports.setdefault(ports, []).extend(pieces)
     return [(ports, _merge(networks)) for ports, networks in by_ports.items()]
 
 
 def _cut(peer: CidrPeer) -> list[Network]:
-    pieces: list[Network] = [peer.network]
-    for hole in peer.excepts:
-        pieces = [part for piece in pieces for part in _without(piece, hole)]
-    return pieces
+    """Returns what is left of the network, in one pass over its holes in the order of their addresses."""
+    first, last = int(peer.network.network_address), int(peer.network.broadcast_address)
+    pieces: list[Network] = []
+    for hole in sorted(peer.excepts, key=lambda hole: int(hole.network_address)):
+        pieces += _networks_of(peer.network, first, int(hole.network_address) - 1)
+        first = max(first, int(hole.broadcast_address) + 1)
+    return pieces + _networks_of(peer.network, first, last)
 
 
-def _without(piece: Network, hole: Network) -> list[Network]:
-    if piece[0] in hole:  # both are prefixes: one contains the other, or they are apart
-        return [] if hole.prefixlen <= piece.prefixlen else list(_exclude(piece, hole))
-    return list(_exclude(piece, hole)) if hole[0] in piece else [piece]
-
-
-def _exclude(piece: Network, hole: Network) -> Iterable[Network]:
-    if piece.version == 4 and hole.version == 4:
-        return piece.address_exclude(hole)
-    if piece.version == 6 and hole.version == 6:
-        return piece.address_exclude(hole)
-    return [piece]
+def _networks_of(like: Network, first: int, last: int) -> list[Network]:
+    if first > last:
+        return []
+    if like.version == 4:
+        return list(summarize_address_range(IPv4Address(first), IPv4Address(last)))
+    return list(summarize_address_range(IPv6Address(first), IPv6Address(last)))
 
 
 def _merge(networks: Iterable[Network]) -> tuple[Network, ...]:

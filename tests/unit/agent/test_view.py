@@ -16,7 +16,9 @@ from isthmus.model.mesh import (
     EndpointTold,
     IdentityTold,
 )
+from isthmus.policy.gate import build
 from isthmus.policy.rules import Scope
+from isthmus.ruleset import compiler
 
 
 def pod(name="a", *, uid="1", ip="10.1.0.10", phase="Running", dying="", **spec) -> Pod:
@@ -84,6 +86,16 @@ def test_a_snapshot_that_says_the_same_changes_nothing(view: View):
     view.pods(changes[1])
 
     assert not view.compiler.table.take_delta()
+
+
+def test_a_snapshot_of_many_policies_builds_the_gates_of_pods_that_look_the_same_once(view: View, monkeypatch):
+    built = []
+    monkeypatch.setattr(compiler, "build", lambda *a, **k: built.append(a) or build(*a, **k))
+    view.pods(Snapshot(tuple(pod(f"a{n}", ip=f"10.1.0.{n}") for n in range(1, 6))))
+    view.policies(Snapshot(tuple(policy(f"p{n}") for n in range(20))))
+
+    assert len(built) == 1
+    assert len(_closed(view)) == 5
 
 
 def test_what_a_snapshot_does_not_hold_is_gone(view: View):
