@@ -142,8 +142,8 @@ CONSTRUCTS = (
         "CONFIG_NF_TABLES",
         (
             "add chain $T types",
-            "add rule $T types meta l4proto { icmp, ipv6-icmp } return",
-            "add rule $T types meta l4proto ipv6-icmp icmpv6 type 133-137 return",
+            "add rule $T types meta l4proto { 1, 58 } return",
+            "add rule $T types meta l4proto 58 icmpv6 type 133-137 return",
         ),
     ),
     Construct(

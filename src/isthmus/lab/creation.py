@@ -20,11 +20,12 @@ from isthmus.lab.images.rootfs import Rootfs
 from isthmus.lab.launch import check_programs, connect, start_supervisor, wait_until_gone
 from isthmus.lab.pki import write_private
 from isthmus.lab.plan import ClusterPlan, Mode, PlanError
+from isthmus.lab.policing import wait_enforcing
 from isthmus.lab.probe import ApiProbe, NotReadyError
 from isthmus.lab.statedir import StateDir
 
 READY_LIMIT = 90.0
-"""Seconds until API server and nodes must be ready."""
+"""Seconds until API server, nodes and agents must be ready."""
 
 
 class Tell(Protocol):
@@ -109,11 +110,12 @@ def _await_cluster(state: StateDir, plan: ClusterPlan, connection: Connection, *
         probe.wait_nodes([node.name for node in plan.nodes], deadline=deadline)
         probe.wait_account(deadline=deadline)
         tell("Nodes ready")
+        wait_enforcing(state, plan, connection, deadline=deadline)
+        if plan.mode is not Mode.NONE:
+            tell("Policies are enforced on every node")
     except NotReadyError as error:
         kept = _keep_logs(state, plan)
-        raise CreationError(
-            f'cluster "{plan.name}" is not ready after {READY_LIMIT:.0f} s: {error}\nlogs: {kept}'
-        ) from error
+        raise CreationError(f'cluster "{plan.name}" does not become ready: {error}\nlogs: {kept}') from error
 
 
 def _keep_logs(state: StateDir, plan: ClusterPlan) -> Path:

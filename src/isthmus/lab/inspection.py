@@ -11,7 +11,7 @@ import msgspec
 from isthmus.lab.control import Connection, Describe
 from isthmus.lab.launch import child_environment
 from isthmus.lab.plan import ClusterPlan
-from isthmus.lab.statedir import StateDir
+from isthmus.lab.statedir import ClusterDir, StateDir
 
 _FOLLOW_PAUSE = 0.2
 """Seconds between two looks at a log; files tell nobody that they have grown."""
@@ -64,18 +64,23 @@ def run_in_node(connection: Connection, state: StateDir, *, cluster: str, node: 
     chosen = node if node in names else f"{cluster}-{node}"
     if chosen not in names:
         raise InspectionError(f'no node "{node}" in cluster "{cluster}"; there are: {", ".join(names)}')
-    place = state.cluster(cluster)
-    words = ["nsenter", "--target", str(connection.supervisor_pid)]
-    if os.readlink("/proc/self/ns/user") != os.readlink(f"/proc/{connection.supervisor_pid}/ns/user"):
-        words += ["--user", "--preserve-credentials"]
-    words += ["--mount", "--pid", "--ipc", "--"]
-    words += ["nsenter", f"--net={place.node_namespace(chosen, 'net')}", f"--uts={place.node_namespace(chosen, 'uts')}"]
-    words += ["--", *argv]
-    environment = {**os.environ, "PATH": child_environment()["PATH"]}
+    words, environment = command_in_node(connection, state.cluster(cluster), node=chosen, argv=argv)
     try:
         return subprocess.run(words, env=environment, check=False).returncode
     except FileNotFoundError as error:
         raise InspectionError("nsenter is not installed (package util-linux)") from error
+
+
+def command_in_node(
+    connection: Connection, place: ClusterDir, *, node: str, argv: Sequence[str]
+) -> tuple[list[str], dict[str, str]]:
+    """Returns the words and the environment that run `argv` in the namespaces of a node."""
+    words = ["nsenter", "--target", str(connection.supervisor_pid)]
+    if os.readlink("/proc/self/ns/user") != os.readlink(f"/proc/{connection.supervisor_pid}/ns/user"):
+        words += ["--user", "--preserve-credentials"]
+    words += ["--mount", "--pid", "--ipc", "--"]
+    words += ["nsenter", f"--net={place.node_namespace(node, 'net')}", f"--uts={place.node_namespace(node, 'uts')}"]
+    return [*words, "--", *argv], {**os.environ, "PATH": child_environment()["PATH"]}
 
 
 def log_files(state: StateDir, *, cluster: str | None, component: str | None) -> dict[str, Path]:

@@ -1,7 +1,8 @@
 """nft script text for a Delta: the only documented language of nftables rules.
 
 The text of one Delta is one transaction for `nft -f` or libnftables. Names and comments come from objects that anyone
-may write, so they are reduced to characters that cannot end a string or a line.
+may write, so they are reduced to characters that cannot end a string or a line. Protocols are numbers: nft knows
+their names only where /etc/protocols is installed.
 """
 
 import re
@@ -145,12 +146,12 @@ def _statement(statement: Statement) -> str:
         case FromThisNode():
             return "fib saddr type local"
         case RelatedError():
-            return "ct state related meta l4proto { icmp, ipv6-icmp }"
+            return "ct state related meta l4proto { 1, 58 }"
         case ByState(unjudgeable, new):
             first = f"new : jump {new}, " if new else ""
             return f"ct state vmap {{ {first}invalid : jump {unjudgeable}, untracked : jump {unjudgeable} }}"
         case NeighbourDiscovery():
-            return "meta l4proto ipv6-icmp icmpv6 type 133-137"
+            return "meta l4proto 58 icmpv6 type 133-137"
         case Keep(number):
             return f"meta priority set {identity_text(number)}"
         case KeepFrom(field, name):
