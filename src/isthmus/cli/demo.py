@@ -25,9 +25,11 @@ def command(kubectl: str | None, nodes: int) -> None:
     if program is None or not Path(program).exists():
         raise click.ClickException(KUBECTL_HINT)
     isthmus = [sys.executable, "-m", "isthmus"]
-    names = _running(isthmus)
+    there = _running(isthmus)
     for number, name in enumerate(CLUSTERS, start=1):
-        if name in names:
+        if name in there:
+            if there[name] == "none":
+                raise click.ClickException(f"cluster {name} is there, without agents: isthmus lab delete {name}")
             click.echo(f"Cluster {name} is there already.")
             continue
         create = ["lab", "create", name, "--id", str(number), "--nodes", str(nodes)]
@@ -35,6 +37,10 @@ def command(kubectl: str | None, nodes: int) -> None:
         click.echo(f"$ isthmus {' '.join(create)}")
         if subprocess.run([*isthmus, *create], check=False).returncode:
             raise click.ClickException(f"cluster {name} could not be created; see `isthmus lab logs {name}`")
+    health = subprocess.run([*isthmus, "lab", "status"], capture_output=True, text=True, check=False)
+    if health.returncode:
+        hint = "see `isthmus lab logs`, or start anew after `isthmus lab delete --all`"
+        raise click.ClickException(f"the lab is not well; {hint}\n{health.stdout or health.stderr}".rstrip())
     kubeconfig = _kubeconfig(isthmus)
 
     def write(text: str) -> None:
@@ -64,16 +70,16 @@ The lab is still up. To look around:
         sys.exit(1)
 
 
-def _running(isthmus: list[str]) -> set[str]:
+def _running(isthmus: list[str]) -> dict[str, str]:
+    """Returns the clusters that run, with their policy mode."""
     import json
 
     done = subprocess.run([*isthmus, "lab", "list", "-o", "json"], capture_output=True, text=True, check=False)
     try:
         entries = json.loads(done.stdout or "[]")
     except ValueError:
-        return set()
-    entries = entries.get("clusters", []) if isinstance(entries, dict) else entries
-    return {entry["name"] for entry in entries}
+        return {}
+    return {entry["name"]: entry["policy"] for entry in entries}
 
 
 def _kubeconfig(isthmus: list[str]) -> Path:
