@@ -76,7 +76,7 @@ class MemoryStore:
         self._wake()
 
     def compact(self, revision: int) -> None:
-        """Forgets history before `revision`, and its deletions too, as etcd before 3.4.36 and 3.5.18 does."""
+        """Forgets history before `revision`, and its deletions too, as etcd does (etcd-io/etcd issue 19179)."""
         self._oldest = max(self._oldest, revision)
         kept = [entry for entry in self._history if entry[0] >= revision]
         if kept and kept[0][0] == revision:

@@ -6,11 +6,12 @@ directory, and a watch in the future of a fresh server waits silently while ever
 So history is recognised by our own random epoch key as well, by the cluster id, and by the revision never going back.
 
 A watch starts *at* the last revision that was delivered, and what comes again is dropped. Starting after it would lose
-deletions: etcd before 3.4.36 and 3.5.18 lets a watch start at the very revision of a compaction, which has already
-taken the deletions of that revision (etcd issue 19179); one revision earlier it refuses, and we list.
+deletions: releases of etcd that are in use (Debian's 3.4.23 among them) let a watch start at the very revision of a
+compaction, which has already taken the deletions of that revision (etcd-io/etcd issues 18089 and 19179); one revision
+earlier they refuse, and we list.
 
-The resume point moves only with delivered events, never with progress notifications: etcd before 3.4.25 and 3.5.8 could
-send those ahead of events. The price is a listing where a quiet watch meets a compaction, and a listing changes
+The resume point moves only with delivered events, never with progress notifications, which could overtake events
+(etcd-io/etcd issue 15220). The price is a listing where a quiet watch meets a compaction, and a listing changes
 nothing for consumers, who are told differences. Rejected: listing after every break, simple and right, but a restarted
 tracker would be met by a full listing from every node at once.
 """
