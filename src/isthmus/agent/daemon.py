@@ -14,6 +14,7 @@ import msgspec
 import structlog
 from prometheus_client import CollectorRegistry
 
+from isthmus.agent.isolation import Isolation
 from isthmus.agent.metrics import AgentMetrics
 from isthmus.agent.view import Report, View
 from isthmus.aio.backoff import Backoff
@@ -26,11 +27,15 @@ from isthmus.kube.reflector import Change, follow
 from isthmus.kube.resources import NETWORK_POLICIES, NODES, PODS, Resource
 from isthmus.kube.schema import Node, ObjectReference, Pod
 from isthmus.model.mesh import MeshEvent
-from isthmus.policy.rules import Scope
+from isthmus.policy.rules import ObjectRef, Scope
 from isthmus.ruleset.table import Delta
 
+MOST_NAMED = 20  # policies of one gate in a log line, or that get an Event
 COALESCE = 0.004  # seconds: what changes together is written together, far below what a user could notice
 CHECK_INTERVAL = 30.0  # seconds between looks whether somebody else removed our table
+REFUSALS = 2  # of the whole table in a row, after which the policies at fault are looked for
+DESPAIR = 6  # refusals after which policies that were accepted before are suspected too
+REOPEN = 300.0  # seconds after which a policy that the kernel refused is tried again
 
 SYNCED = "ruleset replaced"
 APPLIED = "ruleset changed"
@@ -38,6 +43,8 @@ REFUSED = "ruleset refused by the kernel"
 TAMPERED = "table inet isthmus was changed by someone else; restoring it"
 PROBLEM = "policy has a problem"
 MENDED = "policy is well again"
+SHUT = "policies refused by the kernel: their pods get no traffic that they could restrict"
+OPENED = "policies accepted by the kernel at last"
 
 _log = structlog.get_logger()
 T = TypeVar("T")
@@ -99,6 +106,10 @@ class Agent:
         self._patient = True
         self._since: float | None = None
         self._refusal = ""
+        self._refusals = 0
+        self._isolation = Isolation(self.view.compiler, writer)
+        self._shut: dict[str, tuple[ObjectRef, ...]] = {}
+        self._reopen = 0.0
 
     def add_checks(self, health: HealthServer) -> None:
         """Registers why the agent may not be ready."""
@@ -164,6 +175,10 @@ class Agent:
             return
         loop = asyncio.get_running_loop()
         table = view.compiler.table
+        if self._shut and loop.time() >= self._reopen:
+            self._reopen = loop.time() + REOPEN
+            self._isolation.reopen()
+        gates = frozenset(view.compiler.gates)
         delta = table.take_delta()
         since, self._since = self._since or loop.time(), None
         if self._unknown or not (delta or await self._writer.intact()):
@@ -172,7 +187,7 @@ class Agent:
             self._unknown = True
             delta = table.whole()
             table.forget_journal()
-            await self._writer.replace(delta)
+            await self._replace(delta)
             self._note(SYNCED, "replace", delta, loop.time() - since)
         elif delta:
             self._unknown = True  # until the kernel has said yes
@@ -180,6 +195,34 @@ class Agent:
             kind = "structure" if delta.structural else "elements"
             self._note(APPLIED, kind, delta, loop.time() - since)
         self._unknown, self._written, self._refusal = False, True, ""
+        self._isolation.accepted(gates)
+        self._report_shut(loop.time())
+
+    async def _replace(self, whole: Delta) -> None:
+        try:
+            await self._writer.replace(whole)
+        except KernelError as error:
+            self._refusals += 1
+            if self._refusals < REFUSALS:
+                raise
+            await self._isolation.replace(error, everything=self._refusals >= DESPAIR)
+        self._refusals = 0
+
+    def _report_shut(self, now: float) -> None:
+        shut = {name: gate.policies for name, gate in self.view.compiler.shut.items()}
+        self._metrics.shut.set(len(shut))
+        for name in shut.keys() - self._shut.keys():
+            self._reopen = now + REOPEN
+            reason = self._isolation.reasons.get(name, "")
+            _log.error(SHUT, gate=name, policies=[str(ref) for ref in shut[name][:MOST_NAMED]], error=reason)
+            for ref in shut[name][:MOST_NAMED]:
+                about = ObjectReference("NetworkPolicy", ref.namespace, ref.name, ref.uid)
+                message = f"The kernel refuses the rules, so the pods that this isolates get no traffic: {reason}"
+                self._events.emit(about, reason="NotEnforceable", message=message)
+        for name in self._shut.keys() - shut.keys():
+            if name in self.view.compiler.gates:
+                _log.info(OPENED, gate=name, policies=[str(ref) for ref in self._shut[name][:MOST_NAMED]])
+        self._shut = shut
 
     def _note(self, event: str, kind: str, delta: Delta, seconds: float) -> None:
         world = self.view.compiler.world

@@ -19,6 +19,11 @@ class AgentMetrics:
         self.identities = Gauge("isthmus_agent_identities", "Identities known, all clusters.", registry=registry)
         self.endpoints = Gauge("isthmus_agent_endpoints", "Pod IPs known, all clusters.", registry=registry)
         self.gates = Gauge("isthmus_agent_gates", "Distinct policy sets in the kernel.", registry=registry)
+        self.shut = Gauge(
+            "isthmus_agent_gates_shut",
+            "Policy sets that the kernel refuses: closed until it does not.",
+            registry=registry,
+        )
         self.transactions = Counter(
             "isthmus_agent_transactions", "Kernel transactions by kind.", ["kind"], registry=registry
         )

@@ -7,7 +7,7 @@ selector in use; a policy costs the pods it selects and, for selectors not seen 
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, KeysView
 from ipaddress import ip_address
 
 import msgspec
@@ -50,8 +50,10 @@ class _Matches(msgspec.Struct):
 class _InUse(msgspec.Struct):
     """A gate in the table, and how many (pod, direction) go through it."""
 
+    gate: Gate
     layout: Layout
     pods: int = 0
+    shut: bool = False
 
 
 class Compiler:
@@ -80,7 +82,28 @@ class Compiler:
         self.change_policies(put=world.policies.values())
 
     @property
-    def gates(self) -> Collection[str]:
+    def shut(self) -> dict[str, Gate]:
+        """Returns the gates that are shut, by name."""
+        return {name: used.gate for name, used in self._gates.items() if used.shut}
+
+    def shut_gate(self, name: str) -> None:
+        """Lets nobody through a gate in use, whatever its policies allow: its rules cannot be enforced."""
+        self._rebuild(name, shut=True)
+
+    def open_gate(self, name: str) -> None:
+        """Takes back `shut_gate`."""
+        self._rebuild(name, shut=False)
+
+    def _rebuild(self, name: str, *, shut: bool) -> None:
+        used = self._gates.get(name)
+        if used is not None and used.shut is not shut:
+            self._take_down(name, used.layout)
+            used.shut = shut
+            used.layout = lay_out(msgspec.structs.replace(used.gate, openings=()) if shut else used.gate)
+            self._put_up(name, used.layout)
+
+    @property
+    def gates(self) -> KeysView[str]:
         """Returns the names of the gates in use, one for each distinct set of policies and direction."""
         return self._gates.keys()
 
@@ -220,14 +243,17 @@ class Compiler:
             used.pods += 1
             return
         layout = lay_out(gate)
-        self._gates[gate.name] = _InUse(layout, 1)
+        self._gates[gate.name] = _InUse(gate, layout, 1)
+        self._put_up(gate.name, layout)
+
+    def _put_up(self, name: str, layout: Layout) -> None:
         for spec in layout.sets:
             self.table.add_set(spec)
         for chain in layout.chains:
             self.table.put_chain(chain)
         numbers: set[int] = set()
         for peer in _pod_peers(layout):
-            numbers |= self._want(peer, gate.name)
+            numbers |= self._want(peer, name)
         for number in numbers:
             self._fill_row(layout, number, set())
         self._fill_named(layout)
@@ -240,14 +266,17 @@ class Compiler:
         if used.pods:
             return
         del self._gates[name]
-        for peer in _pod_peers(used.layout):
+        self._take_down(name, used.layout)
+
+    def _take_down(self, name: str, layout: Layout) -> None:
+        for peer in _pod_peers(layout):
             matches = self._matches[peer]
             matches.gates.discard(name)
             if not matches.gates:
                 del self._matches[peer]
-        for chain in used.layout.chains:
+        for chain in layout.chains:
             self.table.drop_chain(chain.name)
-        for spec in used.layout.sets:
+        for spec in layout.sets:
             self.table.drop_set(spec.name)
 
     def _want(self, peer: PodPeer, gate: str) -> set[int]:

@@ -4,7 +4,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from isthmus.agent.daemon import Agent, Settings
-from isthmus.kernel.errors import KernelError
+from isthmus.kernel.errors import KernelError, NftError
 from isthmus.kube.access import Access
 from isthmus.kube.client import Client
 from isthmus.kube.reflector import Put, Snapshot
@@ -95,3 +95,106 @@ async def test_without_an_earlier_table_patience_with_other_clusters_ends(agent:
     agent._patient = False
     await agent._sync()
     assert writer.calls == ["replace"]
+
+
+POISON = "6666"  # the port of the policy that the kernel of these tests cannot stand
+
+
+@pytest.fixture(params=["named", "unnamed"])
+def picky(writer: FakeWriter, request, monkeypatch) -> FakeWriter:
+    """A kernel that refuses every script about port 6666; nft names the line, or says nothing of use."""
+    run = writer.kernel.run
+
+    def refuse(script: str) -> str:
+        lines = [line for line in script.split("\n") if POISON in line]
+        if lines and request.param == "named":
+            raise NftError(f"nft: line 1:1: Invalid argument: {lines[0]}", errno=22, line=1, column=1, source=lines[0])
+        if lines:
+            raise NftError("nft: Message too long", errno=90)
+        return run(script)
+
+    monkeypatch.setattr(writer.kernel, "run", refuse)
+    return writer
+
+
+async def _settle(agent: Agent, tries: int = 8) -> None:
+    for _ in range(tries):
+        try:
+            await agent._sync()
+        except KernelError:
+            continue
+        return
+    raise AssertionError("refused for ever")
+
+
+def _poison(name="poison", port=POISON):
+    select = {"matchLabels": {"app": "b"}}
+    return policy(name, podSelector=select, ingress=[{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}],
+                                                      "ports": [{"port": int(port)}]}])  # fmt: skip
+
+
+def _chain_of(writer: FakeWriter, ip: str) -> list[str]:
+    return writer.kernel.chains[writer.kernel.elements["ingress4"][(ip,)].chain + "_rules"]
+
+
+@pytest.mark.parametrize("started", [True, False], ids=["while running", "at the start"])
+async def test_a_policy_that_the_kernel_refuses_is_shut_and_told_and_keeps_no_other_from_being_enforced(
+    agent: Agent, picky: FakeWriter, started
+):
+    told = []
+    agent._events.emit = lambda about, **event: told.append((about.name, event["reason"]))
+    _tell_all(agent)
+    if started:
+        await agent._sync()
+    agent.view.pods(Put(pod("b", ip="10.1.0.11")))
+    agent.view.policies(Put(_poison()))
+    await _settle(agent)
+    agent.view.policies(
+        Put(policy("q", podSelector={"matchLabels": {"app": "a"}}, ingress=[{"ports": [{"port": 80}]}]))
+    )
+    await agent._sync()
+
+    assert any("80" in rule for rule in _chain_of(picky, "10.1.0.10"))
+    assert not any("10.0.0.0" in rule for rule in _chain_of(picky, "10.1.0.11"))
+    assert "drop" in _chain_of(picky, "10.1.0.11")[-1]
+    assert ("poison", "NotEnforceable") in told
+    assert agent._refusal == ""
+
+
+async def test_a_refused_policy_is_tried_again_later_and_its_successor_at_once(agent: Agent, picky: FakeWriter):
+    _tell_all(agent)
+    agent.view.pods(Put(pod("b", ip="10.1.0.11")))
+    agent.view.policies(Put(_poison()))
+    await _settle(agent)
+    agent._reopen = 0.0
+    await _settle(agent)
+    assert len(agent.view.compiler.shut) == 1
+
+    agent.view.policies(Put(_poison(port="81")))
+    await agent._sync()
+
+    assert agent.view.compiler.shut == {}
+    assert any("81" in rule for rule in _chain_of(picky, "10.1.0.11"))
+
+
+async def test_when_the_kernel_refuses_everything_no_policy_is_blamed(agent: Agent, writer: FakeWriter, monkeypatch):
+    _tell_all(agent)
+    await agent._sync()
+    before = writer.kernel.scripts[-1]
+    run = writer.kernel.run
+    agent.view.policies(Put(policy("q", policyTypes=["Egress"])))
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.kernel, "run", _refuse_all)
+        for _ in range(8):
+            with pytest.raises(KernelError):
+                await agent._sync()
+    assert writer.kernel.scripts[-1] == before
+    assert agent.view.compiler.shut == {}
+
+    assert writer.kernel.run == run
+    await agent._sync()
+    assert ("10.1.0.10",) in writer.kernel.elements["egress4"]
+
+
+def _refuse_all(_script: str) -> str:
+    raise NftError("nft: Operation not permitted", errno=1)
