@@ -30,7 +30,7 @@ from isthmus.model.mesh import MeshEvent
 from isthmus.policy.rules import ObjectRef, Scope
 from isthmus.ruleset.table import Delta
 
-MOST_NAMED = 20  # policies of one gate in a log line, or that get an Event
+MOST_NAMED = 20  # of a long list in a log line or Event, or policies of one gate that get an Event each
 COALESCE = 0.004  # seconds: what changes together is written together, far below what a user could notice
 CHECK_INTERVAL = 30.0  # seconds between looks whether somebody else removed our table
 REFUSALS = 2  # of the whole table in a row, after which the policies at fault are looked for
@@ -162,10 +162,13 @@ class Agent:
         if not report.problems:
             _log.info(MENDED, policy=str(ref))
             self._events.emit(about, type="Normal", reason="Valid", message="Every part of the policy is enforced.")
-        for problem in report.problems:
+        more = len(report.problems) - MOST_NAMED
+        for problem in report.problems[:MOST_NAMED]:
             _log.error(PROBLEM, policy=str(ref), field=problem.field, problem=problem.message)
+        if more > 0:
+            _log.error(PROBLEM, policy=str(ref), field="", problem=f"and {more} more")
         if report.problems and ref.namespace:
-            text = "; ".join(map(str, report.problems))
+            text = "; ".join(map(str, report.problems[:MOST_NAMED])) + (f"; and {more} more" if more > 0 else "")
             message = f"Fails closed where it restricts: {text}"
             self._events.emit(about, reason="InvalidPolicy", message=message)
 

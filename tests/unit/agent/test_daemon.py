@@ -2,6 +2,7 @@
 
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from isthmus.agent.daemon import Agent, Settings
 from isthmus.kernel.errors import KernelError, NftError
@@ -95,6 +96,15 @@ async def test_without_an_earlier_table_patience_with_other_clusters_ends(agent:
     agent._patient = False
     await agent._sync()
     assert writer.calls == ["replace"]
+
+
+async def test_a_policy_with_thousands_of_problems_is_a_few_lines_in_the_log(agent: Agent):
+    bad = policy(ingress=[{"ports": [{"port": -1}] * 5000}])
+    with capture_logs() as logs:
+        agent._on_policies(Snapshot((bad,)))
+
+    assert len(logs) < 30
+    assert "4980 more" in logs[-1]["problem"]
 
 
 POISON = "6666"  # the port of the policy that the kernel of these tests cannot stand
