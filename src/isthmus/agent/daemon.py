@@ -2,8 +2,9 @@
 
 Level-triggered: an input only changes the view and asks for a run; the run writes what differs by then. Fail static:
 whatever stops (an API server, the tracker, this process), the kernel keeps the last ruleset; a new agent replaces it in
-one transaction once it knows enough. On a node without a ruleset of an earlier run it does not wait for other clusters
-longer than `sync_timeout`: their pods then count as outside, which fails closed.
+one transaction once it knows enough. It does not wait for other clusters longer than `sync_timeout` (ten times that on
+a node with a ruleset of an earlier run): their pods then count as outside, which fails closed. To wait for ever would
+leave the node's new pods and policies without enforcement for as long as any one cluster cannot be reached.
 """
 
 import asyncio
@@ -37,6 +38,10 @@ REFUSALS = 2  # of the whole table in a row, after which the policies at fault a
 DESPAIR = 6  # refusals after which policies that were accepted before are suspected too
 REOPEN = 300.0  # seconds after which a policy that the kernel refused is tried again
 
+FORBEARANCE = 10  # times the sync timeout that the ruleset of an earlier run stays before it is replaced unsynced
+
+WAITING = "not everything is known yet; the ruleset of an earlier run stays"
+IMPATIENT = "not everything is known yet; pods of clusters that are missing count as outside"
 SYNCED = "ruleset replaced"
 APPLIED = "ruleset changed"
 REFUSED = "ruleset refused by the kernel"
@@ -104,6 +109,7 @@ class Agent:
         self._unknown = True  # what the kernel holds
         self._written = False
         self._patient = True
+        self._local = asyncio.Event()
         self._since: float | None = None
         self._refusal = ""
         self._refusals = 0
@@ -142,12 +148,19 @@ class Agent:
             self._changed()
 
     async def _lose_patience(self) -> None:
+        await self._local.wait()  # without the local API server nothing can be written anyway
         await asyncio.sleep(self.settings.sync_timeout)
-        if not self._written and not await self._writer.present():
+        if not self._written and await self._writer.present():
+            _log.warning(WAITING, missing=self.view.missing)
+            await asyncio.sleep(self.settings.sync_timeout * (FORBEARANCE - 1))
+        if not self._written:
+            _log.warning(IMPATIENT, missing=self.view.missing)
             self._patient = False
             self._changed()
 
     def _changed(self) -> None:
+        if self.view.locally_ready:
+            self._local.set()
         if self._since is None:
             self._since = asyncio.get_running_loop().time()
         self._runner.trigger()

@@ -1,5 +1,7 @@
 """When the agent writes what: nothing before it knows, everything after doubt, differences otherwise."""
 
+import asyncio
+
 import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
@@ -95,6 +97,26 @@ async def test_without_an_earlier_table_patience_with_other_clusters_ends(agent:
 
     agent._patient = False
     await agent._sync()
+    assert writer.calls == ["replace"]
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize(("earlier", "seconds"), [(False, 30), (True, 300)])
+async def test_a_cluster_that_never_comes_delays_a_restarted_agent_and_does_not_stop_it(
+    agent: Agent, writer: FakeWriter, earlier, seconds
+):
+    if earlier:
+        writer.kernel.run("add table inet isthmus\n")
+    waiting = asyncio.create_task(agent._lose_patience())
+    await asyncio.sleep(1000)  # the API server is away
+    _tell_all(agent)
+    agent.view.mesh([ClusterJoined(Cluster("west", 2))])
+    agent._changed()
+    start = asyncio.get_running_loop().time()
+    await waiting
+    await agent._sync()
+
+    assert asyncio.get_running_loop().time() - start == seconds
     assert writer.calls == ["replace"]
 
 
