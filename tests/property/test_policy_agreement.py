@@ -10,6 +10,7 @@ from isthmus.policy.rules import Direction
 from isthmus.policy.world import World
 from isthmus.ruleset.compiler import Compiler
 from isthmus.ruleset.interpreter import Packet, passes
+from isthmus.ruleset.sets import Jump
 from isthmus.ruleset.table import Table
 from isthmus.ruleset.text import script
 from tests.support import worlds as w
@@ -79,3 +80,30 @@ def test_incremental_result_equals_full_recompute_and_deltas_lead_from_one_to_th
 
     assert kernel == compiler.table
     assert Compiler(compiler.world).table == compiler.table
+
+
+@settings(max_examples=80, deadline=None)
+@given(w.worlds(), st.lists(_steps, max_size=8), w.flows(), st.randoms(use_true_random=False))
+def test_a_shut_gate_lets_nobody_through_whatever_changes_meanwhile_and_leaves_no_trace(world: World, steps, flow, rng):
+    compiler = Compiler(world)
+    kernel = Table()
+    for name, argument in [*steps, ("drop_endpoint", "192.0.2.1")]:
+        for gate in list(compiler.gates):
+            (compiler.shut_gate if rng.random() < 0.5 else compiler.open_gate)(gate)
+        getattr(compiler, name)(argument)
+        apply(kernel, compiler.table.take_delta())
+        assert kernel == compiler.table
+    halves = {
+        direction: compiler.table.elements[name].get((mine,))
+        for direction, mine, name in (("in", flow.destination, "ingress4"), ("eg", flow.source, "egress4"))
+    }
+    if any(isinstance(jump, Jump) and jump.chain in compiler.shut for jump in halves.values()):
+        assert flow.source == flow.destination or not passes(compiler.table, Packet(flow))
+    for gate in compiler.shut:
+        compiler.open_gate(gate)
+
+    assert Compiler(compiler.world).table == compiler.table
+    for key in list(compiler.world.pods):
+        compiler.drop_pod(key)
+    assert not compiler.gates
+    assert not any((compiler._gate_of, compiler._matches, compiler._told, compiler._claims))
