@@ -105,5 +105,8 @@ def test_a_shut_gate_lets_nobody_through_whatever_changes_meanwhile_and_leaves_n
     assert Compiler(compiler.world).table == compiler.table
     for key in list(compiler.world.pods):
         compiler.drop_pod(key)
+    for number in list(compiler.world.identities):
+        compiler.drop_identity(number)
     assert not compiler.gates
     assert not any((compiler._gate_of, compiler._matches, compiler._told, compiler._claims))
+    assert not any((compiler._peers, compiler._identities))

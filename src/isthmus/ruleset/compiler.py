@@ -3,7 +3,8 @@
 Every method changes the world and what follows from it in the table, and nothing else; `Table.take_delta` then holds
 the transaction. Invariant (tests/property): after any sequence of calls the table equals that of a new Compiler that
 is given the final world. Cost: an endpoint is one element; an identity is matched once against each distinct peer
-selector in use; a policy costs the pods it selects and, for selectors not seen before, one pass over the identities.
+selector that shares a label with it; a policy costs the pods it selects and, for selectors not seen before, a look at
+the identities that share a label with them.
 """
 
 from collections import Counter
@@ -18,6 +19,7 @@ from isthmus.policy.evaluate import resolve
 from isthmus.policy.gate import Gate, build
 from isthmus.policy.rules import CidrPeer, Direction, Network, ObjectRef, Peer, PodPeer, Policy
 from isthmus.policy.world import LocalPod, World
+from isthmus.ruleset.handles import Files, of_identity, of_peer
 from isthmus.ruleset.layout import (
     EGRESS,
     FIXED,
@@ -69,6 +71,8 @@ class Compiler:
         self._told: dict[str, LocalPod] = {}
         self._claims: dict[str, set[str]] = {}  # address -> keys of the pods that say they have it
         self._matches: dict[PodPeer, _Matches] = {}
+        self._peers: Files[PodPeer] = Files()
+        self._identities: Files[int] = Files()
         for pair in FIXED:
             for spec in pair.values():
                 self.table.add_set(spec)
@@ -274,6 +278,7 @@ class Compiler:
             matches.gates.discard(name)
             if not matches.gates:
                 del self._matches[peer]
+                self._peers.discard(peer, of_peer(peer))
         for chain in layout.chains:
             self.table.drop_chain(chain.name)
         for spec in layout.sets:
@@ -282,8 +287,11 @@ class Compiler:
     def _want(self, peer: PodPeer, gate: str) -> set[int]:
         matches = self._matches.get(peer)
         if matches is None:
-            numbers = {number for number, identity in self.world.identities.items() if peer.matches(identity)}
+            handles = of_peer(peer)
+            candidates = self._identities.under(handles)
+            numbers = {number for number in candidates if peer.matches(self.world.identities[number])}
             matches = self._matches[peer] = _Matches(numbers, set())
+            self._peers.add(peer, handles)
         matches.gates.add(gate)
         return matches.numbers
 
@@ -326,8 +334,12 @@ class Compiler:
             self._rematch(number, old, None)
 
     def _rematch(self, number: int, old: Identity | None, new: Identity | None) -> None:
-        now = {peer: new is not None and peer.matches(new) for peer in self._matches}
-        changed = [peer for peer, matches in self._matches.items() if (number in matches.numbers) is not now[peer]]
+        for files, identity in ((self._identities.discard, old), (self._identities.add, new)):
+            if identity is not None:
+                files(number, of_identity(identity))
+        candidates = self._peers.under(h for identity in (old, new) if identity for h in of_identity(identity))
+        now = {peer: new is not None and peer.matches(new) for peer in candidates}
+        changed = [peer for peer in candidates if (number in self._matches[peer].numbers) is not now[peer]]
         gates = {name for peer in changed for name in self._matches[peer].gates}
         rows = {name: self._row(self._gates[name].layout, number) for name in gates}
         for peer in changed:
