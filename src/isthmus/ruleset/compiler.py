@@ -16,7 +16,7 @@ import msgspec
 from isthmus.model.endpoint import Endpoint, NamedPort
 from isthmus.model.identity import Identity
 from isthmus.policy.evaluate import resolve
-from isthmus.policy.gate import Gate, build
+from isthmus.policy.gate import Gate, Opening, build
 from isthmus.policy.rules import CidrPeer, Direction, Network, ObjectRef, Peer, PodPeer, Policy
 from isthmus.policy.world import LocalPod, World
 from isthmus.ruleset.handles import Files, of_identity, of_peer
@@ -310,10 +310,19 @@ class Compiler:
             self.table.put(name, key)
 
     def _fill_named(self, layout: Layout) -> None:
-        if _uses_names(layout):
-            for endpoint in self.world.endpoints.values():
-                identity = self.world.identities.get(endpoint.identity)
-                self._exchange(set(), _named_elements(layout, endpoint, identity))
+        if not _uses_names(layout):
+            return
+        openings = [opening for opening in layout.gate.openings if opening.names]
+        others = [opening for opening in openings if not isinstance(opening.peer, PodPeer)]
+        by_identity: dict[int, list[Opening]] = {}
+        for opening in openings:
+            if isinstance(opening.peer, PodPeer):
+                for number in self._identities.under(of_peer(opening.peer)):
+                    by_identity.setdefault(number, []).append(opening)
+        for endpoint in self.world.endpoints.values():
+            identity = self.world.identities.get(endpoint.identity)
+            mine = [*others, *by_identity.get(endpoint.identity, ())]
+            self._exchange(set(), _named_elements(layout, endpoint, identity, mine))
 
     def _gates_with_names(self) -> list[Layout]:
         return [used.layout for used in self._gates.values() if _uses_names(used.layout)]
@@ -383,11 +392,16 @@ def _uses_names(layout: Layout) -> bool:
     return any(opening.names for opening in layout.gate.openings)
 
 
-def _named_elements(layout: Layout, endpoint: Endpoint, identity: Identity | None) -> set[_Element]:
+def _named_elements(
+    layout: Layout, endpoint: Endpoint, identity: Identity | None, openings: Iterable[Opening] | None = None
+) -> set[_Element]:
+    """Returns the elements of one address; `openings` are those that may concern it, all of the gate if None."""
+    if not endpoint.named_ports:  # most have none, and there may be a hundred thousand
+        return set()
     name = layout.named_set(family_of(endpoint.ip))
     return {
         (name, (endpoint.ip, number.protocol, number.first))
-        for opening in layout.gate.openings
+        for opening in (layout.gate.openings if openings is None else openings)
         if opening.names and _means(opening.peer, identity, endpoint.ip)
         for port in opening.names
         for number in resolve(port.protocol, port.name, endpoint.named_ports)

@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isthmus.model.endpoint import Endpoint, NamedPort
 from isthmus.model.identity import Identity
 from isthmus.model.labels import CLUSTERSET_CLUSTER, NAMESPACE_NAME
 from isthmus.model.selector import Operator, Selector, Term
@@ -46,3 +47,22 @@ def test_a_selector_is_tried_on_those_identities_only_that_share_a_label(monkeyp
     compiler.put_identity(Identity(0x10100, "east", "x", {"app": "a1"}, {}))
 
     assert len(tried) == 100 + 2
+
+
+def test_port_names_are_resolved_for_those_addresses_only_that_a_selector_could_mean(monkeypatch):
+    compiler = Compiler(World("east"))
+    for n in range(100):
+        compiler.put_identity(Identity(0x10100 + n, "east", "x", {"app": f"a{n}"}, {}))
+        ip = f"10.2.0.{n}"
+        compiler.put_endpoint(Endpoint("east", ip, 0x10100 + n, "x", "p", named_ports=(NamedPort("http", 80),)))
+    compiler.put_pod(LocalPod("x", "p", "", {}, ("10.1.0.1",)))
+    tried = []
+    matches = PodPeer.matches
+    monkeypatch.setattr(PodPeer, "matches", lambda peer, identity: tried.append(1) or matches(peer, identity))
+    peers = [{"podSelector": {"matchLabels": {"app": f"a{n}"}}} for n in range(100)]
+    spec = {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": peers, "ports": [{"port": "http"}]}]}
+    compiler.put_policy(parse({"metadata": {"namespace": "x", "name": "p"}, "spec": spec}, cluster="east"))
+
+    (gate,) = compiler.gates
+    assert len(compiler.table.elements[f"{gate}_named4"]) == 100
+    assert len(tried) <= 200
