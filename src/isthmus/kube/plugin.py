@@ -119,7 +119,9 @@ async def run_plugin(access: Access, plugin: Plugin, *, time_limit: float = TIME
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
-            hint = f"; {plugin.install_hint}" if plugin.install_hint and isinstance(error, FileNotFoundError) else ""
+            # A directory of PATH that may not be read makes "not found" a "permission denied".
+            absent = isinstance(error, FileNotFoundError | PermissionError)
+            hint = f"; {plugin.install_hint}" if plugin.install_hint and absent else ""
             reason = getattr(error, "strerror", None) or error
             raise CredentialError(f"{plugin.origin}: cannot run {plugin.command!r}: {reason}{hint}") from error
         finally:

@@ -133,7 +133,9 @@ async def test_a_failing_plugin_is_named_with_what_it_said(tmp_path: Path) -> No
 
 
 async def test_a_missing_plugin_is_named_with_its_hint() -> None:
-    with pytest.raises(CredentialError, match=r"cannot run 'no-such-plugin': No such file.*; get it at X"):
+    with pytest.raises(
+        CredentialError, match=r"cannot run 'no-such-plugin': (No such file|Permission denied).*; get it at X"
+    ):
         await run_plugin(Access(server="https://h"), plugin("no-such-plugin", install_hint="get it at X"))
 
 
