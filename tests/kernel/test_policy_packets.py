@@ -1,5 +1,8 @@
 """Policy in the real kernel: what the compiler writes lets through and drops what the evaluator says."""
 
+import socket
+import struct
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,6 +20,7 @@ from tests.support.cases import Case, load
 from tests.support.netns import World
 from tests.support.probes import Attempt
 
+IPV6_HDRINCL = 36  # linux/in6.h; the socket module lacks it
 PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp", 1: "icmp"}
 E2E = load("kubernetes-e2e-netpol.json")
 
@@ -209,3 +213,25 @@ def test_the_packet_priority_leaves_as_none(world: World):
     world.expect({Attempt("b", "a"): True})
 
     assert "packets 0" in world.nft("list table inet watch")
+
+
+def test_a_pod_that_claims_an_address_of_the_node_is_not_the_node(world: World):
+    _write(world, _one_policed_pod(policyTypes=["Ingress"]))
+    world.listen("a", "udp", 53)
+    world.nft(
+        "add table inet watch\nadd chain inet watch c { type filter hook postrouting priority 300; }\n"
+        "add rule inet watch c ip6 daddr fd00:10:244::a udp dport 53 counter\n"
+    )
+    source, target = (socket.inet_pton(socket.AF_INET6, ip) for ip in ("fd00::1", "fd00:10:244::a"))
+    datagram = struct.pack("!HHHH", 4444, 53, 9, 0) + b"x"
+    header = struct.pack("!IHBB", 6 << 28, len(datagram), 17, 64) + source + target
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+            raw.setsockopt(socket.IPPROTO_IPV6, IPV6_HDRINCL, 1)
+            raw.sendto(header + datagram, ("fd00:10:244::a", 0))
+
+    world["b"].run(send)
+    world.expect({Attempt("b", "a", "udp", 53, 6): False})  # sent later, dropped: the other has been through by now
+    assert "packets 0" in world.nft("list table inet watch")
+    world.expect({Attempt("router", "a", "udp", 53, 6): True, Attempt("router", "a", "tcp", 80, 6): True})

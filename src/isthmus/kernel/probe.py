@@ -135,7 +135,7 @@ CONSTRUCTS = (
     Construct(
         "addresses of the node itself",
         "CONFIG_NFT_FIB_INET, CONFIG_NFT_FIB_IPV4, CONFIG_NFT_FIB_IPV6",
-        ("add chain $T local", "add rule $T local fib saddr type local return"),
+        ("add chain $T local", "add rule $T local iif 0 fib saddr type local return"),
     ),
     Construct(
         "ICMP types",
