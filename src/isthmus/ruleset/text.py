@@ -144,7 +144,7 @@ def _statement(statement: Statement) -> str:
         case Lookup(fields, name, negated):
             return f"{_concatenated(fields)} {'!= ' if negated else ''}@{name}"
         case FromThisNode():
-            # `iif 0` is "not forwarded": else a pod could claim an IPv6 address of the node (IPv4 ones the kernel checks).
+            # `iif 0` is "not forwarded": else a pod could claim an IPv6 address of the node (IPv4 the kernel checks).
             return "iif 0 fib saddr type local"
         case RelatedError():
             return "ct state related meta l4proto { 1, 58 }"
