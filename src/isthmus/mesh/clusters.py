@@ -94,9 +94,18 @@ def parse_file(path: Path, data: bytes) -> list[ClusterSpec]:
             reason, _, field = str(error).partition(" - at `$.")
             raise ClustersError(f"{where}{'.' + field.rstrip('`') if field else ''}: {reason}") from None
         cluster = own_cluster(entry.name, entry.id, flags=(f"{where}.name", f"{where}.id"))
-        kubeconfig = path.parent / Path(entry.kubeconfig).expanduser() if entry.kubeconfig else None
+        kubeconfig = path.parent / _path(entry.kubeconfig, f"{where}.kubeconfig") if entry.kubeconfig else None
         specs.append(ClusterSpec(cluster, kubeconfig, entry.context))
     return specs
+
+
+def _path(text: str, where: str) -> Path:
+    if "\0" in text:
+        raise ClustersError(f"{where}: a path cannot hold a zero byte")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ClustersError(f"{where}: {error}") from None
 
 
 def merge(own: ClusterSpec, others: Iterable[ClusterSpec]) -> list[ClusterSpec]:

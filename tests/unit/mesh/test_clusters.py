@@ -74,6 +74,8 @@ def test_a_file_names_clusters_and_relative_paths_count_from_it(wrap):
         (b"- {name: c2, id: 2, kubeconfg: x}", "kubeconfg"),
         (b"- {name: c2, id: 300}", "clusters[0].id: 300 is not in 1-255"),
         (b"- {name: a_b, id: 2}", "clusters[0].name"),
+        (b'- {name: c2, id: 2, kubeconfig: "a\\0b"}', "clusters[0].kubeconfig"),
+        (b"- {name: c2, id: 2, kubeconfig: ~nobody-of-that-name/x}", "clusters[0].kubeconfig"),
         (b"- &a {name: c2, id: 2}\n- *a", "aliases"),
         (b"[" * 100 + b"]" * 100, "nested"),
         (b"- {name: c2, id: 2, kubeconfig: !!python/object:os.system x}", "not YAML"),
