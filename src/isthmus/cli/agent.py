@@ -45,7 +45,7 @@ def _fail(error: Exception) -> NoReturn:
     type=click.FloatRange(min=0),
     default=30.0,
     show_default=True,
-    help="Seconds to wait for other clusters before the first ruleset, where there is none of an earlier run.",
+    help="Seconds to wait for other clusters before the first ruleset; ten times that where there is an earlier one.",
 )
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--log-level", type=click.Choice(logs.LEVELS), default="info", show_default=True)
