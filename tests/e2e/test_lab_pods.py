@@ -234,3 +234,14 @@ def test_a_pod_with_several_containers_init_and_shared_files(lab: Lab, namespace
     lab.kubectl(ONE, *run, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/team", "--timeout=30s")
     node = lab.kubectl(ONE, *run, "get", "pod", "team", "-o", "jsonpath={.spec.nodeName}").stdout
     assert lab.kubectl(ONE, *run, "logs", "team", "-c", "reader").stdout == f"from {node}\n"
+
+
+def test_a_pod_cannot_send_from_another_address(lab: Lab, namespace: str) -> None:
+    address = web(lab, TWO, namespace, "web")
+    node = lab.kubectl(TWO, "-n", namespace, "get", "pod", "web", "-o", "jsonpath={.spec.nodeName}").stdout
+
+    route = lab.isthmus("lab", "exec", TWO, node, "--", "ip", "route", "get", address).stdout
+    link = re.search(r"dev (veth\S+)", route)
+    assert link is not None, route
+    setting = f"/proc/sys/net/ipv4/conf/{link[1]}/rp_filter"
+    assert lab.isthmus("lab", "exec", TWO, node, "--", "cat", setting).stdout.strip() == "1"

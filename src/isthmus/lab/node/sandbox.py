@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import shutil
 from collections.abc import Iterable
+from pathlib import Path
 
 from isthmus.lab.node.paths import PodDir
 from isthmus.lab.node.pod import Pod
@@ -102,6 +103,9 @@ def _make(place: PodDir, hostname: str, ip: str, link: str, host_ip: str) -> Non
             # The node speaks to its pods from its own address, which policy knows as this node's.
             f"route replace {ip}/32 dev {link} src {host_ip}\n",
         )
+        # A pod has one address and one way out: what comes with another source is forged. A forged packet of a policed
+        # pod would open a connection in its name, and policy would take the forger's own packets for the answers.
+        Path(f"/proc/sys/net/ipv4/conf/{link}/rp_filter").write_text("1")
         run(
             [*enter(net), "ip", "-batch", "-"],
             text="link set lo up\n"
