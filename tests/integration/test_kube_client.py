@@ -17,7 +17,7 @@ from isthmus.kube.schema import Bare, Namespace, ObjectReference, Service
 from isthmus.mesh.kubernetes import KubernetesSource
 from isthmus.model.endpoint import Cluster
 from tests.support.apiserver import ApiServer, running_apiserver
-from tests.support.meshstate import Believer
+from tests.support.mesh import Believer
 
 
 @pytest.fixture(scope="module")

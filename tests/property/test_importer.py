@@ -23,7 +23,7 @@ from isthmus.model.mesh import (
     NodeTold,
 )
 from tests.support.kubeobjects import a_namespace, a_node, a_pod
-from tests.support.meshstate import Believer
+from tests.support.mesh import Believer
 
 C1 = Cluster("cluster-1", 1)
 

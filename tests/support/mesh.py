@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from isthmus.model.endpoint import Cluster, Endpoint, Node
 from isthmus.model.identity import Identity
+from isthmus.model.labels import CLUSTER_KEYS, NAMESPACE_NAME
 from isthmus.model.mesh import (
     ClusterJoined,
     ClusterLeft,
@@ -96,3 +97,37 @@ class Consumer:
         return isinstance(other, Consumer) and self.__dict__ == other.__dict__
 
     __hash__ = None  # a consumer changes
+
+
+class Believer(Consumer):
+    """A consumer of what comes from API servers: holds the importer to more than a store can promise.
+
+    What is under test may be a part that does not say which clusters there are.
+    """
+
+    def _take(self, event: MeshEvent) -> None:
+        match event:
+            case ClusterLeft(name) | ClusterSynced(name):
+                self.ids.setdefault(name, 0)
+            case IdentityTold(identity):
+                assert not {*CLUSTER_KEYS, NAMESPACE_NAME} & {*identity.labels, *identity.namespace_labels}
+                before = self.identities.get((identity.cluster, identity.number), identity)
+                assert before == identity, "a number in use never changes its meaning"
+        super()._take(event)
+
+    def meaning(self) -> dict[tuple[str, str], tuple[object, ...]]:
+        """Returns who holds each address, without the numbers of identities."""
+        found = {}
+        for key, endpoint in self.endpoints.items():
+            identity = self.identities[endpoint.cluster, endpoint.identity]
+            found[key] = (
+                endpoint.namespace,
+                endpoint.pod,
+                endpoint.uid,
+                endpoint.node,
+                endpoint.named_ports,
+                tuple(sorted(identity.labels.items())),
+                tuple(sorted(identity.namespace_labels.items())),
+                identity.service_account,
+            )
+        return found

@@ -8,7 +8,8 @@ leave the node's new pods and policies without enforcement for as long as any on
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -89,7 +90,7 @@ class Agent:
         *,
         client: Client,
         writer: Writer,
-        mesh: Callable[[], AsyncIterator[Sequence[MeshEvent]]],
+        mesh: Callable[[], AsyncGenerator[Sequence[MeshEvent], None]],
         registry: CollectorRegistry,
     ) -> None:
         self.settings = settings
@@ -143,9 +144,10 @@ class Agent:
             self._changed()
 
     async def _follow_mesh(self) -> None:
-        async for batch in self._mesh():
-            self.view.mesh(batch)
-            self._changed()
+        async with aclosing(self._mesh()) as batches:
+            async for batch in batches:
+                self.view.mesh(batch)
+                self._changed()
 
     async def _lose_patience(self) -> None:
         await self._local.wait()  # without the local API server nothing can be written anyway

@@ -4,8 +4,8 @@ The kernel is looked at first: an agent that cannot enforce must say so at once 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, aclosing
 
 import structlog
 from prometheus_client import CollectorRegistry, Gauge, GCCollector, PlatformCollector, ProcessCollector
@@ -18,15 +18,14 @@ from isthmus.aio.health import HealthServer
 from isthmus.kube.client import Client
 from isthmus.kube.kubeconfig import load
 from isthmus.mesh import reader
-from isthmus.mesh.clusters import ClusterList, ClustersError, ClusterSpec, own_cluster
+from isthmus.mesh.clusters import ClusterList, ClusterSpec, own_cluster
 from isthmus.mesh.fleet import Fleet
+from isthmus.mesh.listing import ListFollower
 from isthmus.model.mesh import MeshEvent
 from isthmus.store.client import Client as StoreClient
 from isthmus.store.transport import Tls
 
 STARTED = "agent started"
-BAD_LIST = "list of clusters cannot be used; the last good one stays"
-REREAD = 2.0  # seconds between looks at --clusters-file
 METRICS_FLAG = "--metrics-bind-address"
 
 _log = structlog.get_logger()
@@ -40,12 +39,19 @@ async def serve(options: Options) -> None:
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
-    access = load(options.kubeconfig, context=options.context)
+    access = await asyncio.to_thread(load, options.kubeconfig, context=options.context)
     async with AsyncExitStack() as stack:
         writer = await stack.enter_async_context(KernelWriter())
         client = await stack.enter_async_context(Client(access))
         health = HealthServer(options.metrics_bind_address, flag=METRICS_FLAG, registry=registry)
-        mesh = _standalone(options, stack) if options.standalone else _from_etcd(options, registry, stack)
+        # Part of the same group as the agent: a fault in it ends the process with a reason, and is not lost.
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        if options.standalone:
+            fleet, follower = await _open_fleet(options)
+            tasks.create_task(_keep_configured(fleet, follower))
+            mesh = fleet.events()
+        else:
+            mesh = _from_etcd(options, registry, stack)
         settings = Settings(
             node=options.node_name,
             cluster=options.cluster_name,
@@ -68,7 +74,7 @@ async def serve(options: Options) -> None:
 
 def _from_etcd(
     options: Options, registry: CollectorRegistry, stack: AsyncExitStack
-) -> AsyncIterator[Sequence[MeshEvent]]:
+) -> AsyncGenerator[Sequence[MeshEvent], None]:
     tls = Tls(ca=options.etcd_ca, cert=options.etcd_cert, key=options.etcd_key)
     store = StoreClient(options.etcd_endpoints, tls=tls)
     stack.push_async_callback(store.close)
@@ -83,26 +89,18 @@ def _from_etcd(
     return reader.follow(store, health=state)
 
 
-def _standalone(options: Options, stack: AsyncExitStack) -> AsyncIterator[Sequence[MeshEvent]]:
+async def _open_fleet(options: Options) -> tuple[Fleet, ListFollower]:
     if options.cluster_id is None:
         raise OptionsError("--standalone needs --cluster-id")
     own = ClusterSpec(own_cluster(options.cluster_name, options.cluster_id), options.kubeconfig, options.context)
     listing = ClusterList(own, file=options.clusters_file)
     fleet = Fleet()
-    fleet.configure(listing.read())
-    task = asyncio.create_task(_keep_configured(fleet, listing))
-    stack.callback(task.cancel)
-    return fleet.events()
+    specs = await asyncio.to_thread(listing.read)
+    fleet.configure(specs)
+    return fleet, ListFollower(listing, known=specs)
 
 
-async def _keep_configured(fleet: Fleet, listing: ClusterList) -> None:
-    trouble = ""
-    while True:
-        await asyncio.sleep(REREAD)
-        try:
-            fleet.configure(await asyncio.to_thread(listing.read))
-            trouble = ""
-        except ClustersError as error:
-            if str(error) != trouble:
-                trouble = str(error)
-                _log.error(BAD_LIST, error=trouble)
+async def _keep_configured(fleet: Fleet, follower: ListFollower) -> None:
+    async with aclosing(follower.changes()) as lists:
+        async for specs in lists:
+            fleet.configure(specs)

@@ -176,41 +176,5 @@ class ObjectReference(msgspec.Struct, frozen=True, gc=False, omit_defaults=True)
     fieldPath: str = ""
 
 
-class EndpointConditions(msgspec.Struct, frozen=True, gc=False):
-    """discovery/v1 EndpointConditions; None means "unknown", which readers take as ready and serving."""
-
-    ready: bool | None = None
-    serving: bool | None = None
-    terminating: bool | None = None
-
-
-class SliceEndpoint(msgspec.Struct, frozen=True, gc=False):
-    """discovery/v1 Endpoint."""
-
-    addresses: tuple[str, ...] = ()
-    conditions: EndpointConditions = EndpointConditions()
-    hostname: str = ""
-    nodeName: str = ""
-    zone: str = ""
-    targetRef: ObjectReference | None = None
-
-
-class EndpointPort(msgspec.Struct, frozen=True, gc=False):
-    """discovery/v1 EndpointPort; `port` None means all ports."""
-
-    port: int | None = None
-    name: str = ""
-    protocol: str = "TCP"
-    appProtocol: str = ""
-
-
-class EndpointSlice(KubeObject, frozen=True, gc=False, kw_only=True):
-    """discovery/v1 EndpointSlice."""
-
-    addressType: str = "IPv4"
-    endpoints: tuple[SliceEndpoint, ...] = ()
-    ports: tuple[EndpointPort, ...] = ()
-
-
 class Bare(KubeObject, frozen=True, gc=False, kw_only=True):
     """Any object, when only its metadata matters."""

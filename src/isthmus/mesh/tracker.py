@@ -16,8 +16,9 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from isthmus import __version__
 from isthmus.aio.backoff import Backoff
 from isthmus.aio.health import HealthServer
-from isthmus.mesh.clusters import ClustersError, ClusterSpec
+from isthmus.mesh.clusters import ClusterSpec
 from isthmus.mesh.fleet import Connect, Fleet
+from isthmus.mesh.listing import REREAD, ListFollower
 from isthmus.mesh.publisher import Publisher, load_identities
 from isthmus.mesh.tracker_metrics import TrackerMetrics
 from isthmus.mesh.tracker_options import TrackerOptions
@@ -27,17 +28,12 @@ from isthmus.store.child import ChildEtcd
 from isthmus.store.client import Client
 from isthmus.store.errors import Denied, StoreError, Unavailable
 
-REREAD = 2.0
-"""Seconds between looks at the list of clusters and their kubeconfigs."""
-
 MEASURE = 1.0
 """Seconds between updates of the gauges."""
 
 STARTED = "tracker started"
 RECONCILING = "Starting cluster reconciliation loop..."
 STOPPING = "Shutting down."
-BAD_LIST = "List of clusters cannot be used; the last good one stays"
-GOOD_LIST = "List of clusters can be used again"
 STORE_AWAY = "Waiting for the store"
 PLAINTEXT = "etcd listens without TLS on an address that others can reach: everyone there can read and write it"
 UNREADABLE = "identity in the store cannot be read and will be numbered anew"
@@ -60,16 +56,14 @@ class Tracker:
         reread: float = REREAD,
     ) -> None:
         self._own = options.own.cluster
-        self._list = options.cluster_list()
+        self._list = ListFollower(options.cluster_list(), known=specs, interval=reread)
         self._specs = specs
         self._store = store
         self._child = child
         self._connect = connect
-        self._reread = reread
         self._publisher = Publisher(store, own=self._own.name)
         self._metrics = TrackerMetrics(registry)
         self._fleet: Fleet | None = None
-        self._list_error = ""
 
     @property
     def publisher(self) -> Publisher:
@@ -85,7 +79,7 @@ class Tracker:
         """Registers why the tracker may not be ready."""
         health.add_live("loop", lambda: None)
         health.add_ready("etcd", self._store_trouble)
-        health.add_ready("clusters", lambda: self._list_error or None)
+        health.add_ready("clusters", lambda: self._list.trouble or None)
         health.add_ready(f"cluster {self._own.name}", self._own_trouble)
 
     async def run(self) -> None:
@@ -106,7 +100,6 @@ class Tracker:
             _log.info(STOPPING)
 
     def _configure(self, specs: list[ClusterSpec]) -> None:
-        self._specs = specs
         self._publisher.retain([spec.cluster.name for spec in specs])
         if self._fleet is not None:
             self._fleet.configure(specs)
@@ -134,19 +127,8 @@ class Tracker:
                 self._publisher.apply(batch)
 
     async def _watch_list(self) -> None:
-        while True:
-            await asyncio.sleep(self._reread)
-            try:
-                specs = await asyncio.to_thread(self._list.read)
-            except ClustersError as error:
-                if self._list_error != str(error):
-                    _log.error(BAD_LIST, error=str(error))
-                self._list_error = str(error)
-                continue
-            if self._list_error:
-                _log.info(GOOD_LIST)
-                self._list_error = ""
-            if specs != self._specs:
+        async with aclosing(self._list.changes()) as lists:
+            async for specs in lists:
                 self._configure(specs)
 
     async def _measure(self, fleet: Fleet) -> None:
@@ -156,7 +138,7 @@ class Tracker:
                 store=self._publisher.state,
                 pending=self._publisher.pending,
                 withheld=fleet.withheld,
-                valid=not self._list_error,
+                valid=not self._list.trouble,
                 now=asyncio.get_running_loop().time(),
             )
             await asyncio.sleep(MEASURE)

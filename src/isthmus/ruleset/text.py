@@ -13,7 +13,6 @@ from isthmus.ruleset.rules import (
     MAX_COMMENT,
     AddressIn,
     ByState,
-    Chain,
     Drop,
     Expr,
     Family,
@@ -121,12 +120,6 @@ def _comment(comment: str, *, end: str = "") -> str:
 def rule_text(rule: Rule) -> str:
     """Returns a rule without the `add rule` that puts it into a chain."""
     return " ".join(filter(None, [*map(_statement, rule.statements), _comment(rule.comment)]))
-
-
-def chain_text(chain: Chain) -> str:
-    """Returns a chain as `nft list` would show it, for people."""
-    head = [f"\t\t{text}" for text in (chain.hook, _comment(chain.comment)) if text]
-    return "\n".join([f"\tchain {chain.name} {{", *head, *(f"\t\t{rule_text(rule)}" for rule in chain.rules), "\t}"])
 
 
 def _statement(statement: Statement) -> str:

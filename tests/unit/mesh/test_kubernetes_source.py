@@ -16,7 +16,7 @@ from isthmus.model.endpoint import Cluster
 from isthmus.model.identity import Identity
 from isthmus.model.mesh import ClusterJoined, ClusterSynced
 from tests.support.kubeserver import Answer, ScriptedServer, answer, event, status
-from tests.support.meshstate import Believer
+from tests.support.mesh import Believer
 
 pytestmark = pytest.mark.looptime
 

@@ -80,7 +80,6 @@ class PodWorker:
         )
         self._made = False
         self._gone = False
-        self._problem: tuple[str, str] = ("", "")
         self._retry_at = 0.0
         self._conditions = pod.status.conditions
         self._wake = asyncio.Event()
