@@ -166,6 +166,21 @@ def test_replies_are_never_judged_by_the_policy_of_the_other_direction(world: Wo
     world.expect({Attempt("a", "b"): True, Attempt("b", "a"): False, Attempt("a", "b", "udp", 53): True})
 
 
+def test_a_client_gains_nothing_by_sending_from_a_port_that_policy_names(world: World):
+    address = world.address("a", 4)
+    world.listen("a", "tcp", 9000)
+
+    def connect():
+        with socket.create_connection((address, 9000), timeout=0.3, source_address=("", 80)):
+            pass
+
+    for ports in ([{"port": 80}], [{"port": 80, "endPort": 8000}]):
+        _write(world, _one_policed_pod(ingress=[{"ports": ports}], policyTypes=["Ingress"]))
+        with pytest.raises(TimeoutError):
+            world["b"].run(connect)
+        world.expect({Attempt("b", "a", "tcp", 80): True})
+
+
 def test_a_service_is_judged_by_the_backend_that_was_chosen(world: World):
     world.nft(
         "add table ip nat\nadd chain ip nat pre { type nat hook prerouting priority dstnat; }\n"

@@ -1,12 +1,15 @@
 """Evaluator, interpreter of the compiled ruleset, and incremental compiler must agree on random worlds."""
 
+from collections import Counter
+from random import Random
+
 import msgspec
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from isthmus.policy.evaluate import evaluate
 from isthmus.policy.gate import build
-from isthmus.policy.rules import Direction
+from isthmus.policy.rules import Direction, PortName
 from isthmus.policy.world import World
 from isthmus.ruleset.compiler import Compiler
 from isthmus.ruleset.interpreter import Packet, passes
@@ -17,8 +20,35 @@ from tests.support import worlds as w
 from tests.support.fake_table import apply
 
 
+def test_every_kind_of_rule_decides_something_in_the_random_worlds():
+    decided: Counter[str] = Counter()
+    for seed in range(300):
+        rng = Random(seed)
+        world = w.world(rng)
+        for flow in (w.flow(rng) for _ in range(30)):
+            for half in evaluate(world, flow).halves:
+                decided["allowed" if half.allowed else "denied"] += 1
+                if half.policy is None or half.rule is None:
+                    continue
+                rules = world.policies[half.policy].rules
+                rule = next(r for r in rules if (r.index, r.direction) == (half.rule, half.direction))
+                decided.update({f"peer {type(peer).__name__}" for peer in rule.peers or ()} or {"anyone"})
+                decided.update({f"port {_kind(port)}" for port in rule.ports or ()} or {"any port"})
+
+    kinds = ("anyone", "peer PodPeer", "peer CidrPeer", "any port")
+    kinds += tuple(f"port {kind}" for kind in ("whole", "single", "range", "name"))
+    assert all(decided[kind] >= 40 for kind in kinds), decided
+    assert min(decided["allowed"], decided["denied"]) > 1000, decided
+
+
+def _kind(port):
+    if isinstance(port, PortName):
+        return "name"
+    return "whole" if port.whole else "single" if port.first == port.last else "range"
+
+
 @settings(max_examples=200, deadline=None)
-@given(w.worlds(), st.lists(w.flows(), min_size=1, max_size=12))
+@given(w.worlds(), w.many_flows())
 def test_interpreter_agrees_with_evaluator_for_packets_of_both_directions(world: World, flows):
     table = Compiler(world).table
     for flow in flows:
@@ -26,7 +56,7 @@ def test_interpreter_agrees_with_evaluator_for_packets_of_both_directions(world:
         own = not w.NODE_ADDRESSES.isdisjoint((flow.source, flow.destination))
         unknown = any("not known yet" in half.reason for half in verdict.halves)
         for reply in (False,) if unknown else (False, True):  # what cannot be opened has no replies
-            packet = Packet(flow, reply=reply, from_node=own)
+            packet = Packet(flow, reply=reply, from_node=own, client_port=w.PORTS[flow.port % len(w.PORTS)])
             note(f"{flow} reply={reply}: {verdict}")
             assert passes(table, packet) is verdict.allowed
 

@@ -1,7 +1,14 @@
-"""Random small worlds, policies and flows for property tests; dense enough that most things touch each other."""
+"""Random small worlds, policies and flows for property tests; dense enough that most things touch each other.
 
+What is drawn is a seed, and the rest is made from it by plain chance: strategies that are built up from small parts
+mostly draw empty lists, and two empty worlds agree about everything. tests/property/test_policy_agreement.py counts
+that every kind of rule really decides something. A failing example prints its seed.
+"""
+
+from collections.abc import Callable
 from ipaddress import ip_network
-from typing import Any
+from random import Random
+from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
@@ -25,137 +32,156 @@ UNKNOWN_IPS = ("10.1.0.99", "fd00:1::99")
 PORTS = (80, 81, 8000, 8080)
 PORT_NAMES = ("web", "dns")
 
-labels = st.fixed_dictionaries({}, optional={"app": st.sampled_from("ab"), "tier": st.sampled_from("pq")})
-protocols = st.sampled_from(["TCP", "UDP", "SCTP"])
+BLOCKS = (
+    {"cidr": "10.2.0.0/24"},
+    {"cidr": "10.1.0.11/32"},
+    {"cidr": "0.0.0.0/0", "except": ["10.2.0.0/25", "10.1.0.0/31", "10.1.0.10/31"]},
+    {"cidr": "198.51.100.0/24"},
+    {"cidr": "10.0.0.0/8", "except": ["10.2.0.10/32", "10.2.0.0/24"]},
+    {"cidr": "::/0", "except": ["fd00:2::a/128"]},
+    {"cidr": "fd00::/16"},
+)
+RANGES = ((80, 81), (80, 80), (8000, 8079), (81, 9000), (70, 90))
+NUMBERS = (0x10100, 0x10101, 0x10102, 0x20100, 0x20101)
+T = TypeVar("T")
 
 
-@st.composite
-def selectors(draw: st.DrawFn, *, clusters: bool = False) -> dict[str, Any]:
-    keys = ["app", "tier", *([CLUSTERSET_CLUSTER] if clusters else [])]
-    values = {"app": "ab", "tier": "pq", CLUSTERSET_CLUSTER: CLUSTERS}
+def seeded(make: Callable[[Random], T]) -> st.SearchStrategy[T]:
+    """Returns the strategy of what `make` makes of a seed."""
+    return st.integers(0, 2**48).map(lambda seed: make(Random(seed)))
+
+
+def _labels(rng: Random) -> dict[str, str]:
+    pairs = (("app", rng.choice("ab")), ("tier", rng.choice("pq")))
+    return {key: value for key, value in pairs if rng.random() < 0.7}
+
+
+def _selector(rng: Random, *, clusters: bool = False) -> dict[str, Any]:
+    values = {"app": "ab", "tier": "pq"} | ({CLUSTERSET_CLUSTER: CLUSTERS} if clusters else {})
     selector: dict[str, Any] = {}
-    if draw(st.booleans()):
-        key = draw(st.sampled_from(keys))
-        selector["matchLabels"] = {key: draw(st.sampled_from(values[key]))}
-    if draw(st.integers(0, 3)) == 0:
-        key = draw(st.sampled_from(keys))
-        operator = draw(st.sampled_from(["In", "NotIn", "Exists", "DoesNotExist"]))
+    if rng.random() < 0.35:
+        key = rng.choice(list(values))
+        selector["matchLabels"] = {key: rng.choice(values[key])}
+    if rng.random() < 0.15:
+        key = rng.choice(list(values))
+        operator = rng.choice(["In", "NotIn", "Exists", "DoesNotExist"])
         expression: dict[str, Any] = {"key": key, "operator": operator}
         if operator in ("In", "NotIn"):
-            expression["values"] = draw(st.lists(st.sampled_from(values[key]), min_size=1, max_size=2, unique=True))
+            expression["values"] = rng.sample(list(values[key]), rng.randint(1, 2))
         selector["matchExpressions"] = [expression]
     return selector
 
 
-blocks = st.sampled_from(
-    [
-        {"cidr": "10.2.0.0/24"},
-        {"cidr": "10.1.0.11/32"},
-        {"cidr": "0.0.0.0/0", "except": ["10.2.0.0/25", "10.1.0.0/31", "10.1.0.10/31"]},
-        {"cidr": "198.51.100.0/24"},
-        {"cidr": "10.0.0.0/8", "except": ["10.2.0.10/32", "10.2.0.0/24"]},
-        {"cidr": "::/0", "except": ["fd00:2::a/128"]},
-        {"cidr": "fd00::/16"},
-    ]
-)
-
-
-@st.composite
-def peers(draw: st.DrawFn) -> dict[str, Any]:
-    match draw(st.integers(0, 3)):
+def _peer(rng: Random) -> dict[str, Any]:
+    match rng.randrange(4):
         case 0:
-            return {"ipBlock": draw(blocks)}
+            return {"ipBlock": rng.choice(BLOCKS)}
         case 1:
-            return {"podSelector": draw(selectors(clusters=True))}
+            return {"podSelector": _selector(rng, clusters=True)}
         case 2:
-            return {"namespaceSelector": draw(selectors(clusters=True))}
+            return {"namespaceSelector": _selector(rng, clusters=True)}
         case _:
-            return {"podSelector": draw(selectors()), "namespaceSelector": draw(selectors(clusters=True))}
+            return {"podSelector": _selector(rng), "namespaceSelector": _selector(rng, clusters=True)}
 
 
-@st.composite
-def ports(draw: st.DrawFn) -> dict[str, Any]:
-    port: dict[str, Any] = {"protocol": draw(protocols)}
-    match draw(st.integers(0, 3)):
+def _port(rng: Random) -> dict[str, Any]:
+    port: dict[str, Any] = {"protocol": rng.choice(["TCP", "TCP", "TCP", "UDP", "SCTP"])}
+    match rng.randrange(4):
         case 1:
-            port["port"] = draw(st.sampled_from(PORTS))
+            port["port"] = rng.choice(PORTS)
         case 2:
-            port["port"] = draw(st.sampled_from(PORT_NAMES))
+            port["port"] = rng.choice(PORT_NAMES)
         case 3:
-            port["port"], port["endPort"] = draw(
-                st.sampled_from([(80, 81), (80, 80), (8000, 8079), (81, 9000), (70, 90)])
-            )
+            port["port"], port["endPort"] = rng.choice(RANGES)
     return port
 
 
-@st.composite
-def policies(draw: st.DrawFn, names: tuple[str, ...] = ("p0", "p1", "p2", "p3")) -> Policy:
-    spec: dict[str, Any] = {"podSelector": draw(selectors())}
-    for direction, key in (("ingress", "from"), ("egress", "to")):
-        if draw(st.booleans()):
-            spec[direction] = [
-                {
-                    **({key: rule_peers} if rule_peers is not None else {}),
-                    **({"ports": rule_ports} if rule_ports is not None else {}),
-                }
-                for rule_peers, rule_ports in draw(
-                    st.lists(
-                        st.tuples(
-                            st.none() | st.lists(peers(), max_size=2),
-                            st.none() | st.lists(ports(), max_size=3),
-                        ),
-                        max_size=3,
-                    )
-                )
-            ]
-    if draw(st.booleans()):
-        spec["policyTypes"] = draw(st.sampled_from([["Ingress"], ["Egress"], ["Ingress", "Egress"]]))
-    metadata = {"name": draw(st.sampled_from(names)), "namespace": draw(st.sampled_from(NAMESPACES))}
-    return parse({"metadata": metadata, "spec": spec}, cluster=CLUSTER, scope=draw(st.sampled_from(Scope)))
+def _rule(rng: Random, peers: str) -> dict[str, Any]:
+    rule: dict[str, Any] = {}
+    if rng.random() < 0.8:
+        rule[peers] = [_peer(rng) for _ in range(rng.randint(1, 3))]
+    if rng.random() < 0.8:
+        rule["ports"] = [_port(rng) for _ in range(rng.randint(1, 4))]
+    return rule
 
 
-@st.composite
-def identities(draw: st.DrawFn, number: int) -> Identity:
+def policy(rng: Random) -> Policy:
+    spec: dict[str, Any] = {"podSelector": _selector(rng)}
+    for direction, peers in (("ingress", "from"), ("egress", "to")):
+        if rng.random() < 0.7:
+            spec[direction] = [_rule(rng, peers) for _ in range(rng.randint(0, 3))]
+    if rng.random() < 0.6:
+        spec["policyTypes"] = rng.choice([["Ingress"], ["Egress"], ["Ingress", "Egress"]])
+    metadata = {"name": rng.choice(("p0", "p1", "p2", "p3")), "namespace": rng.choice(NAMESPACES)}
+    return parse({"metadata": metadata, "spec": spec}, cluster=CLUSTER, scope=rng.choice(list(Scope)))
+
+
+def identity(rng: Random, number: int) -> Identity:
     cluster = CLUSTERS[(number >> 16) - 1]
-    return Identity(number, cluster, draw(st.sampled_from(NAMESPACES)), draw(labels), draw(labels))
+    return Identity(number, cluster, rng.choice(NAMESPACES), _labels(rng), _labels(rng))
 
 
-NUMBERS = (0x10100, 0x10101, 0x10102, 0x20100, 0x20101)
-named_ports = st.lists(
-    st.builds(NamedPort, name=st.sampled_from(PORT_NAMES), port=st.sampled_from(PORTS), protocol=protocols), max_size=2
-).map(tuple)
+def _named_ports(rng: Random) -> tuple[NamedPort, ...]:
+    names = [name for name in (*PORT_NAMES, *PORT_NAMES) if rng.random() < 0.5]
+    return tuple(NamedPort(name, rng.choice(PORTS), rng.choice(["TCP", "TCP", "UDP", "SCTP"])) for name in names)
 
 
-@st.composite
-def endpoints(draw: st.DrawFn, ip: str) -> Endpoint:
-    number = draw(st.sampled_from(NUMBERS))
-    return Endpoint(CLUSTERS[(number >> 16) - 1], ip, number, "x", f"pod-{ip}", named_ports=draw(named_ports))
+def endpoint(rng: Random, ip: str) -> Endpoint:
+    number = rng.choice(NUMBERS)
+    return Endpoint(CLUSTERS[(number >> 16) - 1], ip, number, "x", f"pod-{ip}", named_ports=_named_ports(rng))
 
 
-@st.composite
-def local_pods(draw: st.DrawFn, slot: int) -> LocalPod:
-    ips = draw(st.sampled_from([LOCAL_IPS[slot : slot + 1], LOCAL_IPS[slot::3], ()]))
-    namespace = NAMESPACES[slot % 2]
-    return LocalPod(namespace, f"pod-{slot}", f"uid-{slot}", draw(labels), ips, draw(named_ports))
+def local_pod(rng: Random, slot: int) -> LocalPod:
+    ips = rng.choice([LOCAL_IPS[slot : slot + 1], *[LOCAL_IPS[slot::3]] * 8, ()])
+    return LocalPod(NAMESPACES[slot % 2], f"pod-{slot}", f"uid-{slot}", _labels(rng), ips, _named_ports(rng))
 
 
-@st.composite
-def worlds(draw: st.DrawFn) -> World:
-    world = World(CLUSTER, node_addresses=NODE_ADDRESSES, pod_cidrs=POD_CIDRS)
-    world.identities = {number: draw(identities(number)) for number in NUMBERS if draw(st.integers(0, 5))}
-    world.endpoints = {ip: draw(endpoints(ip)) for ip in (*LOCAL_IPS, *REMOTE_IPS) if draw(st.integers(0, 5))}
+def world(rng: Random) -> World:
+    made = World(CLUSTER, node_addresses=NODE_ADDRESSES, pod_cidrs=POD_CIDRS)
+    made.identities = {number: identity(rng, number) for number in NUMBERS if rng.random() < 0.9}
+    made.endpoints = {ip: endpoint(rng, ip) for ip in (*LOCAL_IPS, *REMOTE_IPS) if rng.random() < 0.9}
     for slot in range(3):
-        pod = draw(local_pods(slot))
-        world.pods[pod.key] = pod
-    for policy in draw(st.lists(policies(), max_size=4)):
-        world.policies = {ref: p for ref, p in world.policies.items() if ref != policy.ref} | {policy.ref: policy}
-    return world
+        pod = local_pod(rng, slot)
+        made.pods[pod.key] = pod
+    for _ in range(rng.randint(0, 5)):
+        one = policy(rng)
+        made.policies[one.ref] = one
+    return made
 
 
-@st.composite
-def flows(draw: st.DrawFn) -> Flow:
-    everyone = (*LOCAL_IPS, *REMOTE_IPS, *OUTSIDE_IPS, *UNKNOWN_IPS, *sorted(NODE_ADDRESSES))
-    source = draw(st.sampled_from(everyone))
-    target = draw(st.sampled_from([ip for ip in everyone if (":" in ip) == (":" in source)]))
-    protocol = draw(st.sampled_from([6, 6, 17, 132, 1]))
-    return Flow(source, target, protocol, draw(st.sampled_from((*PORTS, 82, 9001))) if protocol != 1 else 0)
+def flow(rng: Random) -> Flow:
+    inside, rest = (*LOCAL_IPS, *REMOTE_IPS), (*OUTSIDE_IPS, *UNKNOWN_IPS, *sorted(NODE_ADDRESSES))
+    source = rng.choice(inside if rng.random() < 0.8 else rest)
+    pool = [ip for ip in (LOCAL_IPS if rng.random() < 0.5 else inside + rest) if (":" in ip) == (":" in source)]
+    protocol = rng.choice([6, 6, 6, 17, 132, 58 if ":" in source else 1])
+    return Flow(
+        source, rng.choice(pool), protocol, rng.choice((*PORTS, *PORTS, 82, 9001)) if protocol not in (1, 58) else 0
+    )
+
+
+def worlds() -> st.SearchStrategy[World]:
+    return seeded(world)
+
+
+def flows() -> st.SearchStrategy[Flow]:
+    return seeded(flow)
+
+
+def many_flows(count: int = 30) -> st.SearchStrategy[list[Flow]]:
+    return seeded(lambda rng: [flow(rng) for _ in range(count)])
+
+
+def policies() -> st.SearchStrategy[Policy]:
+    return seeded(policy)
+
+
+def identities(number: int) -> st.SearchStrategy[Identity]:
+    return seeded(lambda rng: identity(rng, number))
+
+
+def endpoints(ip: str) -> st.SearchStrategy[Endpoint]:
+    return seeded(lambda rng: endpoint(rng, ip))
+
+
+def local_pods(slot: int) -> st.SearchStrategy[LocalPod]:
+    return seeded(lambda rng: local_pod(rng, slot))

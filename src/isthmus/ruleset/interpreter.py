@@ -42,13 +42,15 @@ MAX_JUMPS = 16  # NFT_JUMP_STACK_SIZE
 class Packet(msgspec.Struct):
     """A packet of the connection `flow` (original tuple, after DNAT) as it passes the node's postrouting hook.
 
-    It opens the connection (`new`) unless it is a reply or said to be a later one.
+    It opens the connection (`new`) unless it is a reply or said to be a later one. `client_port` is the client's
+    choice, and may be one that policy names.
     """
 
     flow: Flow
     reply: bool = False
     tracked: bool = True
     later: bool = False
+    client_port: int = 50000
     from_node: bool = False
     related_error: bool = False
     scratch: int = 0
@@ -170,9 +172,9 @@ def _value(packet: Packet, field: Expr) -> str | int | None:
                 return 1 if ip_address(flow.source).version == 4 else 58
             return flow.protocol
         case Expr.DESTINATION_PORT:
-            return flow.port if not packet.reply else -1  # the client's port: never one that policy names
+            return packet.client_port if packet.reply else flow.port
         case Expr.SOURCE_PORT:
-            return flow.port if packet.reply else -1
+            return flow.port if packet.reply else packet.client_port
 
 
 def _of_family(text: str, field: Expr) -> str | None:
