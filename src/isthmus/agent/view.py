@@ -1,7 +1,7 @@
 """What the agent has been told so far, and when that is enough to act on.
 
 Feeds every change of the inputs (policies, pods of this node, the node, the mesh) into the compiler. Pure but for the
-compiler it holds: no I/O, no clock. Invariants: nothing may be written to the kernel before `ready`; a Snapshot is
+compiler it holds: no I/O, no clock. Invariants: nothing may be written while anything is `missing`; a Snapshot is
 taken as a difference, so a relist changes only what really changed; what a cluster told is forgotten when it leaves
 the set, and never because it cannot be reached.
 """
