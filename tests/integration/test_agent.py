@@ -35,6 +35,7 @@ def server(tmp_path) -> Iterator[ApiServer]:
 
 @contextlib.asynccontextmanager
 async def running_agent(server: ApiServer) -> AsyncIterator[tuple[Agent, FakeWriter, Client]]:
+    """Runs an agent. At the end every watch must be well: each is asked for something new."""
     path = server.directory / "kubeconfig"
     fleet = Fleet()
     fleet.configure([ClusterSpec(Cluster("east", 1), path, "admin")])
@@ -46,10 +47,23 @@ async def running_agent(server: ApiServer) -> AsyncIterator[tuple[Agent, FakeWri
         task = asyncio.create_task(agent.run())
         try:
             yield agent, writer, client
+            await add_pod(client, "last", "10.10.1.99")
+            await eventually(lambda: ("10.10.1.99",) in _in_kernel(writer, "pods4", "peers4"))
+            addresses = {"status": {"addresses": [{"type": "InternalIP", "address": "172.18.0.99"}]}}
+            await client.patch(NODES, "n1", addresses, type=dict, subresource="status")
+            await eventually(lambda: agent.view.compiler.world.node_addresses == {"172.18.0.99"})
+            await client.create(NETWORK_POLICIES, policy("last", "last"), type=dict, namespace="default")
+            await eventually(lambda: ("10.10.1.99",) in writer.kernel.elements["ingress4"])
+            await eventually(lambda: all(status.state == "synced" for status in fleet.status()))
         finally:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+
+def _in_kernel(writer: FakeWriter, *sets: str) -> set[tuple[str | int, ...]]:
+    """Returns the elements that all of `sets` have."""
+    return set.intersection(*(set(writer.kernel.elements[name]) for name in sets))
 
 
 async def eventually(check: Callable[[], bool]) -> None:
