@@ -1,0 +1,181 @@
+"""The Cluster Mesh lab, typed as it is written: two clusters from kind's files, and the same application on both."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+
+from .conftest import Lab, new_lab, remove_lab
+
+pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(300)]
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "cluster-mesh-lab"
+KOORNACHT = """{"Cluster": "Koornacht", "Planet": "N'Zoth"}"""
+TION = """{"Cluster": "Tion", "Planet": "Foran Tutha"}"""
+ASK = "kubectl exec -ti deployments/x-wing -- /bin/sh -c 'for i in $(seq 1 10); do curl rebel-base; done'"
+
+
+class Tab:
+    """A terminal in which KUBECONFIG leads to one cluster (or, without a name, to both)."""
+
+    def __init__(self, lab: Lab, cluster: str = "") -> None:
+        self._lab = lab
+        config = lab.directory.parent / f"{cluster or 'global'}.yaml"
+        lab.isthmus("lab", "kubeconfig", *([cluster] if cluster else []), "-o", str(config))
+        self._environ = {**lab.environ, "KUBECONFIG": str(config), "TERM": "dumb"}
+
+    def type(self, line: str, *, code: int = 0) -> str:
+        """Types a line at a real terminal, and returns what is then on the screen."""
+        done = subprocess.run(
+            ["script", "-qec", line, "/dev/null"],
+            cwd=EXAMPLES, env=self._environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90,
+            check=False,
+        )  # fmt: skip
+        screen = done.stdout.replace("\r\n", "\n")
+        assert done.returncode == code, f"{line}\nexit code {done.returncode}\n{screen}{done.stderr}"
+        return screen
+
+    def table(self, line: str) -> list[dict[str, str]]:
+        """Types a line and returns the table that it shows, by the names of its columns."""
+        head, *rows = self.type(line).splitlines()
+        names = re.split(r"\s{2,}", head.rstrip())
+        starts = [head.index(name) for name in names]
+        ends = [*starts[1:], None]
+        return [
+            {name: row[start:end].strip() for name, start, end in zip(names, starts, ends, strict=True)} for row in rows
+        ]
+
+
+class Tabs:
+    """The three terminals of the lab."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.koornacht, self.tion, self.everything = Tab(lab, "koornacht"), Tab(lab, "tion"), Tab(lab)
+
+
+@pytest.fixture(scope="module")
+def tabs(kubectl_program: str) -> Iterator[Tabs]:
+    lab = new_lab()
+    try:
+        for name in ("koornacht", "tion"):
+            config = EXAMPLES / f"kind_{name}.yaml"
+            lab.isthmus("lab", "create", "--name", name, "--config", str(config), "--context-prefix", "kind-")
+        yield Tabs(lab)
+    finally:
+        remove_lab(lab)
+
+
+@pytest.fixture(scope="module")
+def applied(tabs: Tabs) -> Tabs:
+    """The application on both clusters, each in the order in which its chapter applies the files."""
+    shown = tabs.koornacht.type("kubectl apply -f configmap_koornacht.yaml -f deployment.yaml -f service.yaml")
+    assert shown.splitlines() == [
+        "configmap/rebel-base-response created",
+        "deployment.apps/rebel-base created",
+        "deployment.apps/x-wing created",
+        "service/rebel-base created",
+    ]
+    tabs.tion.type("kubectl apply -f deployment.yaml")
+    assert "Foran Tutha" in tabs.tion.type("kubectl apply -f configmap_tion.yaml -o yaml")
+    assert tabs.tion.type("kubectl apply -f service.yaml") == "service/rebel-base created\n"
+    for tab in (tabs.koornacht, tabs.tion):
+        for name in ("rebel-base", "x-wing"):
+            assert "successfully rolled out" in tab.type(f"kubectl rollout status deployment/{name} --timeout=60s")
+    return tabs
+
+
+@pytest.mark.parametrize("name", ["koornacht", "tion"])
+def test_a_cluster_from_kinds_file_has_its_nodes(tabs: Tabs, name: str) -> None:
+    rows = getattr(tabs, name).table("kubectl get nodes")
+
+    assert [(row["NAME"], row["STATUS"], row["ROLES"]) for row in rows] == [
+        (f"{name}-control-plane", "Ready", "control-plane"),
+        (f"{name}-worker", "Ready", "<none>"),
+        (f"{name}-worker2", "Ready", "<none>"),
+    ]
+    assert all(re.fullmatch(r"v1\.\d+\.\d+\S*", row["VERSION"]) for row in rows)
+
+
+def test_both_contexts_are_called_as_kind_calls_them(tabs: Tabs) -> None:
+    assert tabs.everything.type("kubectl config get-contexts -o name").split() == ["kind-koornacht", "kind-tion"]
+
+
+@pytest.mark.parametrize(("name", "number"), [("koornacht", 1), ("tion", 2)])
+def test_the_four_pods_run_spread_over_the_workers(applied: Tabs, name: str, number: int) -> None:
+    rows = getattr(applied, name).table("kubectl get pods -owide")
+
+    assert list(rows[0]) == [
+        "NAME", "READY", "STATUS", "RESTARTS", "AGE", "IP", "NODE", "NOMINATED NODE", "READINESS GATES"
+    ]  # fmt: skip
+    assert all((row["READY"], row["STATUS"]) == ("1/1", "Running") for row in rows)
+    workers = {f"{name}-worker": f"10.{number}.1.0/24", f"{name}-worker2": f"10.{number}.2.0/24"}
+    placed = []
+    for row in rows:
+        match = re.fullmatch(r"(rebel-base|x-wing)-[0-9a-z]{8,10}-[0-9a-z]{5}", row["NAME"])
+        assert match, row["NAME"]
+        placed.append((match[1], row["NODE"]))
+        assert ip_address(row["IP"]) in ip_network(workers[row["NODE"]])
+    assert sorted(placed) == sorted((app, node) for app in ("rebel-base", "x-wing") for node in workers)
+
+
+def test_each_service_answers_with_its_own_cluster(applied: Tabs) -> None:
+    assert applied.koornacht.type(ASK).splitlines() == [KOORNACHT] * 10
+    assert applied.tion.type(ASK).splitlines() == [TION] * 10
+    other = ASK.replace("kubectl", "kubectl --context kind-tion", 1)
+    assert applied.everything.type(other).splitlines() == [TION] * 10
+
+
+def test_a_changed_config_map_reaches_the_running_pods(applied: Tabs) -> None:
+    change = """kubectl patch configmap rebel-base-response -p '{"data":{"message":"moved\\n"}}'"""
+    waits = ASK.replace("$(seq 1 10)", "$(seq 1 300)").replace("curl rebel-base;", "curl -s rebel-base; sleep .2;")
+    until = waits.replace("done", "done | grep -m 1 moved")
+    try:
+        applied.tion.type(change)
+        assert applied.tion.type(until) == "moved\n"
+    finally:
+        applied.tion.type("kubectl apply -f configmap_tion.yaml")
+    back = until.replace("moved", "Foran")
+    assert applied.tion.type(back) == f"{TION}\n"
+
+
+def test_scaling_to_nothing_and_back(applied: Tabs) -> None:
+    tab = applied.koornacht
+    assert tab.type("kubectl scale deployment rebel-base --replicas 0") == "deployment.apps/rebel-base scaled\n"
+    tab.type("kubectl wait --for=delete pod -l name=rebel-base --timeout=60s")
+    refused = tab.type(ASK.replace("curl", "curl --max-time 5"), code=7)
+    assert refused.count("curl: (7) Failed to connect to rebel-base port 80") == 10
+
+    assert tab.type("kubectl scale deployment rebel-base --replicas 2") == "deployment.apps/rebel-base scaled\n"
+    *waiting, last = tab.type("kubectl rollout status deployment/rebel-base").splitlines()
+    assert last == 'deployment "rebel-base" successfully rolled out'
+    for line in waiting:
+        assert re.fullmatch(
+            'Waiting for deployment "rebel-base" rollout to finish: [01] (of 2 updated replicas are available'
+            "|out of 2 new replicas have been updated)\\.\\.\\.",
+            line,
+        )
+    assert tab.type(ASK).splitlines() == [KOORNACHT] * 10
+
+
+def test_annotations_of_global_services_are_taken(applied: Tabs) -> None:
+    tab = applied.koornacht
+    for key, value in (("global", "true"), ("shared", "false"), ("affinity", "local")):
+        shown = tab.type(f'kubectl annotate service rebel-base service.cilium.io/{key}="{value}"')
+        assert shown == "service/rebel-base annotated\n"
+    found = json.loads(tab.type("kubectl get service rebel-base -o json"))["metadata"]["annotations"]
+    assert found["service.cilium.io/affinity"] == "local"
+    twice = tab.type("kubectl annotate service rebel-base service.cilium.io/global=false", code=1)
+    assert "--overwrite is false but found the following declared annotation(s)" in twice
+    for key in ("global", "shared", "affinity"):
+        tab.type(f"kubectl annotate service rebel-base service.cilium.io/{key}-")
+
+
+@pytest.mark.parametrize("name", ["default-deny", "x-wing-to-rebel-base", "rebel-base-from-x-wing"])
+def test_the_policies_of_the_lab_are_valid_objects(tabs: Tabs, name: str) -> None:
+    shown = tabs.koornacht.type(f"kubectl apply --dry-run=server -f {name}.yaml")
+
+    assert shown == f"ciliumnetworkpolicy.cilium.io/{name} created (server dry run)\n"
