@@ -389,7 +389,7 @@ async def test_discovery_openapi_and_explain(server: ApiServer) -> None:
     assert "containerPort\t<integer> -required-" in await server.ok("explain", "pod.spec.containers.ports")
     old = await server.ok("explain", "pod.spec", "--output=plaintext-openapiv2")
     assert "nodeName\t<string>" in old
-    assert "Server Version: v1.32" in await server.ok("version")
+    assert "Server Version: v1.33" in await server.ok("version")
     assert await server.ok("auth", "can-i", "create", "pods") == "yes\n"
     assert "admin" in await server.ok("auth", "whoami")
     assert await server.ok("get", "--raw", "/readyz") == "ok"

@@ -13,7 +13,7 @@ Lines are parsed when a type is first asked for. A type is a line `Name [#] [| d
     =2/1  field number in protobuf; with a slash, inside embedded messages that JSON does not show
     ~  strategic merge keeps only the keys that are sent ("retainKeys")      #  atomic
 
-Field facts are those of the Kubernetes API, version 1.32. Loading the published OpenAPI document instead was
+Field facts are those of the Kubernetes API, version 1.33. Loading the published OpenAPI document instead was
 rejected: it is 4 MB of JSON, and lacks which fields are pointers.
 """
 
@@ -24,7 +24,7 @@ from importlib import resources
 import msgspec
 
 SCALARS = frozenset({"str", "int", "long", "bool", "num", "intstr", "qty", "time", "mtime", "bytes", "any"})
-FILES = ("meta.txt", "core.txt", "pod.txt", "volume.txt", "groups.txt")
+FILES = ("meta.txt", "core.txt", "pod.txt", "volume.txt", "groups.txt", "workloads.txt", "ingress.txt", "access.txt")
 META = "io.k8s.apimachinery.pkg.apis.meta.v1"
 
 _FIELD = re.compile(

@@ -41,7 +41,7 @@ async def test_a_pod_gets_what_it_left_out(api: Api) -> None:
     assert [toleration["tolerationSeconds"] for toleration in spec["tolerations"]] == [300, 300]
     assert found["status"] == {"phase": "Pending", "qosClass": "BestEffort"}
     assert found["metadata"]["namespace"] == "default"
-    assert "generation" not in found["metadata"]
+    assert found["metadata"]["generation"] == 1
 
 
 @pytest.mark.parametrize(
