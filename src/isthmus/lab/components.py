@@ -8,7 +8,10 @@ both.
 import importlib.util
 import sys
 from collections.abc import Sequence
+from ipaddress import ip_network
+from pathlib import Path
 
+import isthmus
 from isthmus.lab import kubeconfig
 from isthmus.lab.control import UnitSpec
 from isthmus.lab.pki import Authority, write_pair, write_private
@@ -19,6 +22,8 @@ API_PORT = 6443
 ETCD_PORT = 2379
 TRACKER_METRICS_PORT = 9442
 AGENT_METRICS_PORT = 9441
+
+CLUSTER_DOMAIN = "cluster.local"
 
 _MASTERS = "system:masters"
 
@@ -43,7 +48,8 @@ def write_credentials(state: StateDir, plan: ClusterPlan, *, api_port: int) -> N
         "kubernetes",
         "kubernetes.default",
         "kubernetes.default.svc",
-        "kubernetes.default.svc.cluster.local",
+        f"kubernetes.default.svc.{CLUSTER_DOMAIN}",
+        *(str(ip_network(subnet)[1]) for subnet in plan.service_subnets[1:]),
     ]
     write_pair(place.pki, "apiserver", authority.issue("kube-apiserver", hosts=hosts))
     write_pair(place.pki, "kubelet-client", authority.issue("kube-apiserver-kubelet-client", organizations=[_MASTERS]))
@@ -56,7 +62,9 @@ def write_credentials(state: StateDir, plan: ClusterPlan, *, api_port: int) -> N
     for node in plan.nodes:
         identities[f"node-{node.name}"] = (f"system:node:{node.name}", "system:nodes")
         identities[f"agent-{node.name}"] = (f"isthmus-agent:{node.name}", _MASTERS)
-        pair = authority.issue(f"system:node:{node.name}", hosts=[node.address, node.name])
+        pair = authority.issue(
+            f"system:node:{node.name}", hosts=[a for a in (node.address, node.address6, node.name) if a]
+        )
         write_pair(place.pki, f"kubelet-{node.name}", pair)
     for who, (user, group) in identities.items():
         _write_kubeconfig(place, plan, authority, who=who, user=user, group=group, server=inside)
@@ -81,8 +89,8 @@ def api_unit(state: StateDir, plan: ClusterPlan) -> UnitSpec:
         {
             "data-dir": place.data,
             "cluster-name": plan.name,
-            "service-cidr": plan.service_subnet,
-            "pod-cidr": plan.pod_subnet,
+            "service-cidr": ",".join(plan.service_subnets),
+            "pod-cidr": ",".join(plan.pod_subnets),
             "tls-cert": pki / "apiserver.crt",
             "tls-key": pki / "apiserver.key",
             "client-ca": pki / "ca.crt",
@@ -101,22 +109,20 @@ def other_units(state: StateDir, plan: ClusterPlan) -> tuple[UnitSpec, ...]:
     """Returns controllers, nodes and, as far as they are installed, tracker and agents."""
     place = state.cluster(plan.name)
     control = plan.control_plane.name
-    units = [
-        UnitSpec(
-            name="controllers",
-            argv=(
-                *_python("isthmus.lab.controllers"),
-                *_flags({"kubeconfig": place.kubeconfig("controllers")}),
-            ),
-            node=control,
-        )
-    ]
+    units = [UnitSpec(name="controllers", argv=tuple(_controllers_words(place)), node=control)]
     units += [_node_unit(state, plan, node) for node in plan.nodes]
     if plan.mode is Mode.TRACKER and _installed("tracker"):
         units.append(_tracker_unit(state, plan))
     if plan.mode is not Mode.NONE and _installed("agent"):
         units += [_agent_unit(state, plan, node) for node in plan.nodes]
     return tuple(units)
+
+
+def _controllers_words(place: ClusterDir) -> list[str]:
+    words = _python("isthmus.lab.controllers") + _flags({"kubeconfig": place.kubeconfig("controllers")})
+    if _knows("lab/controllers/__main__.py", "--root-ca-file"):
+        words += _flags({"root-ca-file": place.pki / "ca.crt"})
+    return words
 
 
 def _node_unit(state: StateDir, plan: ClusterPlan, node: NodePlan) -> UnitSpec:
@@ -136,6 +142,12 @@ def _node_unit(state: StateDir, plan: ClusterPlan, node: NodePlan) -> UnitSpec:
             "client-ca": place.pki / "ca.crt",
         }
     )
+    if _knows("lab/node/__main__.py", "--cluster-domain"):
+        words += _flags({"cluster-domain": CLUSTER_DOMAIN})
+    if node.address6 and _knows("lab/node/__main__.py", "--address6"):
+        words += _flags({"address6": node.address6, "pod-cidr6": node.pod_cidr6})
+    if plan.images_file and _knows("lab/node/__main__.py", "--images-file"):
+        words += _flags({"images-file": plan.images_file})
     if node.control_plane:
         words.append("--control-plane")
         # As kind: a cluster of one node runs ordinary pods on it.
@@ -172,6 +184,8 @@ def _agent_unit(state: StateDir, plan: ClusterPlan, node: NodePlan) -> UnitSpec:
         "metrics-bind-address": f"{node.address}:{AGENT_METRICS_PORT}",
     }
     words = list(_isthmus("agent"))
+    if _knows("cli/agent.py", "--kube-proxy-replacement"):
+        words.append("--kube-proxy-replacement")
     if plan.mode is Mode.STANDALONE:
         words.append("--standalone")
         flags["clusters-file"] = state.roster
@@ -205,6 +219,10 @@ def _write_kubeconfig(
         plan.context, server=server, ca=authority.certificate_pem, certificate=certificate, key=key
     )
     kubeconfig.write(place.kubeconfig(who), config)
+
+
+def _knows(file: str, flag: str) -> bool:
+    return f'"{flag}"' in (Path(isthmus.__path__[0]) / file).read_text()
 
 
 def _installed(command: str) -> bool:

@@ -8,24 +8,27 @@ crashes and can leak.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
-from ipaddress import IPv4Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import msgspec
 
-SEGMENT = "172.30.0.0/16"
-"""The network that joins all nodes. Lives in the lab's own network namespace, so it cannot clash with the host."""
+from isthmus.lab.subnets import SEGMENT, SEGMENT6, Network, PlanError, Subnets, blocks, check_overlaps, read_subnets
+
+__all__ = ["SEGMENT", "SEGMENT6", "ClusterPlan", "Mode", "NodePlan", "PlanError", "plan_cluster", "service_address"]
 
 MAX_NODES = 100
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?")
-_NODE_BLOCK = 24
-"""Prefix length of a node's pod network, as kube-controller-manager's default for IPv4."""
-_SMALLEST_NODE_BLOCK = 29
 
-
-class PlanError(Exception):
-    """The cluster cannot be made as asked; the message says why and names what it clashes with."""
+FLAGS: Mapping[str, str] = {
+    "id": "--id",
+    "nodes": "--nodes",
+    "pods": "--pod-subnet",
+    "services": "--service-subnet",
+    "family": "--ip-family",
+}
+"""Where each value came from, for errors: a field of a file may stand in the place of a flag."""
 
 
 class Mode(Enum):
@@ -37,12 +40,15 @@ class Mode(Enum):
 
 
 class NodePlan(msgspec.Struct, frozen=True):
-    """A node: its address on the segment and the network its pods get."""
+    """A node: its addresses on the segment and the networks its pods get; the IPv6 ones are empty without IPv6."""
 
     name: str
     address: str
     pod_cidr: str
     control_plane: bool = False
+    address6: str = ""
+    pod_cidr6: str = ""
+    labels: dict[str, str] = {}
 
 
 class ClusterPlan(msgspec.Struct, frozen=True):
@@ -54,6 +60,13 @@ class ClusterPlan(msgspec.Struct, frozen=True):
     service_subnet: str
     nodes: tuple[NodePlan, ...]
     mode: Mode = Mode.TRACKER
+    pod_subnet6: str = ""
+    service_subnet6: str = ""
+    context_prefix: str = "lab-"
+    binaries: str = ""
+    """The directory of `kube-apiserver` and `etcd`; empty: the embedded API server."""
+    images_file: str = ""
+    """A file that adds to the table of images; empty: none."""
 
     @property
     def control_plane(self) -> NodePlan:
@@ -63,7 +76,17 @@ class ClusterPlan(msgspec.Struct, frozen=True):
     @property
     def context(self) -> str:
         """The kubeconfig context, cluster and user name."""
-        return f"lab-{self.name}"
+        return f"{self.context_prefix}{self.name}"
+
+    @property
+    def service_subnets(self) -> tuple[str, ...]:
+        """The networks of Services, IPv4 first."""
+        return tuple(subnet for subnet in (self.service_subnet, self.service_subnet6) if subnet)
+
+    @property
+    def pod_subnets(self) -> tuple[str, ...]:
+        """The networks of pods, IPv4 first."""
+        return tuple(subnet for subnet in (self.pod_subnet, self.pod_subnet6) if subnet)
 
 
 def plan_cluster(
@@ -75,10 +98,15 @@ def plan_cluster(
     service_subnet: str | None = None,
     nodes: int = 2,
     mode: Mode = Mode.TRACKER,
+    ip_family: str = "ipv4",
+    labels: Sequence[Mapping[str, str]] = (),
+    origins: Mapping[str, str] = FLAGS,
 ) -> ClusterPlan:
     """Returns the plan of a new cluster beside the `existing` ones; raises PlanError.
 
-    Without an ID the lowest free one is taken; subnets default to 10.ID.0.0/16 and 172.20.ID.0/24.
+    Without an ID the lowest free one is taken; subnets default to 10.ID.0.0/16 and 172.20.ID.0/24, and with `ip_family`
+    `dual` to fd00:10:ID::/56 and fd00:172:20:ID::/112 besides. `labels` are those of each node, the control plane's
+    first.
     """
     if not _NAME.fullmatch(name):
         raise PlanError(
@@ -87,21 +115,35 @@ def plan_cluster(
         )
     if any(other.name == name for other in existing):
         raise PlanError(f'cluster already exists: "{name}"')
-    number = _free_id(existing) if cluster_id is None else _checked_id(cluster_id, existing)
+    family, said = ip_family.lower(), f"{origins['family']} {ip_family}"
+    if family == "ipv6":
+        raise PlanError(f"{said}: clusters with IPv6 alone are not supported by the lab; use dual, which has both")
+    if family not in ("ipv4", "dual"):
+        raise PlanError(f"{said}: one of ipv4, dual")
+    number = _free_id(existing) if cluster_id is None else _checked_id(cluster_id, existing, origin=origins["id"])
     if not 1 <= nodes <= MAX_NODES:
-        raise PlanError(f"--nodes {nodes}: a cluster has 1 to {MAX_NODES} nodes, the control plane included")
-    pods = _subnet(pod_subnet or f"10.{number}.0.0/16", flag="--pod-subnet")
-    services = _subnet(service_subnet or f"172.20.{number}.0/24", flag="--service-subnet")
-    if services.prefixlen > 28:
-        raise PlanError(f"--service-subnet {services}: too small, at least a /28 is needed")
-    _check_overlaps(pods, services, name=name, existing=existing)
+        raise PlanError(f"{origins['nodes']} {nodes}: a cluster has 1 to {MAX_NODES} nodes, the control plane included")
+    dual = family == "dual"
+    pods = read_subnets(
+        pod_subnet, defaults=(f"10.{number}.0.0/16", f"fd00:10:{number:x}::/56"), dual=dual, origin=origins["pods"]
+    )
+    services = read_subnets(
+        service_subnet,
+        defaults=(f"172.20.{number}.0/24", f"fd00:172:20:{number:x}::/112"),
+        dual=dual,
+        origin=origins["services"],
+    )
+    _check_service_sizes(services, origin=origins["services"])
+    check_overlaps(pods, services, name=name, others=_taken(existing))
     return ClusterPlan(
         name=name,
         id=number,
-        pod_subnet=str(pods),
-        service_subnet=str(services),
-        nodes=_plan_nodes(name, number=number, pods=pods, count=nodes),
+        pod_subnet=str(pods.ipv4),
+        service_subnet=str(services.ipv4),
+        nodes=_plan_nodes(name, number=number, pods=pods, count=nodes, labels=labels, origin=origins["pods"]),
         mode=mode,
+        pod_subnet6=_text(pods.ipv6),
+        service_subnet6=_text(services.ipv6),
     )
 
 
@@ -118,55 +160,50 @@ def _free_id(existing: Iterable[ClusterPlan]) -> int:
     raise PlanError("all 255 cluster IDs are taken")
 
 
-def _checked_id(number: int, existing: Iterable[ClusterPlan]) -> int:
+def _checked_id(number: int, existing: Iterable[ClusterPlan], *, origin: str) -> int:
     if not 1 <= number <= 255:
-        raise PlanError(f"--id {number}: a cluster ID is a number from 1 to 255")
+        raise PlanError(f"{origin} {number}: a cluster ID is a number from 1 to 255")
     for other in existing:
         if other.id == number:
-            raise PlanError(f'--id {number}: already the ID of cluster "{other.name}"')
+            raise PlanError(f'{origin} {number}: already the ID of cluster "{other.name}"')
     return number
 
 
-def _subnet(text: str, *, flag: str) -> IPv4Network:
-    try:
-        network = ip_network(text)
-    except ValueError as error:
-        raise PlanError(f"{flag} {text}: {error}") from error
-    if not isinstance(network, IPv4Network):
-        raise PlanError(f"{flag} {text}: IPv6 is not supported by the lab yet")
-    if network.is_multicast or network.is_loopback or network.is_link_local or network.prefixlen < 8:
-        raise PlanError(f"{flag} {text}: not a network that pods or services can use")
-    return network
+def _check_service_sizes(services: Subnets, *, origin: str) -> None:
+    if services.ipv4.prefixlen > 28:
+        raise PlanError(f"{origin} {services.ipv4}: too small, at least a /28 is needed")
+    # The limits of kube-apiserver's --service-cluster-ip-range: at most 20 bits of addresses for IPv6.
+    if services.ipv6 is not None and not 108 <= services.ipv6.prefixlen <= 124:
+        raise PlanError(f"{origin} {services.ipv6}: between a /108 and a /124 is needed")
 
 
-def _check_overlaps(pods: IPv4Network, services: IPv4Network, *, name: str, existing: Iterable[ClusterPlan]) -> None:
-    if pods.overlaps(services):
-        raise PlanError(f'service subnet {services} of cluster "{name}" overlaps its own pod subnet {pods}')
-    taken = [(ip_network(SEGMENT), "the lab's node network")]
+def _taken(existing: Iterable[ClusterPlan]) -> list[tuple[Network, str]]:
+    taken: list[tuple[Network, str]] = [
+        (ip_network(segment), f"the lab's node network {segment}") for segment in (SEGMENT, SEGMENT6)
+    ]
     for other in existing:
-        taken.append((ip_network(other.pod_subnet), f'pod subnet {other.pod_subnet} of cluster "{other.name}"'))
-        taken.append(
-            (ip_network(other.service_subnet), f'service subnet {other.service_subnet} of cluster "{other.name}"')
-        )
-    for network, role in ((pods, "pod"), (services, "service")):
-        for used, owner in taken:
-            if network.overlaps(used):
-                place = owner if "subnet" in owner else f"{owner} {used}"
-                raise PlanError(f'{role} subnet {network} of cluster "{name}" overlaps {place}')
+        taken += [(ip_network(cidr), f'pod subnet {cidr} of cluster "{other.name}"') for cidr in other.pod_subnets]
+        taken += [
+            (ip_network(cidr), f'service subnet {cidr} of cluster "{other.name}"') for cidr in other.service_subnets
+        ]
+    return taken
 
 
-def _plan_nodes(name: str, *, number: int, pods: IPv4Network, count: int) -> tuple[NodePlan, ...]:
-    prefix = max(_NODE_BLOCK, pods.prefixlen + (count - 1).bit_length())
-    if prefix > _SMALLEST_NODE_BLOCK:
-        raise PlanError(f"--pod-subnet {pods}: too small for {count} nodes")
-    blocks = pods.subnets(new_prefix=prefix)
-    segment = IPv4Network(SEGMENT)
+def _plan_nodes(
+    name: str, *, number: int, pods: Subnets, count: int, labels: Sequence[Mapping[str, str]], origin: str
+) -> tuple[NodePlan, ...]:
+    blocks4 = blocks(pods.ipv4, count=count, origin=origin)
+    blocks6 = [] if pods.ipv6 is None else blocks(pods.ipv6, count=count, origin=origin)
+    segment, segment6 = IPv4Network(SEGMENT), IPv6Network(SEGMENT6)
     return tuple(
         NodePlan(
             name=_node_name(name, index),
             address=str(segment[number * 256 + index + 1]),
-            pod_cidr=str(next(blocks)),
+            pod_cidr=str(blocks4[index]),
             control_plane=index == 0,
+            address6=str(segment6[number * 65536 + index + 1]) if blocks6 else "",
+            pod_cidr6=str(blocks6[index]) if blocks6 else "",
+            labels=dict(labels[index]) if index < len(labels) else {},
         )
         for index in range(count)
     )
@@ -177,3 +214,7 @@ def _node_name(cluster: str, index: int) -> str:
     if index == 0:
         return f"{cluster}-control-plane"
     return f"{cluster}-worker{index if index > 1 else ''}"
+
+
+def _text(network: IPv6Network | None) -> str:
+    return "" if network is None else str(network)

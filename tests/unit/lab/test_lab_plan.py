@@ -4,7 +4,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from isthmus.lab.plan import PlanError, plan_cluster, service_address
+from isthmus.lab.plan import FLAGS, PlanError, plan_cluster, service_address
 
 
 def test_defaults_follow_from_the_lowest_free_id() -> None:
@@ -40,6 +40,25 @@ def test_no_two_nodes_of_a_full_lab_share_an_address_or_a_block() -> None:
             assert ip_address(node.address) in ip_network("172.30.0.0/16")
 
 
+def test_a_cluster_of_both_families_has_addresses_of_both() -> None:
+    plan = plan_cluster("d", existing=[], cluster_id=10, nodes=2, ip_family="dual")
+    assert plan.pod_subnets == ("10.10.0.0/16", "fd00:10:a::/56")
+    assert plan.service_subnets == ("172.20.10.0/24", "fd00:172:20:a::/112")
+    assert [node.address6 for node in plan.nodes] == ["fd00:172:30::a:1", "fd00:172:30::a:2"]
+    assert [node.pod_cidr6 for node in plan.nodes] == ["fd00:10:a::/64", "fd00:10:a:1::/64"]
+
+
+def test_subnets_of_either_family_can_be_given_in_any_order() -> None:
+    plan = plan_cluster("d", existing=[], ip_family="dual", pod_subnet="fd00:9::/56, 10.9.0.0/16")
+    assert plan.pod_subnets == ("10.9.0.0/16", "fd00:9::/56")
+
+
+def test_errors_name_the_field_a_value_came_from() -> None:
+    origins = {**FLAGS, "pods": "networking.podSubnet"}
+    with pytest.raises(PlanError, match=r"^networking.podSubnet 10.0.0.1/16: 10.0.0.1/16 has host bits set"):
+        plan_cluster("a", existing=[], pod_subnet="10.0.0.1/16", origins=origins)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -54,7 +73,14 @@ def test_no_two_nodes_of_a_full_lab_share_an_address_or_a_block() -> None:
         ({"nodes": 101}, "--nodes 101"),
         ({"pod_subnet": "10.300.0.0/16"}, "--pod-subnet 10.300.0.0/16"),
         ({"pod_subnet": "10.1.0.1/16"}, "has host bits set"),
-        ({"pod_subnet": "fd00::/48"}, "IPv6 is not supported"),
+        ({"pod_subnet": "fd00::/48"}, "an IPv6 subnet needs a cluster of both families"),
+        ({"pod_subnet": "10.8.0.0/16,10.9.0.0/16"}, "more than one IPv4 subnet"),
+        ({"ip_family": "ipv6"}, "--ip-family ipv6: clusters with IPv6 alone are not supported"),
+        ({"ip_family": "ipv5"}, "--ip-family ipv5: one of ipv4, dual"),
+        ({"ip_family": "dual", "pod_subnet": "::/0"}, "not a network that pods or services can use"),
+        ({"ip_family": "dual", "pod_subnet": "fd00:9::/111", "nodes": 3}, "too small for 3 nodes"),
+        ({"ip_family": "dual", "service_subnet": "fd00:9::/64"}, "between a /108 and a /124 is needed"),
+        ({"ip_family": "dual", "pod_subnet": "fd00:172:30::/56"}, "overlaps the lab's node network fd00:172:30::/64"),
         ({"pod_subnet": "127.0.0.0/8"}, "not a network that pods or services can use"),
         ({"pod_subnet": "0.0.0.0/0"}, "not a network that pods or services can use"),
         ({"pod_subnet": "10.8.0.0/29", "nodes": 2}, "too small for 2 nodes"),

@@ -9,16 +9,17 @@ Rejected: routing through the bridge's namespace, one table instead of many, whi
 
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
-from ipaddress import ip_network
+from collections.abc import Iterable
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from isthmus.lab.plan import SEGMENT, ClusterPlan, NodePlan
+from isthmus.lab.plan import SEGMENT, SEGMENT6, ClusterPlan, NodePlan
 from isthmus.lab.supervisor.commands import CommandError, enter, run
 
 BRIDGE = "segment"
 GATEWAY = "169.254.1.1"
 _PREFIX = ip_network(SEGMENT).prefixlen
+_PREFIX6 = ip_network(SEGMENT6).prefixlen
 
 # Pods speak through a router (their node), whose paths may be asymmetric, and which must never suggest a shortcut.
 _NODE_SETTINGS = (
@@ -29,6 +30,10 @@ _NODE_SETTINGS = (
     ("net/ipv4/conf/all/send_redirects", "0"),
     ("net/ipv4/conf/default/send_redirects", "0"),
     ("net/ipv4/conf/all/accept_redirects", "0"),
+    # Nobody else is on the segment: an address is good at once, without asking for duplicates (RFC 4862, 5.4) first.
+    ("net/ipv6/conf/all/accept_dad", "0"),
+    ("net/ipv6/conf/default/accept_dad", "0"),
+    ("net/ipv6/conf/default/accept_ra", "0"),
 )
 
 # Connections are tracked from a node's first packet on, also before an agent has any rule there.
@@ -63,13 +68,19 @@ def set_up_cluster(plan: ClusterPlan, *, others: Iterable[ClusterPlan], run_dir:
 
     `run_dir` holds a directory of namespace files per cluster.
     """
-    for index, node in enumerate(plan.nodes):
-        _set_up_node(node, link=_link_name(plan, index), place=_place(run_dir, plan, node))
     everyone = [*others, plan]
-    for other in everyone:
+    for node in plan.nodes:
+        set_up_node(plan, node, everyone=everyone, run_dir=run_dir)
+    for other in others:
         for node in other.nodes:
-            gained = plan.nodes if other is not plan else [n for peer in everyone for n in peer.nodes]
-            _change_routes("replace", node, peers=gained, place=_place(run_dir, other, node))
+            _change_routes("replace", node, peers=plan.nodes, place=_place(run_dir, other, node))
+
+
+def set_up_node(plan: ClusterPlan, node: NodePlan, *, everyone: Iterable[ClusterPlan], run_dir: Path) -> None:
+    """Makes one node of `plan` with its routes to the nodes of `everyone`; raises CommandError."""
+    place = _place(run_dir, plan, node)
+    _set_up_node(plan, node, place=place)
+    _change_routes("replace", node, peers=[peer for other in everyone for peer in other.nodes], place=place)
 
 
 def take_down_cluster(plan: ClusterPlan, *, others: Iterable[ClusterPlan], run_dir: Path) -> None:
@@ -78,9 +89,9 @@ def take_down_cluster(plan: ClusterPlan, *, others: Iterable[ClusterPlan], run_d
         for node in other.nodes:
             with contextlib.suppress(CommandError):
                 _change_routes("delete", node, peers=plan.nodes, place=_place(run_dir, other, node))
-    for index in range(len(plan.nodes)):
+    for node in plan.nodes:
         with contextlib.suppress(CommandError):
-            run(["ip", "link", "delete", _link_name(plan, index)])
+            run(["ip", "link", "delete", _link_name(plan, node)])
     release_namespaces(run_dir / plan.name)
 
 
@@ -106,7 +117,8 @@ def namespace_inodes(directory: Path) -> set[int]:
     return found
 
 
-def _set_up_node(node: NodePlan, *, link: str, place: Path) -> None:
+def _set_up_node(plan: ClusterPlan, node: NodePlan, *, place: Path) -> None:
+    link = _link_name(plan, node)
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     net, uts = place / "net", place / "uts"
     net.touch()
@@ -116,7 +128,7 @@ def _set_up_node(node: NodePlan, *, link: str, place: Path) -> None:
         ["ip", "-batch", "-"],
         text=_script(
             [
-                f"link add {link} type veth peer name eth0 netns {net}",
+                f"link add {link} type veth peer name eth0 address {mac_address(node)} netns {net}",
                 f"link set {link} master {BRIDGE}",
                 f"link set {link} up",
             ]
@@ -125,35 +137,46 @@ def _set_up_node(node: NodePlan, *, link: str, place: Path) -> None:
     inside = enter(net)
     writes = "".join(f"echo {value} >/proc/sys/{key} || :\n" for key, value in _NODE_SETTINGS)
     run([*inside, "busybox", "sh"], text=writes)
-    run(
-        [*inside, "ip", "-batch", "-"],
-        text=_script(
-            [
-                "link set lo up",
-                f"address add {node.address}/{_PREFIX} dev eth0",
-                "link set eth0 up",
-                f"address add {GATEWAY}/32 dev lo scope link",
-            ]
-        ),
-    )
+    lines = [
+        "link set lo up",
+        f"address add {node.address}/{_PREFIX} dev eth0",
+        "link set eth0 up",
+        f"address add {GATEWAY}/32 dev lo scope link",
+    ]
+    if node.address6:
+        lines.append(f"address add {node.address6}/{_PREFIX6} dev eth0 nodad")
+    # A Service's address must be routable for the node's own connections to get as far as the rules that translate it.
+    lines += [f"route add {subnet} dev eth0" for subnet in plan.service_subnets]
+    run([*inside, "ip", "-batch", "-"], text=_script(lines))
     # The lab works without nft as long as nobody enforces policies.
     with contextlib.suppress(CommandError):
         run([*inside, "nft", "-f", "-"], text=_TRACKING)
 
 
-def _change_routes(verb: str, node: NodePlan, *, peers: Sequence[NodePlan], place: Path) -> None:
-    lines = [f"route {verb} {peer.pod_cidr} via {peer.address} dev eth0" for peer in peers if peer.name != node.name]
+def _change_routes(verb: str, node: NodePlan, *, peers: Iterable[NodePlan], place: Path) -> None:
+    lines = []
+    for peer in peers:
+        if peer.name == node.name:
+            continue
+        lines.append(f"route {verb} {peer.pod_cidr} via {peer.address} dev eth0")
+        if node.address6 and peer.address6:
+            lines.append(f"route {verb} {peer.pod_cidr6} via {peer.address6} dev eth0")
     if lines:
         run([*enter(place / "net"), "ip", "-batch", "-"], text=_script(lines))
+
+
+def mac_address(node: NodePlan) -> str:
+    """Returns the hardware address of a node's link: a locally administered one, made of its address."""
+    return "02:00:" + ":".join(f"{byte:02x}" for byte in ip_address(node.address).packed)
 
 
 def _place(run_dir: Path, plan: ClusterPlan, node: NodePlan) -> Path:
     return run_dir / plan.name / "nodes" / node.name
 
 
-def _link_name(plan: ClusterPlan, index: int) -> str:
+def _link_name(plan: ClusterPlan, node: NodePlan) -> str:
     """At most 15 characters (IFNAMSIZ), unique in the lab."""
-    return f"node{plan.id}-{index}"
+    return f"node{plan.id}-{plan.nodes.index(node)}"
 
 
 def _script(lines: Iterable[str]) -> str:
