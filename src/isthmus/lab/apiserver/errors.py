@@ -26,7 +26,30 @@ class FieldError(msgspec.Struct, frozen=True):
 
 
 def _shown(value: object) -> str:
+    """Returns a value as the real server prints it: Go's syntax for maps, lists and selectors of strings."""
+    if isinstance(value, dict):
+        if value and value.keys() <= {"matchLabels", "matchExpressions"}:
+            return _selector(value)
+        if all(isinstance(item, str) for item in value.values()):
+            return f"map[string]string{{{', '.join(f'{_shown(key)}:{_shown(value[key])}' for key in sorted(value))}}}"
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return f"[]string{{{', '.join(_shown(item) for item in value)}}}"
     return msgspec.json.encode(value).decode()
+
+
+def _selector(value: Json) -> str:
+    labels, terms = value.get("matchLabels"), value.get("matchExpressions")
+    shown = "map[string]string(nil)" if labels is None else _shown(labels)
+    kind = "v1.LabelSelectorRequirement"
+    told = f"[]{kind}(nil)"
+    if terms is not None:
+        words = (
+            f"{kind}{{Key:{_shown(term.get('key', ''))}, Operator:{_shown(term.get('operator', ''))}, "
+            f"Values:{_shown(term['values']) if term.get('values') else '[]string(nil)'}}}"
+            for term in terms
+        )
+        told = f"[]{kind}{{{', '.join(words)}}}"
+    return f"v1.LabelSelector{{MatchLabels:{shown}, MatchExpressions:{told}}}"
 
 
 def invalid(path: str, value: object, detail: str) -> FieldError:
@@ -51,7 +74,7 @@ def duplicate(path: str, value: object) -> FieldError:
 
 def unsupported(path: str, value: object, supported: Sequence[str]) -> FieldError:
     """Says that the value is none of the `supported` ones."""
-    words = ", ".join(_shown(word) for word in sorted(supported))
+    words = ", ".join(_shown(word) for word in supported)
     return FieldError("FieldValueNotSupported", path, f"Unsupported value: {_shown(value)}: supported values: {words}")
 
 
@@ -163,7 +186,8 @@ def unsupported_media_type(offered: str, accepted: Sequence[str]) -> ApiError:
 def unprocessable(kind: str, name: str, errors: Sequence[FieldError]) -> ApiError:
     """422; `kind` is `Kind.group`. At least one error."""
     causes = [{"reason": error.reason, "message": error.message, "field": error.path} for error in errors]
-    shown = str(errors[0]) if len(errors) == 1 else f"[{', '.join(str(error) for error in errors)}]"
+    told = list(dict.fromkeys(str(error) for error in errors))
+    shown = told[0] if len(told) == 1 else f"[{', '.join(told)}]"
     details = _details(kind, name, causes)
     return ApiError(422, "Invalid", f'{kind} "{name}" is invalid: {shown}', details=details)
 

@@ -32,13 +32,13 @@ class Lifecycle:
 
     def hooks(self, resource: Resource) -> Hooks:
         """Returns the rules of a kind."""
-        return self._hooks[resource.qualified]
+        return resource.hooks(self.settings) or self._hooks[resource.qualified]
 
     def read_body(self, call: Call, body: Json) -> Json:
         """Returns the object of a request in stored form; unknown fields are refused, told or ignored as asked."""
         resource = call.resource
         decoding.check_kind(body, kind=resource.kind, api_version=resource.api_version)
-        value, unknown = decoding.conform(body, resource.type(), kind=resource.kind, version=resource.api_version)
+        value, unknown = resource.conform(body)
         if unknown and call.validation == "Strict":
             told = ", ".join(f'unknown field "{path}"' for path in unknown)
             place = f'{resource.kind} in version "{resource.api_version}" cannot be handled as a {resource.kind}'
@@ -117,7 +117,10 @@ class Lifecycle:
             hooks.prepare_update(value, old)
         if metadata.get("generateName") is None and "generateName" in was:
             metadata["generateName"] = was["generateName"]
-        found = self._validate(resource, hooks, value, old=old, new_name=False)
+        if call.subresource == "status":
+            found = rules.metadata(metadata) + hooks.validate_status(value, old)
+        else:
+            found = self._validate(resource, hooks, value, old=old, new_name=False)
         found += self._finalizers(metadata, was)
         self._refuse(resource, metadata["name"], found)
         if not call.subresource:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from isthmus.lab.apiserver.columns import kinds, pod
+from isthmus.lab.apiserver.columns import access, kinds, pod, workloads
 from isthmus.lab.apiserver.errors import Json
 from isthmus.lab.apiserver.kinds import Resource
 
@@ -65,6 +65,32 @@ _TABLES: dict[str, tuple[str, Row]] = {
         "Name,Ready,Up-to-date:integer,Available:integer,Age,Containers+,Images+,Selector+",
         kinds.deployment,
     ),
+    "statefulsets.apps": ("Name,Ready,Age,Containers+,Images+", workloads.stateful_set),
+    "daemonsets.apps": (
+        "Name,Desired:integer,Current:integer,Ready:integer,Up-to-date:integer,Available:integer,Node Selector,Age,"
+        "Containers+,Images+,Selector+",
+        workloads.daemon_set,
+    ),
+    "controllerrevisions.apps": ("Name,Controller,Revision:integer,Age", workloads.controller_revision),
+    "jobs.batch": (
+        "Name,Status,Completions,Duration,Age,Containers+,Images+,Selector+",
+        workloads.job,
+    ),
+    "poddisruptionbudgets.policy": (
+        "Name,Min Available,Max Unavailable,Allowed Disruptions:integer,Age",
+        workloads.disruption_budget,
+    ),
+    "priorityclasses.scheduling.k8s.io": (
+        "Name,Value:integer,Global-Default:boolean,Age,PreemptionPolicy",
+        workloads.priority_class,
+    ),
+    "ingresses.networking.k8s.io": ("Name,Class,Hosts,Address,Ports,Age", access.ingress),
+    "ingressclasses.networking.k8s.io": ("Name,Controller,Parameters,Age", access.ingress_class),
+    "rolebindings.rbac.authorization.k8s.io": ("Name,Role,Age,Users+,Groups+,ServiceAccounts+", access.binding),
+    "clusterrolebindings.rbac.authorization.k8s.io": (
+        "Name,Role,Age,Users+,Groups+,ServiceAccounts+",
+        access.binding,
+    ),
     "replicasets.apps": (
         "Name,Desired:integer,Current:integer,Ready:integer,Age,Containers+,Images+,Selector+",
         kinds.replica_set,
@@ -74,4 +100,4 @@ _TABLES: dict[str, tuple[str, Row]] = {
 
 def columns_for(resource: Resource) -> Columns:
     """Returns the columns of a resource."""
-    return _columns(*_TABLES.get(resource.qualified, (_PLAIN, kinds.plain)))
+    return resource.columns() or _columns(*_TABLES.get(resource.qualified, (_PLAIN, kinds.plain)))

@@ -1,58 +1,46 @@
-"""Workloads: Deployment and ReplicaSet, so far as objects; what they lead to is the controllers' business."""
+"""Deployments and ReplicaSets, so far as objects; what they lead to is the controllers' business."""
 
 from isthmus.lab.apiserver import errors
 from isthmus.lab.apiserver.errors import FieldError, Json
-from isthmus.lab.apiserver.selectors import Requirement
-from isthmus.lab.apiserver.strategies import podspec, rules
+from isthmus.lab.apiserver.strategies import rules, workloads
 from isthmus.lab.apiserver.strategies.base import Hooks
 
-_OPERATORS = {"In": "in", "NotIn": "notin", "Exists": "exists", "DoesNotExist": "!"}
-
-
-def _selects(selector: Json, labels: dict[str, str]) -> bool:
-    terms = [Requirement(key, "in", frozenset((value,))) for key, value in selector.get("matchLabels", {}).items()]
-    for term in selector.get("matchExpressions", ()):
-        operator = _OPERATORS.get(term.get("operator", ""), "exists")
-        terms.append(Requirement(term.get("key", ""), operator, frozenset(term.get("values", ()))))
-    return all(term.matches(labels) for term in terms)
+_BOUNDED = ("readyReplicas", "availableReplicas", "updatedReplicas", "fullyLabeledReplicas")
 
 
 class WorkloadHooks(Hooks):
     """apps/v1 ReplicaSet, and what it has in common with Deployment."""
 
+    noun = "deployment"  # the real server says so for ReplicaSets too
+
     def default(self, value: Json) -> None:
         """Sets one replica and fills in the template."""
         spec = value.setdefault("spec", {})
         spec.setdefault("replicas", 1)
-        podspec.default(spec.setdefault("template", {}).setdefault("spec", {}))
+        workloads.default_template(spec)
 
     def validate(self, value: Json) -> list[FieldError]:
         """Checks replicas, selector and template."""
         spec = value["spec"]
         found = rules.not_negative(spec["replicas"], "spec.replicas")
+        found += workloads.selector_errors(spec, kind=self.noun)
+        found += workloads.template_errors(spec)
+        found += workloads.always_restarted(spec, kind="ReplicaSet")
         found += rules.not_negative(spec.get("minReadySeconds"), "spec.minReadySeconds")
-        selector = spec.get("selector", {})
-        if not selector.get("matchLabels") and not selector.get("matchExpressions"):
-            if "selector" not in spec:
-                found.append(errors.required("spec.selector"))
-            else:
-                text = "empty selector is invalid for deployment"
-                found.append(errors.invalid("spec.selector", selector, text))
-        else:
-            found += rules.label_selector(selector, "spec.selector")
-            labels = spec["template"].get("metadata", {}).get("labels", {})
-            if not found and not _selects(selector, labels):
-                text = "`selector` does not match template `labels`"
-                found.append(errors.invalid("spec.template.metadata.labels", labels, text))
-        found += podspec.validate(spec["template"]["spec"], "spec.template.spec")
-        policy = spec["template"]["spec"]["restartPolicy"]
-        if policy != "Always":
-            found.append(errors.unsupported("spec.template.spec.restartPolicy", policy, ("Always",)))
         return found
 
     def validate_update(self, value: Json, old: Json) -> list[FieldError]:
         """Refuses a change of the selector."""
         return rules.immutable(value["spec"].get("selector"), old["spec"].get("selector"), "spec.selector")
+
+    def validate_status(self, value: Json, old: Json) -> list[FieldError]:
+        """Checks the counts."""
+        status = value.get("status", {})
+        found = workloads.counts(status, "replicas", *_BOUNDED, "observedGeneration")
+        for name in _BOUNDED:
+            if status.get(name, 0) > status.get("replicas", 0):
+                found.append(errors.invalid(f"status.{name}", status[name], "cannot be greater than status.replicas"))
+        return found
 
 
 class DeploymentHooks(WorkloadHooks):
@@ -71,11 +59,27 @@ class DeploymentHooks(WorkloadHooks):
         spec.setdefault("progressDeadlineSeconds", 600)
 
     def validate(self, value: Json) -> list[FieldError]:
-        """Adds the rules of the strategy."""
+        """Adds the rules of the strategy and of the deadline."""
         found = super().validate(value)
-        strategy = value["spec"]["strategy"]
-        found += rules.one_of(strategy["type"], "spec.strategy.type", ("Recreate", "RollingUpdate"))
-        if strategy["type"] == "Recreate" and "rollingUpdate" in strategy:
-            text = "may not be specified when strategy `type` is 'Recreate'"
-            found.append(errors.forbidden("spec.strategy.rollingUpdate", text))
+        spec, path = value["spec"], "spec.strategy"
+        strategy = spec["strategy"]
+        if strategy["type"] == "Recreate":
+            if "rollingUpdate" in strategy:
+                text = "may not be specified when strategy `type` is 'Recreate'"
+                found.append(errors.forbidden(f"{path}.rollingUpdate", text))
+        elif strategy["type"] == "RollingUpdate":
+            rolling = strategy["rollingUpdate"]
+            found += workloads.share(rolling["maxUnavailable"], f"{path}.rollingUpdate.maxUnavailable")
+            found += workloads.amount(rolling["maxSurge"], f"{path}.rollingUpdate.maxSurge")
+            if not workloads.size(rolling["maxUnavailable"]) and not workloads.size(rolling["maxSurge"]):
+                held, text = rolling["maxUnavailable"], "may not be 0 when `maxSurge` is 0"
+                found.append(errors.invalid(f"{path}.rollingUpdate.maxUnavailable", held, text))
+        else:
+            found.append(errors.unsupported(path, strategy, ("Recreate", "RollingUpdate")))
+        found += rules.not_negative(spec.get("revisionHistoryLimit"), "spec.revisionHistoryLimit")
+        deadline = spec["progressDeadlineSeconds"]
+        found += rules.not_negative(deadline, "spec.progressDeadlineSeconds")
+        if deadline <= spec.get("minReadySeconds", 0):
+            text = "must be greater than minReadySeconds"
+            found.append(errors.invalid("spec.progressDeadlineSeconds", deadline, text))
         return found

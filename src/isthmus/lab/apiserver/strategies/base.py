@@ -1,8 +1,8 @@
 """What a kind may add to the common life of objects: defaults, preparation, rules.
 
 The handlers call the hooks in this order. On create: `prepare_create`, `default`, `validate`, `allocate`. On update:
-`default`, `prepare_update`, `validate`, `validate_update`, `allocate`. On delete: `grace` and `check_delete`. Hooks
-change the object in place; none does I/O.
+`default`, `prepare_update`, `validate`, `validate_update`, `allocate`; on update of the status: `prepare_status`,
+`validate_status`. On delete: `grace` and `check_delete`. Hooks change the object in place; none does I/O.
 """
 
 import ipaddress
@@ -63,6 +63,10 @@ class Hooks:
 
     def validate_update(self, value: Json, old: Json) -> list[FieldError]:
         """Checks what may not change."""
+        return []
+
+    def validate_status(self, value: Json, old: Json) -> list[FieldError]:
+        """Checks a new status; everything else is as it was."""
         return []
 
     def allocate(self, value: Json, transaction: Transaction) -> list[FieldError]:

@@ -34,6 +34,11 @@ _SUBDOMAIN_TEXT = (
     "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and "
     f"end with an alphanumeric character (e.g. 'example.com', regex used for validation is '{_SUBDOMAIN}')"
 )
+_WILDCARD_TEXT = (
+    "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of "
+    "lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', "
+    f"regex used for validation is '\\*\\.{_SUBDOMAIN}')"
+)
 _LABEL_VALUE_TEXT = (
     "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and "
     "end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is "
@@ -59,6 +64,18 @@ def dns_1035_label(value: str, path: str) -> list[FieldError]:
 def dns_subdomain(value: str, path: str) -> list[FieldError]:
     """Checks an RFC 1123 subdomain."""
     return _name(value, path, _SUBDOMAIN, _SUBDOMAIN_TEXT, 253)
+
+
+def wildcard_subdomain(value: str, path: str) -> list[FieldError]:
+    """Checks an RFC 1123 subdomain behind `*.`."""
+    return _name(value, path, rf"\*\.{_SUBDOMAIN}", _WILDCARD_TEXT, 253)
+
+
+def path_segment(value: str, path: str) -> list[FieldError]:
+    """Checks a name that may be anything but what cannot stand in a path."""
+    if value in (".", ".."):
+        return [errors.invalid(path, value, f"may not be '{value}'")]
+    return [errors.invalid(path, value, f"may not contain '{letter}'") for letter in "/%" if letter in value]
 
 
 def _name(value: str, path: str, pattern: str, text: str, limit: int) -> list[FieldError]:
@@ -106,16 +123,21 @@ def metadata(value: Json) -> list[FieldError]:
         elif "/" not in finalizer and finalizer not in ("kubernetes", "orphan", "foregroundDeletion"):
             text = "name is neither a standard finalizer name nor is it fully qualified"
             found.append(errors.invalid(path, finalizer, text))
-    controllers = 0
+    controllers: list[Json] = []
     for index, owner in enumerate(value.get("ownerReferences", ())):
         path = f"metadata.ownerReferences[{index}]"
         for name in ("apiVersion", "kind", "name", "uid"):
             if not owner.get(name):
-                found.append(errors.invalid(f"{path}.{name}", owner.get(name, ""), f"{name} must not be empty"))
-        controllers += bool(owner.get("controller"))
-    if controllers > 1:
-        text = "Only one reference can have Controller set to true"
-        found.append(errors.invalid("metadata.ownerReferences", controllers, text))
+                text = "version must not be empty" if name == "apiVersion" else "must not be empty"
+                found.append(errors.invalid(f"{path}.{name}", owner.get(name, ""), text))
+        if (owner.get("apiVersion"), owner.get("kind")) == ("v1", "Event"):
+            found.append(errors.invalid(path, owner, "/v1, Kind=Event is disallowed from being an owner"))
+        if owner.get("controller"):
+            controllers.append(owner)
+    if len(controllers) > 1:
+        text = 'Only one reference can have Controller set to true. Found "true" in references for '
+        text += " and ".join(f"{owner.get('kind', '')}/{owner.get('name', '')}" for owner in controllers[:2])
+        found.append(errors.invalid("metadata.ownerReferences", value["ownerReferences"], text))
     return found
 
 
