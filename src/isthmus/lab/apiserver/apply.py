@@ -71,10 +71,11 @@ def _merge_object(live: Json, config: Json, shape: ObjectType) -> Json:
 
 
 def _merge_value(live: Any, value: Any, field: FieldType) -> Any:
-    if live is None or field.atomic or type(live) is not type(value):
+    if live is None or type(live) is not type(value) or field.whole(value):
         return copy.deepcopy(value)
     if field.wrap == "{}":
-        return {**live, **copy.deepcopy(value)}
+        element = field.element()
+        return {**live, **{key: _merge_value(live.get(key), item, element) for key, item in value.items()}}
     if field.wrap == "[]":
         return _merge_list(live, value, field)
     if field.scalar or field.target().atomic:
@@ -109,12 +110,15 @@ def _remove(value: Any, path: Path, shape: ObjectType) -> None:
         if word.startswith("f:"):
             if not isinstance(holder, dict) or word[2:] not in holder:
                 return
-            field = within.fields.get(word[2:]) if within is not None else None
+            if within is not None:
+                field = within.fields.get(word[2:])
+            else:
+                field = field.element() if field is not None and field.wrap == "{}" else None
             if last:
                 del holder[word[2:]]
                 return
             holder = holder[word[2:]]
-            within = field.target() if field is not None and not field.scalar else None
+            within = field.target() if field is not None and field.wrap != "{}" and not field.scalar else None
         else:
             if not isinstance(holder, list) or field is None:
                 return

@@ -4,11 +4,18 @@ A new kind is a row here, its fields in `types/`, and where it has rules of its 
 written per kind were rejected: twelve kinds times nine verbs drift apart.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from isthmus.lab.apiserver import typetable
+from isthmus.lab.apiserver import decoding, typetable
+from isthmus.lab.apiserver.errors import Json
+
+if TYPE_CHECKING:
+    from isthmus.lab.apiserver.columns import Columns
+    from isthmus.lab.apiserver.strategies.base import Hooks, Settings
 
 ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 SUBRESOURCE_VERBS = ("get", "patch", "update")
@@ -62,6 +69,11 @@ class Resource(msgspec.Struct, frozen=True):
         return self.kind.lower()
 
     @property
+    def list_kind(self) -> str:
+        """Returns the kind of its lists."""
+        return f"{self.kind}List"
+
+    @property
     def stored(self) -> bool:
         """Tells whether objects of it are kept."""
         return "list" in self.verbs
@@ -78,6 +90,34 @@ class Resource(msgspec.Struct, frozen=True):
     def type(self) -> typetable.ObjectType:
         """Returns the shape of its objects."""
         return typetable.find(self.kind, package=self.package)
+
+    def conform(self, value: Json) -> tuple[Json, list[str]]:
+        """Returns `value` in the stored form, and the paths of fields that it had too much; raises a 400 ApiError."""
+        return decoding.conform(value, self.type(), kind=self.kind, version=self.api_version)
+
+    def hooks(self, settings: "Settings") -> "Hooks | None":
+        """Returns the rules that the resource brings with it; None if its rules are in `strategies`."""
+        return None
+
+    def columns(self) -> "Columns | None":
+        """Returns the columns that the resource brings with it; None if they are in `columns`."""
+        return None
+
+    def scale_paths(self) -> "ScalePaths | None":
+        """Returns where the values of the scale subresource are; None for where workloads have them."""
+        return None
+
+    def published(self) -> Json | None:
+        """Returns the OpenAPI schema that the resource brings with it; None if its type is in the type table."""
+        return None
+
+
+class ScalePaths(msgspec.Struct, frozen=True):
+    """Dotted paths of what the scale subresource reads and writes; `selector` is "" for none."""
+
+    replicas: str
+    status_replicas: str
+    selector: str = ""
 
 
 STATUS = Subresource("status")
@@ -347,18 +387,37 @@ RESOURCES: tuple[Resource, ...] = (
 )
 
 
+_VERSION = re.compile(r"v([1-9]\d*)(?:(alpha|beta)([1-9]\d*))?")
+
+
+def version_priority(version: str) -> tuple[int, int, int, str]:
+    """Returns a key that sorts the versions of a group, the preferred one first: stable, beta, alpha, others."""
+    found = _VERSION.fullmatch(version)
+    if found is None:
+        return (3, 0, 0, version)
+    level = {None: 0, "beta": 1, "alpha": 2}[found[2]]
+    return (level, -int(found[1]), -int(found[3] or 0), version)
+
+
 class Registry:
-    """The served resources, by path. CustomResourceDefinitions will add and remove rows at run time."""
+    """The served resources, by path. CustomResourceDefinitions add and remove rows at run time."""
 
     def __init__(self, resources: tuple[Resource, ...] = RESOURCES) -> None:
+        self._fixed = {resource.group for resource in resources}
         self._resources = {(resource.group, resource.version, resource.plural): resource for resource in resources}
 
     def find(self, *, group: str, version: str, plural: str) -> Resource | None:
         """Returns the resource, or None if it is not served."""
         return self._resources.get((group, version, plural))
 
+    def replace(self, plural: str, group: str, rows: Iterable[Resource]) -> None:
+        """Serves `rows`, the versions of one resource, instead of those that it had; none to serve it no more."""
+        for key in [key for key in self._resources if (key[0], key[2]) == (group, plural)]:
+            del self._resources[key]
+        self._resources.update({(row.group, row.version, row.plural): row for row in rows})
+
     def __iter__(self) -> Iterator[Resource]:
-        return iter(self._resources.values())
+        return iter(tuple(self._resources.values()))
 
     def get(self, plural: str, group: str = "") -> Resource:
         """Returns the resource of any version; KeyError if there is none."""
@@ -374,6 +433,9 @@ class Registry:
             versions = found.setdefault(resource.group, [])
             if resource.version not in versions:
                 versions.append(resource.version)
+        for group, versions in found.items():
+            if group not in self._fixed:
+                versions.sort(key=version_priority)
         return found
 
     def of(self, group: str, version: str) -> list[Resource]:

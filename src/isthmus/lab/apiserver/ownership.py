@@ -26,7 +26,6 @@ _UNOWNED = frozenset(
         "deletionGracePeriodSeconds generateName managedFields"
     ).split()
 )
-_KEY_DEFAULTS = {"protocol": "TCP"}  # the one key of a map list that may be left out
 
 
 class Manager(msgspec.Struct, frozen=True):
@@ -52,8 +51,10 @@ class Manager(msgspec.Struct, frozen=True):
 def item_key(item: Json, field: FieldType) -> str | None:
     """Returns the path word of an item of a map list, None if a key is missing."""
     keys = {}
+    if not isinstance(item, dict):
+        return None
     for key in field.map_keys or ():
-        value = item.get(key, _KEY_DEFAULTS.get(key))
+        value = item.get(key, field.key_default(key))
         if value is None:
             return None
         keys[key] = value
@@ -76,11 +77,12 @@ def leaves(value: Json, shape: ObjectType) -> Leaves:
 
 
 def _visit(value: Any, field: FieldType, path: Path, found: Leaves) -> None:
-    if field.atomic or not value:
+    if not value or field.whole(value):
         found[path] = value
     elif field.wrap == "{}":
+        element = field.element()
         for key, item in value.items():
-            found[*path, f"f:{key}"] = item
+            _visit(item, element, (*path, f"f:{key}"), found)
     elif field.wrap == "[]":
         _visit_list(value, field, path, found)
     elif field.scalar or field.target().atomic:

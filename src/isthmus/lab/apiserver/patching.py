@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from isthmus.lab.apiserver import decoding, errors
+from isthmus.lab.apiserver import errors
 from isthmus.lab.apiserver.apply import server_side_apply
 from isthmus.lab.apiserver.calls import Call
 from isthmus.lab.apiserver.errors import ApiError, Json
@@ -93,5 +93,5 @@ def apply_object(life: Lifecycle, transaction: Transaction, call: Call, config: 
     for name, item in asked.items():
         if item:
             merged["metadata"][name] = item
-    cleaned, _ = decoding.conform(merged, shape, kind=call.resource.kind, version=call.resource.api_version)
+    cleaned, _ = call.resource.conform(merged)
     return life.update(transaction, call, cleaned, old=old, managers=managers), False

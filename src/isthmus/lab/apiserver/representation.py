@@ -83,7 +83,7 @@ class Renderer:
             head = {"kind": "PartialObjectMetadataList", "apiVersion": f"{META_GROUP}/v1", "metadata": metadata}
             items = (msgspec.json.encode(_partial(decode(self.resource, stored))) for stored in objects)
             return _joined(head, "items", items)
-        head = {"kind": f"{self.resource.kind}List", "apiVersion": self.resource.api_version, "metadata": metadata}
+        head = {"kind": self.resource.list_kind, "apiVersion": self.resource.api_version, "metadata": metadata}
         return _joined(head, "items", (b"{" + stored.tail for stored in objects))
 
     def event(self, kind: str, stored: Stored) -> bytes:

@@ -20,11 +20,32 @@ rejected: it is 4 MB of JSON, and lacks which fields are pointers.
 import functools
 import re
 from importlib import resources
+from typing import Any
 
 import msgspec
 
 SCALARS = frozenset({"str", "int", "long", "bool", "num", "intstr", "qty", "time", "mtime", "bytes", "any"})
-FILES = ("meta.txt", "core.txt", "pod.txt", "volume.txt", "groups.txt", "workloads.txt", "ingress.txt", "access.txt")
+FILES = (
+    "meta.txt",
+    "core.txt",
+    "pod.txt",
+    "volume.txt",
+    "groups.txt",
+    "workloads.txt",
+    "ingress.txt",
+    "access.txt",
+    "extensions.txt",
+)
+    "meta.txt",
+    "core.txt",
+    "pod.txt",
+    "volume.txt",
+    "groups.txt",
+    "workloads.txt",
+    "ingress.txt",
+    "access.txt",
+    "extensions.txt",
+)
 META = "io.k8s.apimachinery.pkg.apis.meta.v1"
 
 _FIELD = re.compile(
@@ -58,6 +79,22 @@ class FieldType(msgspec.Struct, frozen=True):
         """Returns the object type that the field (or its elements) holds; KeyError for a scalar."""
         return find(self.type, package=self.package)
 
+    def element(self) -> "FieldType":
+        """Returns the field that an entry of this map is."""
+        return _element(self)
+
+    def key_default(self, key: str) -> Any:
+        """Returns the value of a key of a map list where an item leaves it out, None if it has none."""
+        return "TCP" if key == "protocol" else None
+
+    def whole(self, value: Any) -> bool:
+        """Tells whether `value` is owned and replaced as one, because of the field or because of its own type."""
+        if self.atomic:
+            return True
+        if self.wrap == "[]":
+            return not isinstance(value, list)
+        return (self.wrap == "{}" or not self.scalar) and not isinstance(value, dict)
+
 
 class ObjectType(msgspec.Struct, frozen=True):
     """An object with named fields."""
@@ -72,6 +109,11 @@ class ObjectType(msgspec.Struct, frozen=True):
     def full_name(self) -> str:
         """Returns the name that OpenAPI uses, e.g. `io.k8s.api.core.v1.Pod`."""
         return f"{self.package}.{self.name}"
+
+
+@functools.cache
+def _element(field: FieldType) -> FieldType:
+    return msgspec.structs.replace(field, wrap="")
 
 
 class _Source(msgspec.Struct, frozen=True):
