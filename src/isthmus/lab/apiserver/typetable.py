@@ -36,16 +36,6 @@ FILES = (
     "access.txt",
     "extensions.txt",
 )
-    "meta.txt",
-    "core.txt",
-    "pod.txt",
-    "volume.txt",
-    "groups.txt",
-    "workloads.txt",
-    "ingress.txt",
-    "access.txt",
-    "extensions.txt",
-)
 META = "io.k8s.apimachinery.pkg.apis.meta.v1"
 
 _FIELD = re.compile(
