@@ -139,10 +139,15 @@ class State:
             for resource in registry
             if resource.stored
         }
+        self._horizons = changes
+        self._unclaimed: dict[str, dict[Key, bytes]] = {}  # objects whose resource is not known yet
+        self._observers: dict[str, list[Callable[[Change], None]]] = {}
         for name, namespace, object_name, tail in storage.rows():
             cache = self._caches.get(name)
             if cache is not None:
                 cache.objects[namespace, object_name] = self._load(cache.resource, tail)
+            else:
+                self._unclaimed.setdefault(name, {})[namespace, object_name] = tail
         self._waiting: list[_Write[Any]] = []
         self._wake = asyncio.Event()
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="storage")
@@ -155,14 +160,45 @@ class State:
             raise StorageError(f"a stored object of {resource.qualified} cannot be read: {failure}") from failure
 
     def cache(self, resource: Resource) -> Cache:
-        """Returns the cache of a stored resource."""
-        return self._caches[resource_key(resource)]
+        """Returns the cache of a stored resource; raises 404 if it is served no more."""
+        found = self._caches.get(resource_key(resource))
+        if found is None:
+            raise errors.unknown_path()
+        return found
+
+    def adopt(self, resource: Resource) -> None:
+        """Begins to keep a resource, with the objects that the store holds of it, or takes over a new form of one.
+
+        What a watch has seen is of the old form, so watches end and the past is forgotten. Raises StorageError.
+        """
+        key = resource_key(resource)
+        old = self._caches.get(key)
+        cache = Cache(resource, horizon=self._horizons.get(key, 0) if old is None else self.version)
+        if old is None:
+            for place, tail in self._unclaimed.pop(key, {}).items():
+                cache.objects[place] = self._load(resource, tail)
+        else:
+            cache.objects = {place: self._load(resource, stored.tail) for place, stored in old.objects.items()}
+            old.end()
+        self._caches[key] = cache
+
+    def release(self, resource: Resource) -> None:
+        """Ends the service of a resource; what is left of it would be found by the next `adopt`."""
+        key = resource_key(resource)
+        cache = self._caches.pop(key, None)
+        if cache is not None:
+            cache.end()
+            self._horizons[key] = self.version
+            self._unclaimed[key] = {place: stored.tail for place, stored in cache.objects.items()}
+
+    def observe(self, resource: Resource, callback: Callable[[Change], None]) -> None:
+        """Calls `callback` with every change of a resource, after it is visible and before its writer is answered."""
+        self._observers.setdefault(resource_key(resource), []).append(callback)
 
     def end_watches(self) -> None:
         """Asks all watches to end."""
         for cache in self._caches.values():
-            for watcher in cache.watchers:
-                watcher.end()
+            cache.end()
 
     def next_version(self) -> int:
         """Returns a version that was never given before; those of failed writes are not given again."""
@@ -226,7 +262,12 @@ class State:
     def _advance(self, batch: _Batch, accepted: list[_Write[Any]]) -> None:
         for resource, change in batch.changes:
             self.version = change.after.version
-            self.cache(resource).apply(change)
+            cache = self._caches.get(resource_key(resource))
+            if cache is None:
+                continue  # its definition went with an earlier change of the batch
+            cache.apply(change)
+            for callback in self._observers.get(resource_key(resource), ()):
+                callback(change)
         for write in accepted:
             write.finish()
 

@@ -224,6 +224,11 @@ class Cache:
         self.watchers.add(watcher)
         return watcher
 
+    def end(self) -> None:
+        """Asks all watches to end."""
+        for watcher in tuple(self.watchers):
+            watcher.end()
+
     def _check(self, version: int) -> None:
         if version < self.horizon:
             raise errors.expired(f"too old resource version: {version} ({self.horizon})")
