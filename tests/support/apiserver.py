@@ -116,7 +116,12 @@ class ApiServer:
         command = [sys.executable, "-m", "isthmus.lab.apiserver", f"--data-dir={at / 'data'}", "--cluster-name=test"]
         command += ["--service-cidr=10.96.0.0/16", "--pod-cidr=10.10.0.0/16", f"--token-file={at / 'tokens.csv'}"]
         command += [f"--tls-cert={at / 'server.crt'}", f"--tls-key={at / 'server.key'}", f"--client-ca={at / 'ca.crt'}"]
-        command += [f"--kubelet-token-file={at / 'node-token'}", f"--listen=127.0.0.1:{self.port}", *self.extra]
+        command += [
+            f"--kubelet-token-file={at / 'node-token'}",
+            "--disable-admission-plugins=ServiceAccount",
+            f"--listen=127.0.0.1:{self.port}",
+            *self.extra,
+        ]
         with (at / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, pass_fds=self.pass_fds)
         deadline = time.monotonic() + START_TIME

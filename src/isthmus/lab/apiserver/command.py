@@ -77,6 +77,12 @@ def parser() -> argparse.ArgumentParser:
     add("--kubelet-client-key", type=Path, help="its key")
     add("--kubelet-token-file", type=Path, help="bearer token shown to nodes")
     add(
+        "--disable-admission-plugins",
+        default="",
+        metavar="NAMES",
+        help="admission plugins not to run, separated by commas; known is ServiceAccount",
+    )
+    add(
         "--skip-validation-for",
         action="append",
         default=[],
@@ -164,6 +170,7 @@ async def serve(arguments: argparse.Namespace) -> None:
         cluster_name=arguments.cluster_name,
         service_networks=networks(arguments.service_cidr, "--service-cidr"),
         pod_networks=networks(arguments.pod_cidr, "--pod-cidr"),
+        service_accounts="ServiceAccount" not in arguments.disable_admission_plugins.split(","),
         unvalidated=frozenset(arguments.skip_validation_for),
     )
     advertised = address(arguments.advertise, "--advertise") if arguments.advertise else None
@@ -171,11 +178,11 @@ async def serve(arguments: argparse.Namespace) -> None:
     context = tls_context(arguments.tls_cert, arguments.tls_key, arguments.client_ca)
     listening = sockets(arguments)
     state, key = open_state(arguments.data_dir, registry)
-    accounts = registry.get("serviceaccounts")
 
-    def account_uid(namespace: str, name: str) -> str | None:
-        stored = state.cache(accounts).objects.get((namespace, name))
-        return None if stored is None else str(decode(accounts, stored)["metadata"]["uid"])
+    def uid_of(plural: str, namespace: str, name: str) -> str | None:
+        resource = registry.get(plural)
+        stored = state.cache(resource).objects.get((namespace, name))
+        return None if stored is None else str(decode(resource, stored)["metadata"]["uid"])
 
     life = Lifecycle(registry=registry, settings=settings, source=Source())
     access = NodeAccess(
@@ -185,7 +192,7 @@ async def serve(arguments: argparse.Namespace) -> None:
         token_file=arguments.kubelet_token_file,
     )
     proxy = NodeProxy(state=state, registry=registry, access=access)
-    authenticator = Authenticator(tokens=tokens, key=key, account_uid=account_uid)
+    authenticator = Authenticator(tokens=tokens, key=key, uid_of=uid_of)
     host, port = listening[0].getsockname()[:2]
     shown = f"{advertised[0]}:{advertised[1]}" if advertised else f"{host}:{port}"
     server = Server(state=state, life=life, authenticator=authenticator, proxy=proxy, address=shown)

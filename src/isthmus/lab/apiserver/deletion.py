@@ -4,17 +4,20 @@ An object goes at once unless its kind gives it a grace, a finalizer holds it, o
 first deals with its dependents; then it is marked and stays readable until the last of these is gone.
 """
 
+import datetime
+
 import msgspec
 
 from isthmus.lab.apiserver import decoding, errors
 from isthmus.lab.apiserver.calls import Call
 from isthmus.lab.apiserver.errors import Json
 from isthmus.lab.apiserver.lifecycle import Lifecycle
+from isthmus.lab.apiserver.routing import flag
 from isthmus.lab.apiserver.state import Transaction, decode
 from isthmus.lab.apiserver.typetable import META, find
 from isthmus.lab.apiserver.watchcache import Stored
 
-_POLICIES = ("Background", "Foreground", "Orphan")
+_POLICIES = ("Foreground", "Background", "Orphan")
 _FINALIZERS = {"Foreground": "foregroundDeletion", "Orphan": "orphan"}
 
 
@@ -24,7 +27,7 @@ class Options(msgspec.Struct, frozen=True):
     grace: int | None = None
     uid: str | None = None
     version: str | None = None
-    policy: str = "Background"
+    policy: str | None = None  # None: as the object's finalizers say, else Background
     dry_run: bool = False
 
 
@@ -37,15 +40,22 @@ def read_options(body: Json, query: dict[str, str]) -> Options:
         if not text.lstrip("-").isdecimal():
             raise errors.bad_request(f"gracePeriodSeconds: {text!r} is not a number")
         options["gracePeriodSeconds"] = int(text)
-    policy = options.get("propagationPolicy") or query.get("propagationPolicy") or "Background"
-    if policy not in _POLICIES:
-        bad = errors.unsupported("propagationPolicy", policy, _POLICIES)
-        raise errors.unprocessable("DeleteOptions", "", [bad])
-    if options.get("orphanDependents"):
-        policy = "Orphan"
+    policy = options.get("propagationPolicy") or query.get("propagationPolicy") or None
+    orphan = options.get("orphanDependents")
+    if orphan is None and query.get("orphanDependents"):
+        orphan = flag(query, "orphanDependents")
+    if policy is not None and orphan is not None:
+        text = "orphanDependents and deletionPropagation cannot be both set"
+        raise errors.unprocessable("DeleteOptions.meta.k8s.io", "", [errors.invalid("propagationPolicy", policy, text)])
+    if policy is not None and policy not in _POLICIES:
+        bad = errors.unsupported("propagationPolicy", policy, (*_POLICIES, "nil"))
+        raise errors.unprocessable("DeleteOptions.meta.k8s.io", "", [bad])
+    if orphan is not None:
+        policy = "Orphan" if orphan else "Background"
     dry_run = options.get("dryRun") or ([query["dryRun"]] if query.get("dryRun") else [])
     if dry_run not in ([], ["All"]):
-        raise errors.unprocessable("DeleteOptions", "", [errors.unsupported("dryRun", dry_run, ("All",))])
+        bad = errors.unsupported("dryRun", dry_run, ("All",))
+        raise errors.unprocessable("DeleteOptions.meta.k8s.io", "", [bad])
     preconditions = options.get("preconditions", {})
     return Options(
         grace=options.get("gracePeriodSeconds"),
@@ -79,27 +89,62 @@ def _delete(
 ) -> tuple[Stored, bool]:
     resource, hooks = call.resource, life.hooks(call.resource)
     metadata = value["metadata"]
-    for name, asked, held in (
-        ("UID", options.uid, metadata.get("uid")),
-        ("ResourceVersion", options.version, metadata.get("resourceVersion")),
+    _check_preconditions(call, options, metadata)
+    hooks.check_delete(value)
+    old = life.load(transaction, call)
+    asked = None if options.grace is None else options.grace if options.grace >= 0 else 1
+    begun, held = "deletionTimestamp" in metadata, metadata.get("deletionGracePeriodSeconds", 0)
+    if begun and held:
+        if asked is None or asked >= held:
+            return life.store(transaction, resource, value, old=old), False
+        grace = _shorten(life, metadata, by=held - asked, asked=asked)
+    else:
+        grace = 0 if begun else hooks.grace(value, asked)
+        if not begun:
+            metadata["deletionTimestamp"] = life.source.timestamp(later=grace)
+            metadata["deletionGracePeriodSeconds"] = grace
+    _set_finalizers(metadata, options.policy)
+    if not grace and not metadata.get("finalizers") and not hooks.lingers(value):
+        if not begun:
+            for name in ("deletionTimestamp", "deletionGracePeriodSeconds"):
+                del metadata[name]
+        return transaction.remove(resource, value), True
+    if not begun:
+        hooks.mark_deleted(value)
+        if resource.generation:
+            metadata["generation"] = metadata.get("generation", 0) + 1
+    return life.store(transaction, resource, value, old=old), False
+
+
+def _check_preconditions(call: Call, options: Options, metadata: Json) -> None:
+    for name, asked, held, fate in (
+        ("UID", options.uid, metadata.get("uid"), "deleted and then recreated"),
+        ("ResourceVersion", options.version, metadata.get("resourceVersion"), "modified"),
     ):
         if asked is not None and asked != held:
-            text = f"Precondition failed: {name} in precondition: {asked}, {name} in object meta: {held}"
-            raise errors.conflict(resource.qualified, call.name, text)
-    hooks.check_delete(value)
-    finalizer = _FINALIZERS.get(options.policy)
-    if finalizer and finalizer not in metadata.get("finalizers", ()):
-        metadata["finalizers"] = [*metadata.get("finalizers", ()), finalizer]
-    grace = hooks.grace(value, options.grace)
-    if not grace and not metadata.get("finalizers") and not hooks.lingers(value):
-        return transaction.remove(resource, value), True
-    old = life.load(transaction, call)
-    begun = "deletionTimestamp" in metadata
-    if not begun or grace < metadata.get("deletionGracePeriodSeconds", 0):
-        metadata["deletionTimestamp"] = life.source.timestamp(later=grace)
-        metadata["deletionGracePeriodSeconds"] = grace
-        if not begun:
-            hooks.mark_deleted(value)
-            if resource.generation:
-                metadata["generation"] = metadata.get("generation", 0) + 1
-    return life.store(transaction, resource, value, old=old), False
+            text = f"the {name} in the precondition ({asked}) does not match the {name} in record ({held})"
+            about = call.resource.qualified_kind
+            raise errors.conflict(about, call.name, f"{text}. The object might have been {fate}")
+
+
+def _shorten(life: Lifecycle, metadata: Json, *, by: int, asked: int) -> int:
+    """Brings a deletion that has begun `by` seconds nearer, but not into the past; returns the new grace."""
+    due = datetime.datetime.fromisoformat(metadata["deletionTimestamp"]) - datetime.timedelta(seconds=by)
+    if due < life.source.now():
+        due, asked = life.source.now(), min(asked, 1)
+    metadata["deletionTimestamp"] = due.strftime("%Y-%m-%dT%H:%M:%SZ")
+    metadata["deletionGracePeriodSeconds"] = asked
+    return asked
+
+
+def _set_finalizers(metadata: Json, policy: str | None) -> None:
+    """Notes for the garbage collector what is to happen to dependents; without a policy what is noted stays."""
+    if policy is None:
+        return
+    kept = [name for name in metadata.get("finalizers", ()) if name not in _FINALIZERS.values()]
+    if policy in _FINALIZERS:
+        kept.append(_FINALIZERS[policy])
+    if kept:
+        metadata["finalizers"] = kept
+    else:
+        metadata.pop("finalizers", None)

@@ -76,6 +76,7 @@ class Lifecycle:
         sent = metadata.pop("managedFields", None) is not None
         hooks.prepare_create(value)
         hooks.default(value)
+        hooks.admit(value, transaction, self.source)
         self._refuse(resource, metadata["name"], self._validate(resource, hooks, value, old=None, new_name=True))
         if transaction.get(resource, namespace=metadata.get("namespace", ""), name=metadata["name"]) is not None:
             raise errors.already_exists(resource.qualified, metadata["name"])
@@ -135,10 +136,11 @@ class Lifecycle:
         *,
         old: Json,
         managers: list[Manager] | None = None,
+        counted: bool = True,
     ) -> Stored:
         """Stores a new state that has passed the rules: sets generation and owners, removes what is over."""
         resource, metadata, was = call.resource, value["metadata"], old["metadata"]
-        if resource.generation and _wanted(value) != _wanted(old):
+        if counted and resource.generation and _wanted(value) != _wanted(old):
             metadata["generation"] = was.get("generation", 0) + 1
         metadata["resourceVersion"] = was["resourceVersion"]
         if managers is None:

@@ -12,7 +12,7 @@ import structlog
 from aiohttp import web
 
 from isthmus.lab.apiserver import decoding, discovery, errors, openapi, openapi_proto
-from isthmus.lab.apiserver.auth import PUBLIC_PATHS, Authenticator, User
+from isthmus.lab.apiserver.auth import PUBLIC_PATHS, Authenticator, User, impersonated
 from isthmus.lab.apiserver.errors import ApiError, Json
 from isthmus.lab.apiserver.kinds import Registry
 from isthmus.lab.apiserver.lifecycle import Lifecycle
@@ -72,7 +72,10 @@ class Server:
     def _user(self, request: web.Request) -> User | None:
         transport = request.transport
         certificate = transport.get_extra_info("peercert") if transport is not None else None
-        return self._authenticator.user(certificate=certificate, authorization=request.headers.get("Authorization", ""))
+        user = self._authenticator.user(certificate=certificate, authorization=request.headers.get("Authorization", ""))
+        if user is None or "Impersonate-User" not in request.headers:
+            return user
+        return impersonated(user, request.headers, request.headers.getall("Impersonate-Group", []))
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         path = request.path.rstrip("/") or "/"

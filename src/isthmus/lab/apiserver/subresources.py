@@ -37,7 +37,7 @@ def bind(life: Lifecycle, transaction: Transaction, call: Call, body: Json) -> N
     for name in ("annotations", "labels"):
         if name in binding.get("metadata", {}):
             value["metadata"].setdefault(name, {}).update(binding["metadata"][name])
-    life.finish(transaction, call, value, old=old)
+    life.finish(transaction, call, value, old=old, counted=False)
 
 
 def finalize(life: Lifecycle, transaction: Transaction, call: Call, body: Json) -> Stored:

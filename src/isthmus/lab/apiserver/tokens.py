@@ -3,7 +3,7 @@
 import msgspec
 
 from isthmus.lab.apiserver import decoding, errors
-from isthmus.lab.apiserver.auth import Authenticator
+from isthmus.lab.apiserver.auth import ISSUER, Authenticator
 from isthmus.lab.apiserver.calls import Call, Source
 from isthmus.lab.apiserver.errors import Json
 from isthmus.lab.apiserver.state import State, decode
@@ -12,6 +12,7 @@ from isthmus.lab.apiserver.typetable import find
 DEFAULT_SECONDS = 3600
 MIN_SECONDS = 600  # as the real server
 MAX_SECONDS = 2**32
+_BINDABLE = {"Pod": "pods", "Secret": "secrets", "Node": "nodes"}
 
 
 async def issue_token(state: State, authenticator: Authenticator, call: Call, body: Json) -> bytes:
@@ -29,13 +30,40 @@ async def issue_token(state: State, authenticator: Authenticator, call: Call, bo
         text = "may not specify a duration less than 10 minutes" if seconds < MIN_SECONDS else "is too long"
         bad = errors.invalid("spec.expirationSeconds", seconds, text)
         raise errors.unprocessable("TokenRequest.authentication.k8s.io", call.name, [bad])
+    bound = _bound(state, call, spec["boundObjectRef"]) if spec.get("boundObjectRef") else None
+    audiences = spec.get("audiences") or [ISSUER]
+    spec["audiences"] = audiences
     token = authenticator.issue(
         namespace=call.namespace,
         name=call.name,
         uid=decode(call.resource, stored)["metadata"]["uid"],
         seconds=seconds,
-        audiences=spec.get("audiences", []),
+        audiences=audiences,
+        bound=bound,
     )
-    value["metadata"] = {"name": call.name, "namespace": call.namespace}
+    created = Source().timestamp()
+    value["metadata"] = {"name": call.name, "namespace": call.namespace, "creationTimestamp": created}
     value["status"] = {"token": token, "expirationTimestamp": Source().timestamp(later=seconds)}
     return msgspec.json.encode(value)
+
+
+def _bound(state: State, call: Call, reference: Json) -> tuple[str, str, str]:
+    """Returns (kind, name, UID) of the object that the token is bound to; raises 400, 404 or 409."""
+    kind, name = reference.get("kind", ""), reference.get("name", "")
+    if reference.get("apiVersion", "v1") != "v1" or kind not in _BINDABLE:
+        version = reference.get("apiVersion", "")
+        raise errors.bad_request(f"cannot bind token to object of type {version}, Kind={kind}")
+    resource = state.registry.get(_BINDABLE[kind])
+    place = call.namespace if resource.namespaced else ""
+    stored = state.cache(resource).objects.get((place, name))
+    if stored is None:
+        raise errors.not_found(resource.qualified, name)
+    held = decode(resource, stored)
+    if kind == "Pod" and held["spec"].get("serviceAccountName") != call.name:
+        text = f'cannot bind token for serviceaccount "{call.name}" to pod running with different serviceaccount name.'
+        raise errors.bad_request(text)
+    uid = held["metadata"]["uid"]
+    if reference.get("uid") and reference["uid"] != uid:
+        text = f"the UID in the bound object reference ({reference['uid']}) does not match the UID in record"
+        raise errors.conflict(kind, name, f"{text}. The object might have been deleted and then recreated")
+    return kind, name, uid

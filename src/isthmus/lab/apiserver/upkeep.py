@@ -16,6 +16,7 @@ from isthmus.lab.apiserver.errors import Json
 from isthmus.lab.apiserver.kinds import Resource
 from isthmus.lab.apiserver.lifecycle import Lifecycle
 from isthmus.lab.apiserver.state import State, Transaction, decode
+from isthmus.lab.apiserver.strategies.disruption import SYSTEM_CLASSES
 from isthmus.lab.apiserver.strategies.namespace import INITIAL
 from isthmus.lab.apiserver.strategies.service import first_address
 
@@ -74,7 +75,16 @@ async def bootstrap(state: State, life: Lifecycle, *, advertised: tuple[str, int
         }
         _ensure(life, transaction, registry.get("endpointslices", "discovery.k8s.io"), slice_)
 
+    def classes(transaction: Transaction) -> None:
+        resource = registry.get("priorityclasses", "scheduling.k8s.io")
+        for name, number in SYSTEM_CLASSES.items():
+            if transaction.get(resource, namespace="", name=name) is None:
+                text = f"Used for pods that must not be evicted before all others: {name}."
+                call = Call(resource=resource, name=name, manager=MANAGER)
+                life.create(transaction, call, {"metadata": {"name": name}, "value": number, "description": text})
+
     await state.write(namespaces)
+    await state.write(classes)
     if life.settings.service_networks:
         await state.write(service)
 

@@ -1,12 +1,13 @@
 """Requests that change objects: from HTTP to a transaction, and back to an answer."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
 
-from isthmus.lab.apiserver import decoding, deletion, errors, patching, protobuf, subresources
+from isthmus.lab.apiserver import decoding, deletion, errors, eviction, patching, protobuf, subresources
 from isthmus.lab.apiserver.auth import Authenticator, User
 from isthmus.lab.apiserver.calls import Call, write_options
 from isthmus.lab.apiserver.errors import Json
@@ -15,12 +16,15 @@ from isthmus.lab.apiserver.reading import selection_of
 from isthmus.lab.apiserver.representation import Renderer
 from isthmus.lab.apiserver.reviews import review
 from isthmus.lab.apiserver.routing import Target
+from isthmus.lab.apiserver.selectors import Selection
 from isthmus.lab.apiserver.state import State, Transaction
+from isthmus.lab.apiserver.strategies.admission import DEFAULT_ACCOUNT
 from isthmus.lab.apiserver.tokens import issue_token
 from isthmus.lab.apiserver.watchcache import Stored
 
 JSON = "application/json"
 YAML = "application/yaml"
+ACCOUNT_TIME = 1.5  # seconds; as long as the real server tries
 Result = TypeVar("Result")
 
 
@@ -93,12 +97,36 @@ class Writing:
         if target.subresource or target.resource.plural == "bindings":
             return await self._create_below(call, value)
         if not target.resource.stored:
-            return answer(msgspec.json.encode(review(life, call, value, user=user)), code=201)
+            answered = review(life, call, value, user=user, authenticator=self._authenticator)
+            return answer(msgspec.json.encode(answered), code=201, call=call)
         if target.resource.namespaced and not target.namespace:
             raise errors.method_not_allowed()
         value = life.read_body(call, value)
+        if call.resource.qualified == "pods" and life.settings.service_accounts:
+            await self._default_account(call, value)
         stored = await self._write(call, lambda transaction: life.create(transaction, call, value))
         return answer(renderer.one(stored), code=201, call=call)
+
+    async def _default_account(self, call: Call, value: Json) -> None:
+        """Waits a little for the `default` service account of a namespace that was made just now."""
+        spec = value.get("spec", {})
+        if (spec.get("serviceAccountName") or spec.get("serviceAccount") or DEFAULT_ACCOUNT) != DEFAULT_ACCOUNT:
+            return
+        registry = self._life.registry
+        cache = self._state.cache(registry.get("serviceaccounts"))
+        place = (call.namespace, DEFAULT_ACCOUNT)
+        if place in cache.objects or ("", call.namespace) not in self._state.cache(registry.get("namespaces")).objects:
+            return
+        watcher = cache.watch(namespace=call.namespace, selection=Selection(), since=None)
+        try:
+            async with asyncio.timeout(ACCOUNT_TIME):
+                while place not in cache.objects and not watcher.lost and not watcher.ended:
+                    await watcher.wait()
+                    watcher.pending.clear()
+        except TimeoutError:
+            return  # the admission of the pod says that it is not there
+        finally:
+            watcher.close()
 
     async def _create_below(self, call: Call, value: Json) -> web.Response:
         life = self._life
@@ -108,6 +136,12 @@ class Writing:
             pods = life.registry.get("pods")
             name = str(value.get("metadata", {}).get("name", "")) if isinstance(value.get("metadata"), dict) else ""
             call = msgspec.structs.replace(call, resource=pods, name=name)
+        elif call.subresource == "eviction":
+            asked = eviction.read(call, value)
+            options = deletion.read_options(asked.get("deleteOptions", {}), {})
+            call = msgspec.structs.replace(call, dry_run=call.dry_run or options.dry_run)
+            await self._write(call, lambda transaction: eviction.evict(life, transaction, call, options))
+            return answer(msgspec.json.encode(success(code=201)), code=201)
         elif call.subresource != "binding":
             raise errors.method_not_allowed()
         call = msgspec.structs.replace(call, subresource="binding")

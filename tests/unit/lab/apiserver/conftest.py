@@ -29,7 +29,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
     life = Lifecycle(registry=registry, settings=Settings(service_networks=networks), source=Source())
     (tmp_path / "tokens").write_text('secret,tester,1,"g"\n')
     authenticator = Authenticator(
-        tokens=read_token_file(tmp_path / "tokens"), key=b"k" * 32, account_uid=lambda namespace, name: None
+        tokens=read_token_file(tmp_path / "tokens"), key=b"k" * 32, uid_of=lambda plural, namespace, name: None
     )
     proxy = NodeProxy(state=state, registry=registry, access=NodeAccess())
     server = Server(state=state, life=life, authenticator=authenticator, proxy=proxy)

@@ -67,8 +67,10 @@ _TABLES: dict[str, tuple[str, Row]] = {
     ),
     "statefulsets.apps": ("Name,Ready,Age,Containers+,Images+", workloads.stateful_set),
     "daemonsets.apps": (
-        "Name,Desired:integer,Current:integer,Ready:integer,Up-to-date:integer,Available:integer,Node Selector,Age,"
-        "Containers+,Images+,Selector+",
+        (
+            "Name,Desired:integer,Current:integer,Ready:integer,Up-to-date:integer,Available:integer,Node Selector,Age,"
+            "Containers+,Images+,Selector+"
+        ),
         workloads.daemon_set,
     ),
     "controllerrevisions.apps": ("Name,Controller,Revision:integer,Age", workloads.controller_revision),

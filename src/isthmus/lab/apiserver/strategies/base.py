@@ -1,7 +1,7 @@
 """What a kind may add to the common life of objects: defaults, preparation, rules.
 
-The handlers call the hooks in this order. On create: `prepare_create`, `default`, `validate`, `allocate`. On update:
-`default`, `prepare_update`, `validate`, `validate_update`, `allocate`; on update of the status: `prepare_status`,
+The handlers call the hooks in this order. On create: `prepare_create`, `default`, `admit`, `validate`, `allocate`. On
+update: `default`, `prepare_update`, `validate`, `validate_update`, `allocate`; of the status: `prepare_status`,
 `validate_status`. On delete: `grace` and `check_delete`. Hooks change the object in place; none does I/O.
 """
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from isthmus.lab.apiserver.calls import Source
 from isthmus.lab.apiserver.errors import FieldError, Json
 from isthmus.lab.apiserver.kinds import Resource
 from isthmus.lab.apiserver.state import Transaction
@@ -24,6 +25,7 @@ class Settings(msgspec.Struct, frozen=True):
     cluster_name: str = "lab"
     service_networks: tuple[Network, ...] = ()
     pod_networks: tuple[Network, ...] = ()
+    service_accounts: bool = False  # whether pods need one that exists, and get its token
     unvalidated: frozenset[str] = frozenset()  # resources (plural.group or plural) whose rules are not checked
 
 
@@ -56,6 +58,9 @@ class Hooks:
 
     def default(self, value: Json) -> None:
         """Fills in what was left out."""
+
+    def admit(self, value: Json, transaction: Transaction, source: Source) -> None:
+        """Adds to a new, defaulted object what follows from others; raises ApiError (403) for one that may not be."""
 
     def validate(self, value: Json) -> list[FieldError]:
         """Checks the object by itself."""

@@ -3,8 +3,10 @@
 import ipaddress
 
 from isthmus.lab.apiserver import errors
+from isthmus.lab.apiserver.calls import Source
 from isthmus.lab.apiserver.errors import FieldError, Json
-from isthmus.lab.apiserver.strategies import rules
+from isthmus.lab.apiserver.state import Transaction
+from isthmus.lab.apiserver.strategies import admission, rules
 from isthmus.lab.apiserver.strategies.base import Hooks
 
 _PATH_TYPES = ("Exact", "ImplementationSpecific", "Prefix")
@@ -15,6 +17,10 @@ _MAX_CONTROLLER = 250  # characters
 
 class IngressHooks(Hooks):
     """networking.k8s.io/v1 Ingress."""
+
+    def admit(self, value: Json, transaction: Transaction, source: Source) -> None:
+        """Sets the default class."""
+        admission.classify(value, transaction)
 
     def validate(self, value: Json) -> list[FieldError]:
         """Checks rules, backends, TLS hosts and the class."""

@@ -60,3 +60,4 @@ class NamespaceHooks(Hooks):
     def mark_deleted(self, value: Json) -> None:
         """Sets the phase."""
         value.setdefault("status", {})["phase"] = "Terminating"
+        value["metadata"].pop("deletionGracePeriodSeconds", None)

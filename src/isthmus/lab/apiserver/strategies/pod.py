@@ -1,4 +1,4 @@
-"""Pods: admission defaults, immutability of the specification, graceful deletion.
+"""Pods: admission, defaults, immutability of the specification, graceful deletion.
 
 A deleted pod that a node runs stays, with a deletionTimestamp, until that node deletes it with a grace of zero
 seconds; one that no node runs, or that has ended, goes at once.
@@ -7,13 +7,12 @@ seconds; one that no node runs, or that has ended, goes at once.
 import copy
 
 from isthmus.lab.apiserver import errors
+from isthmus.lab.apiserver.calls import Source
 from isthmus.lab.apiserver.errors import FieldError, Json
-from isthmus.lab.apiserver.strategies import podspec
+from isthmus.lab.apiserver.state import Transaction
+from isthmus.lab.apiserver.strategies import admission, podspec
 from isthmus.lab.apiserver.strategies.base import Hooks
 
-_ADMITTED = {"serviceAccountName": "default", "enableServiceLinks": True, "priority": 0}
-_TOLERATED = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
-_TOLERATION_SECONDS = 300  # as the real server's DefaultTolerationSeconds admission
 _MAY_CHANGE = (
     "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,"
     "`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),"
@@ -25,23 +24,31 @@ class PodHooks(Hooks):
     """v1 Pod."""
 
     def prepare_create(self, value: Json) -> None:
-        """Sets what admission adds, and the first status."""
+        """Sets the service account, and the first status."""
         spec = value.setdefault("spec", {})
-        for name, item in _ADMITTED.items():
-            spec.setdefault(name, item)
-        spec.setdefault("preemptionPolicy", "PreemptLowerPriority")
-        held = {toleration.get("key") for toleration in spec.get("tolerations", ()) if toleration.get("key")}
-        for key in _TOLERATED:
-            if key not in held:
-                toleration = {"key": key, "operator": "Exists", "effect": "NoExecute"}
-                spec.setdefault("tolerations", []).append({**toleration, "tolerationSeconds": _TOLERATION_SECONDS})
+        spec.setdefault("serviceAccountName", spec.get("serviceAccount") or admission.DEFAULT_ACCOUNT)
         value["status"] = {"phase": "Pending"}
+
+    def prepare_update(self, value: Json, old: Json) -> None:
+        """Keeps what admission has set."""
+        super().prepare_update(value, old)
+        for name in ("priority", "preemptionPolicy"):
+            if name in old["spec"]:
+                value["spec"].setdefault(name, old["spec"][name])
 
     def default(self, value: Json) -> None:
         """Fills in the specification, and the class that follows from it."""
         spec = value.setdefault("spec", {})
+        spec.setdefault("enableServiceLinks", True)
         podspec.default(spec)
         value.setdefault("status", {}).setdefault("qosClass", podspec.service_class(spec))
+
+    def admit(self, value: Json, transaction: Transaction, source: Source) -> None:
+        """Sets priority, tolerations and, if the server has service accounts, the token."""
+        admission.prioritise(value, transaction)
+        if self.settings.service_accounts:
+            admission.identify(value, transaction, source)
+        admission.tolerate(value["spec"])
 
     def validate(self, value: Json) -> list[FieldError]:
         """Checks the specification."""
