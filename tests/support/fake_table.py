@@ -1,6 +1,6 @@
 """Applies a Delta to a Table as the kernel would, refusing what the kernel refuses."""
 
-from isthmus.ruleset.rules import ByState, Chain, GoBy, GoTo, JumpTo, KeepFrom, Lookup
+from isthmus.ruleset.rules import ByState, Chain, Forget, GoBy, GoTo, JumpTo, KeepFrom, Lookup, Remember, Translate
 from isthmus.ruleset.sets import Jump
 from isthmus.ruleset.table import Delta, Table
 
@@ -47,7 +47,9 @@ def _uses(chain: Chain) -> list[str]:
     for rule in chain.rules:
         for statement in rule.statements:
             match statement:
-                case Lookup(_, name, _) | GoBy(_, name) | KeepFrom(_, name):
+                case Lookup(_, name, _) | GoBy(_, name) | KeepFrom(_, name) | Forget(_, name):
+                    used.append(name)
+                case Translate(_, _, name) | Remember(_, name, _):
                     used.append(name)
                 case JumpTo(name) | GoTo(name):
                     used.append(name)

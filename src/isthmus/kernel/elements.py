@@ -19,6 +19,7 @@ from typing import NoReturn, Self
 
 from isthmus.kernel.errors import KernelError, describe
 from isthmus.kernel.sockets import NetfilterSocket
+from isthmus.model.service import Target
 from isthmus.ruleset.sets import ElementChange, Field, Holds, Jump, Key, SetSpec, Value
 from isthmus.wire import netlink, nftables
 
@@ -232,6 +233,14 @@ def _encode_pairs(spec: SetSpec, pairs: Sequence[tuple[Key, Value]]) -> list[byt
                 element(encode(key), chain=value.chain) if isinstance(value, Jump) else _misfit(spec, key, value)
                 for key, value in pairs
             ]
+        case Holds.TARGET4 | Holds.TARGET6:
+            encode_target = key_encoder(SetSpec(spec.name, _TARGETS[spec.holds]))
+            return [
+                element(encode(key), data=encode_target((value.address, value.port)))
+                if isinstance(value, Target)
+                else _misfit(spec, key, value)
+                for key, value in pairs
+            ]
 
 
 def _misfit(spec: SetSpec, key: Key, value: Value) -> NoReturn:
@@ -251,6 +260,12 @@ def _decode_value(spec: SetSpec, element: nftables.Element) -> Value:
             if element.data is None or len(element.data) != 4:
                 raise netlink.NetlinkDecodeError(f"map {spec.name}: an element without an identity")
             return int.from_bytes(element.data, sys.byteorder)
+        case Holds.TARGET4 | Holds.TARGET6:
+            parts = decode_key(SetSpec(spec.name, _TARGETS[spec.holds]), element.data or b"")
+            return Target(_text(parts[0]), _number(parts[1]))
+
+
+_TARGETS = {Holds.TARGET4: (Field.IPV4, Field.PORT), Holds.TARGET6: (Field.IPV6, Field.PORT)}
 
 
 def _encode_ipv4(value: str | int) -> bytes:

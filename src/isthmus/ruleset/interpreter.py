@@ -4,12 +4,15 @@ Only what the statements of `isthmus.ruleset.rules` need of a packet is modelled
 not have (an IPv4 address of an IPv6 packet, the connection of an untracked packet) ends the rule, as in nftables.
 """
 
+from collections.abc import Callable
 from enum import Enum
 from ipaddress import ip_address
+from zlib import crc32
 
 import msgspec
 
 from isthmus.model.flow import Flow
+from isthmus.model.service import Target
 from isthmus.policy.rules import Address
 from isthmus.ruleset.rules import (
     AddressIn,
@@ -17,6 +20,7 @@ from isthmus.ruleset.rules import (
     Drop,
     Expr,
     Family,
+    Forget,
     FromThisNode,
     GoBy,
     GoTo,
@@ -25,17 +29,25 @@ from isthmus.ruleset.rules import (
     JumpTo,
     Keep,
     KeepFrom,
+    KeepHash,
+    KeepRandom,
     Lookup,
+    Masquerade,
     NeighbourDiscovery,
     PortIn,
+    Refuse,
     RelatedError,
+    Remember,
     Return,
     Rule,
     Statement,
+    Translate,
+    Translated,
 )
-from isthmus.ruleset.sets import Jump, Value
+from isthmus.ruleset.sets import Jump, Key, Value
 from isthmus.ruleset.table import Table
 
+TCP = 6
 MAX_JUMPS = 16  # NFT_JUMP_STACK_SIZE
 
 
@@ -44,6 +56,9 @@ class Packet(msgspec.Struct):
 
     It opens the connection (`new`) unless it is a reply or said to be a later one. `client_port` is the client's
     choice, and may be one that policy names.
+
+    For `translate` it is the packet as it arrives: `flow` leads to a frontend. `chance` is asked for numbers below a
+    modulus, `memory` is what dynamic maps hold; the last four fields say what became of it.
     """
 
     flow: Flow
@@ -54,11 +69,39 @@ class Packet(msgspec.Struct):
     from_node: bool = False
     related_error: bool = False
     scratch: int = 0
+    translated: bool = False
+    chance: Callable[[int], int] = lambda modulus: modulus - 1
+    memory: dict[str, dict[Key, int]] = {}
+    sent_to: Target | None = None
+    refused: bool = False
+    dropped: bool = False
+    masqueraded: bool = False
 
     @property
     def new(self) -> bool:
         """Tells whether conntrack has seen nothing of the connection but packets like this one."""
         return self.tracked and not self.reply and not self.later
+
+
+def translate(table: Table, packet: Packet, *, local: bool = False) -> Target | None:
+    """Returns where services send the connection that the packet opens, from outside the node or (`local`) from it.
+
+    None if nothing is translated: the packet is for no service, or `packet.refused`, or silently dropped. Raises
+    UnsetScratch if it goes on as it came with a mark of ours.
+    """
+    before = packet.scratch
+    verdict = _run(table, packet, "services_output" if local else "services_prerouting", MAX_JUMPS)
+    packet.dropped = verdict is _Verdict.DROP and not packet.refused
+    if verdict is None and packet.scratch not in (before, 0):
+        raise UnsetScratch(hex(packet.scratch))
+    return packet.sent_to
+
+
+def masquerades(table: Table, packet: Packet) -> bool:
+    """Tells whether a connection that was translated (`flow` leads to the backend) leaves in the node's name."""
+    packet.translated = True
+    _run(table, packet, "services_postrouting", MAX_JUMPS)
+    return packet.masqueraded
 
 
 class UnsetScratch(AssertionError):
@@ -78,6 +121,7 @@ class _Verdict(Enum):
     DROP = "drop"
     RETURN = "return"
     BREAK = "break"
+    ACCEPT = "accept"
 
 
 def _run(table: Table, packet: Packet, chain: str, depth: int) -> _Verdict | None:
@@ -85,7 +129,7 @@ def _run(table: Table, packet: Packet, chain: str, depth: int) -> _Verdict | Non
         raise RecursionError(f"more than {MAX_JUMPS} jumps at {chain}")
     for rule in table.chains[chain].rules:
         verdict = _run_rule(table, packet, rule, depth)
-        if verdict is _Verdict.DROP:
+        if verdict is _Verdict.DROP or verdict is _Verdict.ACCEPT:
             return verdict
         if verdict is _Verdict.RETURN:
             return None
@@ -101,8 +145,8 @@ def _run_rule(table: Table, packet: Packet, rule: Rule, depth: int) -> _Verdict 
                 return _Verdict.DROP
             case JumpTo(chain):
                 return _run(table, packet, chain, depth - 1)
-            case GoBy(field, name):
-                target = _mapped(table, packet, field, name)
+            case GoBy(fields, name):
+                target = _mapped(table, packet, fields, name)
                 return _run(table, packet, target.chain, depth - 1) if isinstance(target, Jump) else _Verdict.BREAK
             case GoTo(chain):
                 return _run(table, packet, chain, depth - 1) or _Verdict.RETURN
@@ -111,20 +155,54 @@ def _run_rule(table: Table, packet: Packet, rule: Rule, depth: int) -> _Verdict 
                 return _run(table, packet, state, depth - 1) if state else _Verdict.BREAK
             case Keep(number):
                 packet.scratch = number
-            case KeepFrom(field, name):
-                identity = _mapped(table, packet, field, name)
+            case KeepFrom(fields, name):
+                identity = _mapped(table, packet, fields, name)
                 if not isinstance(identity, int):
                     return _Verdict.BREAK
                 packet.scratch = identity
+            case KeepHash(field):
+                hashed = _value(packet, field)
+                if not isinstance(hashed, int):
+                    return _Verdict.BREAK
+                packet.scratch = hashed
+            case KeepRandom(modulus):
+                packet.scratch = packet.chance(modulus)
+            case Translate(_, fields, name):
+                packet.sent_to = _target(table, packet, fields, name)
+                return _Verdict.ACCEPT if packet.sent_to else _Verdict.BREAK
+            case Masquerade():
+                packet.masqueraded = True
+                return _Verdict.ACCEPT
+            case Refuse(reset):
+                if reset and packet.flow.protocol != TCP:
+                    return _Verdict.BREAK
+                packet.refused = True
+                return _Verdict.DROP
+            case Remember(fields, name, _):
+                packet.memory.setdefault(name, {}).setdefault(_key(packet, fields), packet.scratch)
+            case Forget(fields, name):
+                packet.memory.get(name, {}).pop(_key(packet, fields), None)
             case _:
                 if not _holds(table, packet, statement):
                     return _Verdict.BREAK
     return None
 
 
-def _mapped(table: Table, packet: Packet, field: Expr, name: str) -> Value:
-    key = _value(packet, field)
-    return table.elements[name].get((key,)) if key is not None else None
+def _mapped(table: Table, packet: Packet, fields: tuple[Expr, ...], name: str) -> Value:
+    key = _key(packet, fields)
+    content = packet.memory.get(name, {}) if table.sets[name].room else table.elements[name]
+    return content.get(key)
+
+
+def _target(table: Table, packet: Packet, fields: tuple[Expr, ...], name: str) -> Target | None:
+    found = _mapped(table, packet, fields, name)
+    return found if isinstance(found, Target) else None
+
+
+def _key(packet: Packet, fields: tuple[Expr, ...]) -> Key:
+    """Returns the concatenation of `fields`; () if the packet lacks one of them, which is no key of any set."""
+    key = tuple(value for value in (_value(packet, field) for field in fields) if value is not None)
+    return key if len(key) == len(fields) else ()
 
 
 def _holds(table: Table, packet: Packet, statement: Statement) -> bool:
@@ -148,6 +226,8 @@ def _holds(table: Table, packet: Packet, statement: Statement) -> bool:
             return packet.from_node
         case RelatedError():
             return packet.related_error
+        case Translated():
+            return packet.translated
         case NeighbourDiscovery():
             return packet.flow.protocol == 58 and not packet.tracked and 133 <= packet.flow.port <= 137
     raise TypeError(f"not a condition: {statement}")
@@ -175,6 +255,10 @@ def _value(packet: Packet, field: Expr) -> str | int | None:
             return packet.client_port if packet.reply else flow.port
         case Expr.SOURCE_PORT:
             return flow.port if packet.reply else packet.client_port
+        case Expr.CLIENT6:
+            if ip_address(flow.source).version == 4:
+                return None
+            return crc32(f"{head} {tail} {flow.protocol} {flow.port}".encode())  # only that it is a hash matters
 
 
 def _of_family(text: str, field: Expr) -> str | None:

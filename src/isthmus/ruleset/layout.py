@@ -97,10 +97,10 @@ def base_chains(*, pod_cidrs: Iterable[Network], guarded: frozenset[Direction]) 
             UNTRACKED,
             (
                 Rule((NeighbourDiscovery(), Return())),
-                Rule((GoBy(Expr.HEADER_SOURCE4, EGRESS[4].name),)),
-                Rule((GoBy(Expr.HEADER_SOURCE6, EGRESS[6].name),)),
-                Rule((GoBy(Expr.HEADER_TARGET4, INGRESS[4].name),)),
-                Rule((GoBy(Expr.HEADER_TARGET6, INGRESS[6].name),)),
+                Rule((GoBy((Expr.HEADER_SOURCE4,), EGRESS[4].name),)),
+                Rule((GoBy((Expr.HEADER_SOURCE6,), EGRESS[6].name),)),
+                Rule((GoBy((Expr.HEADER_TARGET4,), INGRESS[4].name),)),
+                Rule((GoBy((Expr.HEADER_TARGET6,), INGRESS[6].name),)),
             ),
             comment="packets of no connection that conntrack follows: nothing but the node gets through a gate",
         ),
@@ -113,7 +113,10 @@ def base_chains(*, pod_cidrs: Iterable[Network], guarded: frozenset[Direction]) 
             # Not in the gates: libnftables fetches all elements of a map that new rules name (17 ms at 100k).
             Chain(
                 KEEP_PEER[direction],
-                (Rule((Keep(WORLD),)), *(Rule((KeepFrom(side[version], PEERS[version].name),)) for version in (4, 6))),
+                (
+                    Rule((Keep(WORLD),)),
+                    *(Rule((KeepFrom((side[version],), PEERS[version].name),)) for version in (4, 6)),
+                ),
                 comment="puts the identity of the peer into the priority of the packet",
             )
             for direction, side in ((Direction.INGRESS, _SOURCE), (Direction.EGRESS, _TARGET))
@@ -123,8 +126,8 @@ def base_chains(*, pod_cidrs: Iterable[Network], guarded: frozenset[Direction]) 
 
 def _base(version: int, *, guard: bool) -> Chain:
     judge = (
-        Rule((GoBy(_SOURCE[version], EGRESS[version].name),)),
-        Rule((GoBy(_TARGET[version], INGRESS[version].name),)),
+        Rule((GoBy((_SOURCE[version],), EGRESS[version].name),)),
+        Rule((GoBy((_TARGET[version],), INGRESS[version].name),)),
         Rule((ByState(UNTRACKED, NEW[version] if guard else ""),)),
     )
     if version == 6:

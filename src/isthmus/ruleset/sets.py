@@ -9,6 +9,8 @@ from enum import Enum
 
 import msgspec
 
+from isthmus.model.service import Target
+
 
 class Field(Enum):
     """A part of a key; the value is nft's name of the datatype."""
@@ -25,6 +27,8 @@ class Holds(Enum):
 
     VERDICT = "verdict"
     IDENTITY = "classid"
+    TARGET4 = "ipv4_addr . inet_service"
+    TARGET6 = "ipv6_addr . inet_service"
 
 
 class Jump(msgspec.Struct, frozen=True):
@@ -36,16 +40,22 @@ class Jump(msgspec.Struct, frozen=True):
 Key = tuple[str | int, ...]
 """One value for each field of the set's key."""
 
-Value = Jump | int | None
-"""A Jump in a verdict map, an identity number in an identity map, None in a set."""
+
+Value = Jump | Target | int | None
+"""A Jump in a verdict map, a number in an identity map, a Target in a map of those, None in a set."""
 
 
 class SetSpec(msgspec.Struct, frozen=True):
-    """The shape of a set (`holds` is None) or map; hash type, no intervals, no time-outs."""
+    """The shape of a set (`holds` is None) or map; hash type, no intervals.
+
+    With `room` the packet path fills the map, with at most so many elements, and time-outs empty it: its content is
+    the kernel's, and never part of a Table.
+    """
 
     name: str
     key: tuple[Field, ...]
     holds: Holds | None = None
+    room: int = 0
 
 
 class ElementChange(msgspec.Struct, frozen=True):

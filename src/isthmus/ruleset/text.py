@@ -8,6 +8,7 @@ their names only where /etc/protocols is installed.
 import re
 from collections.abc import Iterator
 
+from isthmus.model.service import Target
 from isthmus.policy.rules import Network
 from isthmus.ruleset.rules import (
     MAX_COMMENT,
@@ -16,6 +17,7 @@ from isthmus.ruleset.rules import (
     Drop,
     Expr,
     Family,
+    Forget,
     FromThisNode,
     GoBy,
     GoTo,
@@ -24,13 +26,20 @@ from isthmus.ruleset.rules import (
     JumpTo,
     Keep,
     KeepFrom,
+    KeepHash,
+    KeepRandom,
     Lookup,
+    Masquerade,
     NeighbourDiscovery,
     PortIn,
+    Refuse,
     RelatedError,
+    Remember,
     Return,
     Rule,
     Statement,
+    Translate,
+    Translated,
 )
 from isthmus.ruleset.sets import ElementChange, Field, Jump, Key, SetSpec, Value
 from isthmus.ruleset.table import NAME, Delta, chains_first
@@ -84,7 +93,8 @@ def _declaration(spec: SetSpec) -> str:
     key = " . ".join(field.value for field in spec.key)
     if spec.holds is None:
         return f"add set {_TABLE} {spec.name} {{ type {key}; }}"
-    return f"add map {_TABLE} {spec.name} {{ type {key} : {spec.holds.value}; }}"
+    memory = f" size {spec.room}; flags dynamic,timeout;" if spec.room else ""
+    return f"add map {_TABLE} {spec.name} {{ type {key} : {spec.holds.value};{memory} }}"
 
 
 def _elements(change: ElementChange) -> str:
@@ -102,7 +112,13 @@ def _key(spec: SetSpec, key: Key) -> str:
 
 
 def _value(value: Value) -> str:
-    return f"jump {value.chain}" if isinstance(value, Jump) else identity_text(value or 0)
+    match value:
+        case Jump(chain):
+            return f"jump {chain}"
+        case Target(address, port):
+            return f"{address} . {port}"
+        case _:
+            return identity_text(value or 0)
 
 
 def identity_text(number: int) -> str:
@@ -148,10 +164,14 @@ def _statement(statement: Statement) -> str:
             return "meta l4proto 58 icmpv6 type 133-137"
         case Keep(number):
             return f"meta priority set {identity_text(number)}"
-        case KeepFrom(field, name):
-            return f"meta priority set {field.value} map @{name}"
-        case GoBy(field, name):
-            return f"{field.value} vmap @{name}"
+        case KeepFrom(fields, name):
+            return f"meta priority set {_concatenated(fields)} map @{name}"
+        case KeepHash(field):
+            return f"meta priority set {field.value}"
+        case KeepRandom(modulus):
+            return f"meta priority set numgen random mod {modulus}"
+        case GoBy(fields, name):
+            return f"{_concatenated(fields)} vmap @{name}"
         case JumpTo(chain):
             return f"jump {chain}"
         case GoTo(chain):
@@ -160,6 +180,25 @@ def _statement(statement: Statement) -> str:
             return "return"
         case Drop():
             return "counter drop"
+        case _:
+            return _translation(statement)
+
+
+def _translation(statement: Statement) -> str:
+    match statement:
+        case Translated():
+            return "ct status dnat"
+        case Translate(version, fields, name):
+            return f"dnat {'ip6' if version == 6 else 'ip'} to {_concatenated(fields)} map @{name}"
+        case Masquerade():
+            return "masquerade"
+        case Refuse(reset):
+            return "meta l4proto 6 reject with tcp reset" if reset else "reject with icmpx type port-unreachable"
+        case Remember(fields, name, seconds):
+            return f"update @{name} {{ {_concatenated(fields)} timeout {seconds}s : meta priority }}"
+        case Forget(fields, name):
+            return f"delete @{name} {{ {_concatenated(fields)} : meta priority }}"
+    raise TypeError(f"not a statement: {statement}")
 
 
 def _concatenated(fields: tuple[Expr, ...]) -> str:

@@ -1,0 +1,354 @@
+"""Keeps the service part of a Table as the services and their backends say, one change at a time.
+
+Invariants: after any sequence of calls the table holds what a new ServiceCompiler would that is given the same services
+and slices, up to which slot a target has (tests/property); a change of one backend is a few elements for each frontend
+of its port, however many there are. Nothing of it is in the table unless a ServiceCompiler is made.
+
+Rejected: working out a service's whole list at each change and comparing: 5,000 backends would cost 5,000 at each.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import msgspec
+
+from isthmus.model.service import Backend, PortKey, Service, ServiceKey, Slice, Target
+from isthmus.ruleset.layout import family_of
+from isthmus.ruleset.service_layout import (
+    BACKENDS,
+    DISCARDED,
+    FATES,
+    KEPT,
+    MOST_NEAR,
+    MOST_SLOTS,
+    NEAR,
+    NEAR_PICK,
+    NEAR_TOKENS,
+    OUTSIDE,
+    REFUSED,
+    SERVICES,
+    SETS,
+    STICKY,
+    TARGETS,
+    TOKENS,
+    VIRTUAL,
+    fates,
+    remember,
+    remembering,
+    service_chains,
+    size_for,
+)
+from isthmus.ruleset.sets import Jump, Key
+from isthmus.ruleset.slots import Move, Slots
+from isthmus.ruleset.table import Table
+from isthmus.services.frontends import Frontend, FrontendKey, Kind, frontends
+from isthmus.services.pool import Pool, Reach, Turn
+
+UDP = 17
+_ROOM = {Reach.ALL: MOST_SLOTS, Reach.NEAR: MOST_NEAR}
+_PoolKey = tuple[PortKey, int]  # port, family
+
+
+class _Line(msgspec.Struct):
+    """One port of a service in one family: its backends, where they are in slots, and the frontends that lead there."""
+
+    pool: Pool
+    slots: dict[Reach, Slots]
+    frontends: dict[FrontendKey, Frontend]
+
+
+class ServiceCompiler:
+    """The service part of the table of one node. Not safe for use from several threads."""
+
+    def __init__(self, table: Table, *, node: str) -> None:
+        self.table = table
+        self.services: dict[ServiceKey, Service] = {}
+        self.slices: dict[tuple[str, str], Slice] = {}
+        self._node = node
+        self._node_addresses: tuple[str, ...] = ()
+        self._lines: dict[ServiceKey, dict[_PoolKey, _Line]] = {}
+        self._wanted: dict[ServiceKey, tuple[Frontend, ...]] = {}
+        self._claims: dict[FrontendKey, list[Frontend]] = {}
+        self._held: dict[FrontendKey, Frontend] = {}
+        self._uses: Counter[tuple[str, Key]] = Counter()
+        self._timeouts: Counter[int] = Counter()
+        self._stale: set[FrontendKey] = set()
+        for pair in SETS:
+            for spec in pair.values():
+                table.add_set(spec)
+        table.add_set(FATES)
+        for chain in service_chains():
+            table.put_chain(chain)
+        for number, jump in fates():
+            table.put(FATES.name, (number,), jump)
+
+    # -- what is told ------------------------------------------------------------------------------------------
+
+    def set_node(self, addresses: Iterable[str]) -> None:
+        """Says at which addresses the node has its node ports."""
+        now = tuple(dict.fromkeys(addresses))
+        if now != self._node_addresses:
+            self._node_addresses = now
+            for service in self.services.values():
+                if any(port.node_port for port in service.ports):
+                    self._claim(service)
+
+    def put_service(self, service: Service) -> None:
+        """Adds a service, or replaces the one of the same name."""
+        if self.services.get(service.key) != service:
+            self.services[service.key] = service
+            self._claim(service)
+
+    def drop_service(self, key: ServiceKey) -> None:
+        """Removes a service, if it is there."""
+        if self.services.pop(key, None) is not None:
+            self._let_go(key, ())
+            del self._wanted[key]
+
+    def put_slice(self, slice_: Slice) -> None:
+        """Adds a slice of a service's backends, or replaces the one with its key; the service need not be there."""
+        old = self.slices.get(slice_.key)
+        if old == slice_:
+            return
+        if old is not None and old.service != slice_.service:
+            self.drop_slice(slice_.key)
+            old = None
+        self.slices[slice_.key] = slice_
+        before = old.backends if old else frozenset()
+        self._refill(slice_.service, gone=before - slice_.backends, come=slice_.backends - before)
+
+    def drop_slice(self, key: tuple[str, str]) -> None:
+        """Removes a slice, if it is there."""
+        old = self.slices.pop(key, None)
+        if old is not None:
+            self._refill(old.service, gone=old.backends, come=frozenset())
+
+    # -- what follows ------------------------------------------------------------------------------------------
+
+    @property
+    def frontends(self) -> dict[FrontendKey, Frontend]:
+        """Returns who holds each frontend; not to be changed."""
+        return self._held
+
+    @property
+    def backends(self) -> int:
+        """Returns how many distinct targets are in use."""
+        return sum(len(self.table.elements[spec.name]) for spec in TARGETS.values())
+
+    def refused(self, key: ServiceKey) -> tuple[tuple[Frontend, ServiceKey], ...]:
+        """Returns the frontends that a service claims and another one holds, with the holder."""
+        wanted = self._wanted.get(key, ())
+        return tuple((f, self._held[f.key].service) for f in wanted if self._held[f.key].service != key)
+
+    def waiting(self, key: ServiceKey) -> int:
+        """Returns how many backends of a service get nothing because there are too many of them."""
+        lines = self._lines.get(key, {}).values()
+        return sum(len(slots.waiting) for line in lines if line.frontends for slots in line.slots.values())
+
+    def pools(self, key: ServiceKey) -> dict[tuple[PortKey, int], Pool]:
+        """Returns the backends of a service by port and family; for people."""
+        return {place: line.pool for place, line in self._lines.get(key, {}).items()}
+
+    def reachable(self, key: FrontendKey) -> frozenset[Target]:
+        """Returns all targets that a connection to a frontend may have been sent to."""
+        frontend = self._held.get(key)
+        if frontend is None or frontend.closed:
+            return frozenset()
+        line = self._line(frontend)
+        reaches = {frontend.inside, frontend.outside or frontend.inside}
+        return frozenset(target for reach in reaches for target in line.slots[reach].targets)
+
+    def take_stale(self) -> dict[tuple[str, int], frozenset[Target]]:
+        """Returns the UDP frontends of which connections may lead astray, with the targets that are right.
+
+        Asked for after the kernel took the table. A frontend that is gone has no targets.
+        """
+        stale, self._stale = self._stale, set()
+        return {(address, port): self.reachable((address, proto, port)) for address, proto, port in stale}
+
+    # -- frontends ---------------------------------------------------------------------------------------------
+
+    def _claim(self, service: Service) -> None:
+        wanted = tuple(frontends(service, node_addresses=self._node_addresses))
+        self._let_go(service.key, wanted)
+        for frontend in wanted:
+            claims = self._claims.setdefault(frontend.key, [])
+            if frontend not in claims:
+                claims.append(frontend)
+                self._settle(frontend.key)
+        self._wanted[service.key] = wanted
+
+    def _let_go(self, service: ServiceKey, wanted: tuple[Frontend, ...]) -> None:
+        """Takes back what a service claims, but for `wanted`."""
+        keep = set(wanted)
+        for old in self._wanted.get(service, ()):
+            claims = self._claims.get(old.key, [])
+            if old not in keep and old in claims:
+                claims.remove(old)
+                self._settle(old.key)
+
+    def _settle(self, key: FrontendKey) -> None:
+        """Gives a frontend to the least of its claims."""
+        claims = self._claims[key]
+        if not claims:
+            del self._claims[key]
+        holder = min(claims, key=lambda claim: claim.rank, default=None)
+        old = self._held.get(key)
+        if old == holder:
+            return
+        if old is not None:
+            self._take_down(old)
+        if holder is not None:
+            self._put_up(holder)
+
+    def _put_up(self, frontend: Frontend) -> None:
+        self._held[frontend.key] = frontend
+        line = self._line(frontend)
+        line.frontends[frontend.key] = frontend
+        if frontend.kind is Kind.CLUSTER_IP:
+            self._use(VIRTUAL[frontend.version].name, (frontend.address,))
+        if frontend.affinity:
+            if not self._timeouts[frontend.affinity]:
+                self.table.put_chain(remembering(frontend.affinity))
+            self._timeouts[frontend.affinity] += 1
+            self.table.put(KEPT[frontend.version].name, frontend.key)
+            self.table.put(STICKY[frontend.version].name, frontend.key, Jump(remember(frontend.affinity)))
+        for reach, slots in line.slots.items():
+            moves = [Move(slot, None, target) for slot, target in enumerate(slots.targets)]
+            self._write(frontend, reach, moves, slots)
+        self._decide(frontend, line)
+        if frontend.port.protocol == UDP:
+            self._stale.add(frontend.key)
+
+    def _take_down(self, frontend: Frontend) -> None:
+        del self._held[frontend.key]
+        line = self._line(frontend)
+        del line.frontends[frontend.key]
+        for reach, slots in line.slots.items():
+            moves = [Move(slot, target, None) for slot, target in enumerate(slots.targets)]
+            self._write(frontend, reach, moves, slots)
+        self.table.discard(SERVICES[frontend.version].name, frontend.key)
+        self.table.discard(OUTSIDE[frontend.version].name, frontend.key)
+        if frontend.kind is Kind.CLUSTER_IP:
+            self._unuse(VIRTUAL[frontend.version].name, (frontend.address,))
+        if frontend.affinity:
+            self.table.discard(KEPT[frontend.version].name, frontend.key)
+            self.table.discard(STICKY[frontend.version].name, frontend.key)
+            self._timeouts[frontend.affinity] -= 1
+            if not self._timeouts[frontend.affinity]:
+                self.table.drop_chain(remember(frontend.affinity))
+        if frontend.port.protocol == UDP:
+            self._stale.add(frontend.key)
+        self._tidy(frontend.service)
+
+    def _decide(self, frontend: Frontend, line: _Line) -> None:
+        """Writes what becomes of new connections to a frontend."""
+        inside, outside = (
+            None if reach is None else self._fate(frontend, line, reach)
+            for reach in (frontend.inside, frontend.outside)
+        )
+        for maps, fate, near in ((SERVICES, inside, 0), (OUTSIDE, outside, NEAR_PICK)):
+            if fate is not None:
+                fate = fate if fate in (REFUSED, DISCARDED) else fate | near
+                self.table.put(maps[frontend.version].name, frontend.key, fate)
+
+    def _fate(self, frontend: Frontend, line: _Line, reach: Reach) -> int:
+        if frontend.closed:
+            return DISCARDED
+        if line.slots[reach]:
+            return size_for(len(line.slots[reach]))
+        return DISCARDED if line.slots[Reach.ALL] else REFUSED
+
+    # -- backends ----------------------------------------------------------------------------------------------
+
+    def _refill(
+        self,
+        service: ServiceKey,
+        *,
+        gone: frozenset[tuple[PortKey, Backend]],
+        come: frozenset[tuple[PortKey, Backend]],
+    ) -> None:
+        changes: dict[_PoolKey, tuple[list[Backend], list[Backend]]] = {}
+        for side, told in enumerate((gone, come)):
+            for port, backend in told:
+                place = port, family_of(backend.target.address)
+                changes.setdefault(place, ([], []))[side].append(backend)
+        for place, (out, into) in changes.items():
+            line = self._line_at(service, place)
+            turns = line.pool.change(gone=out, come=into)
+            for reach, turn in turns.items():
+                if turn:
+                    self._turn(line, reach, turn)
+            if any(turns.values()):
+                for frontend in line.frontends.values():
+                    self._decide(frontend, line)
+        self._tidy(service)
+
+    def _turn(self, line: _Line, reach: Reach, turn: Turn) -> None:
+        slots = line.slots[reach]
+        empty = not slots
+        moves = slots.change(gone=turn.gone, come=turn.come, room=_ROOM[reach])
+        for frontend in line.frontends.values():
+            self._write(frontend, reach, moves, slots)
+            if frontend.port.protocol == UDP and (turn.gone or empty) and reach in (frontend.inside, frontend.outside):
+                self._stale.add(frontend.key)
+        for target in turn.gone:
+            slots.forget(target)
+
+    def _write(self, frontend: Frontend, reach: Reach, moves: list[Move], slots: Slots) -> None:
+        """Makes the elements of a frontend follow what moved in one of its lists."""
+        if frontend.inside is reach:
+            self._write_into(BACKENDS[frontend.version].name, TOKENS[frontend.version].name, frontend, moves, slots)
+        if frontend.outside is reach:
+            self._write_into(NEAR[frontend.version].name, NEAR_TOKENS[frontend.version].name, frontend, moves, slots)
+
+    def _write_into(self, backends: str, tokens: str, frontend: Frontend, moves: list[Move], slots: Slots) -> None:
+        table, key = self.table, frontend.key
+        targets, protocol = TARGETS[frontend.version].name, frontend.port.protocol
+        moved = {move.after for move in moves}
+        fresh = {move.before for move in moves}
+        for move in moves:
+            if move.before is not None and move.before not in moved:
+                self._unuse(targets, (move.before.address, protocol, move.before.port))
+                if frontend.affinity:
+                    table.discard(backends, (*key, slots.token(move.before)))
+        for move in moves:
+            if move.after is not None and move.after not in fresh:
+                self._use(targets, (move.after.address, protocol, move.after.port))
+                if frontend.affinity:
+                    table.put(backends, (*key, slots.token(move.after)), move.after)
+            if move.after is None:
+                table.discard(tokens if frontend.affinity else backends, (*key, move.slot))
+            elif frontend.affinity:
+                table.put(tokens, (*key, move.slot), slots.token(move.after))
+            else:
+                table.put(backends, (*key, move.slot), move.after)
+
+    # -- lines and uses ----------------------------------------------------------------------------------------
+
+    def _line(self, frontend: Frontend) -> _Line:
+        return self._line_at(frontend.service, (frontend.port.key, frontend.version))
+
+    def _line_at(self, service: ServiceKey, place: _PoolKey) -> _Line:
+        lines = self._lines.setdefault(service, {})
+        line = lines.get(place)
+        if line is None:
+            line = lines[place] = _Line(Pool(self._node), {reach: Slots() for reach in Reach}, {})
+        return line
+
+    def _tidy(self, service: ServiceKey) -> None:
+        lines = self._lines.get(service, {})
+        for place in [place for place, line in lines.items() if not line.pool and not line.frontends]:
+            del lines[place]
+        if not lines:
+            self._lines.pop(service, None)
+
+    def _use(self, name: str, key: Key) -> None:
+        self._uses[name, key] += 1
+        self.table.put(name, key)
+
+    def _unuse(self, name: str, key: Key) -> None:
+        self._uses[name, key] -= 1
+        if not self._uses[name, key]:
+            del self._uses[name, key]
+            self.table.discard(name, key)

@@ -1,0 +1,112 @@
+"""The backends of one list in slots 0 to n-1, so that a number chosen by chance is a choice among them.
+
+Invariant: no holes, no target twice. A target that goes gives its slot to one that comes in the same change, else to
+the last; so a change of one target moves at most one other. Tokens are numbers of targets that hold as long as the
+target is in the list, and over a restart, because they are made from the target itself.
+"""
+
+from collections.abc import Iterable
+from hashlib import blake2b
+
+import msgspec
+
+from isthmus.model.service import Target
+
+TOKEN = 1 << 31
+"""Tokens have this bit and slots do not: both are looked up in the same maps."""
+
+
+class Move(msgspec.Struct, frozen=True):
+    """What is in a slot now, and was before; None for nothing."""
+
+    slot: int
+    before: Target | None
+    after: Target | None
+
+
+class Slots:
+    """Targets with slots and tokens."""
+
+    def __init__(self) -> None:
+        self._order: list[Target] = []
+        self._slot: dict[Target, int] = {}
+        self._token: dict[Target, int] = {}
+        self._tokens: set[int] = set()
+        self.waiting: set[Target] = set()
+        """Targets that found no room."""
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __contains__(self, target: object) -> bool:
+        return target in self._slot
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Returns the targets in the order of their slots."""
+        return tuple(self._order)
+
+    def token(self, target: Target) -> int:
+        """Returns the token of a target in the list."""
+        return self._token[target]
+
+    def change(self, *, gone: Iterable[Target], come: Iterable[Target], room: int) -> list[Move]:
+        """Takes targets out and in, at most `room` of them; returns what moved. Others wait until there is room.
+
+        Tokens of targets that went stay known until `forget`, since the caller has yet to remove them.
+        """
+        before = len(self._order)
+        touched: dict[int, Target | None] = {}
+        gone = set(gone)
+        self.waiting -= gone
+        free = [self._slot.pop(target) for target in sorted(gone) if target in self._slot]
+        for slot in free:
+            touched[slot] = self._order[slot]
+        for target in (*sorted(come), *sorted(self.waiting)):
+            if target in self._slot:
+                continue
+            if free:
+                slot = free.pop()
+                self._order[slot] = target
+            elif len(self._order) < room:
+                slot = len(self._order)
+                self._order.append(target)
+                touched.setdefault(slot, None)
+            else:
+                self.waiting.add(target)
+                continue
+            self.waiting.discard(target)
+            self._slot[target] = slot
+            self._take_token(target)
+        holes = set(free)
+        while holes:
+            last = len(self._order) - 1
+            target = self._order.pop()
+            if last in holes:
+                holes.discard(last)
+                continue
+            touched.setdefault(last, target)
+            slot = holes.pop()
+            self._order[slot] = target
+            self._slot[target] = slot
+        after = len(self._order)
+        moves = [
+            Move(slot, old if slot < before else None, self._order[slot] if slot < after else None)
+            for slot, old in touched.items()
+        ]
+        return [move for move in moves if move.before != move.after]
+
+    def forget(self, target: Target) -> None:
+        """Frees the token of a target that is out of the list."""
+        if target not in self._slot:
+            self._tokens.discard(self._token.pop(target, 0))
+
+    def _take_token(self, target: Target) -> None:
+        if target in self._token:
+            return
+        digest = blake2b(f"{target.address} {target.port}".encode(), digest_size=4).digest()
+        token = TOKEN | int.from_bytes(digest, "big")
+        while token in self._tokens:  # two in a list of 5,000: once in 170 such lists
+            token = TOKEN | (token + 1) & 0xFFFFFFFF
+        self._token[target] = token
+        self._tokens.add(token)

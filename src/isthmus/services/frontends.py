@@ -1,0 +1,80 @@
+"""A Service -> the addresses and ports at which it is found, and who may be sent where from each.
+
+A frontend of a ClusterIP follows internalTrafficPolicy. At a node port, an external IP or a load balancer's IP,
+externalTrafficPolicy: Local binds only clients from outside: pods of this node, and the node itself, get every backend,
+as with kube-proxy. Two services may claim one frontend; `rank` says whose it is, the same on every node.
+"""
+
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from ipaddress import ip_address
+
+import msgspec
+
+from isthmus.model.service import Port, Service, ServiceKey
+from isthmus.services.pool import Reach
+
+FrontendKey = tuple[str, int, int]
+"""Address, protocol, port."""
+
+
+class Kind(IntEnum):
+    """What an address is; of two claims on one frontend, the smaller kind has it."""
+
+    CLUSTER_IP = 0
+    NODE_PORT = 1
+    LOAD_BALANCER = 2
+    EXTERNAL_IP = 3
+
+
+class Frontend(msgspec.Struct, frozen=True):
+    """Where a port of a service is found. `outside` is None where clients from outside are no different."""
+
+    service: ServiceKey
+    port: Port
+    address: str
+    number: int
+    kind: Kind
+    inside: Reach = Reach.ALL
+    outside: Reach | None = None
+    affinity: int = 0
+    closed: bool = False
+
+    @property
+    def key(self) -> FrontendKey:
+        """Returns what a packet is matched by."""
+        return self.address, self.port.protocol, self.number
+
+    @property
+    def version(self) -> int:
+        """Returns 4 or 6."""
+        return 6 if ":" in self.address else 4
+
+    @property
+    def rank(self) -> tuple[int, ServiceKey, str]:
+        """Orders claims on one frontend: the least has it."""
+        return self.kind, self.service, self.port.name
+
+
+def frontends(service: Service, *, node_addresses: Iterable[str]) -> Iterator[Frontend]:
+    """Yields the frontends of a service on a node that has `node_addresses`; a key may come twice."""
+    addresses = list(node_addresses)
+    outside = Reach.NEAR if service.local_external else None
+    families = {ip_address(ip).version for ip in service.cluster_ips}
+    for port in service.ports:
+        for ip in service.cluster_ips:
+            inside = Reach.NEAR if service.local_internal else Reach.ALL
+            yield Frontend(service.key, port, ip, port.port, Kind.CLUSTER_IP, inside, None, service.affinity)
+        for ip in service.ingress_ips:
+            closed = ip in service.closed_ips
+            yield Frontend(
+                service.key, port, ip, port.port, Kind.LOAD_BALANCER, Reach.ALL, outside, service.affinity, closed
+            )
+        for ip in service.external_ips:
+            yield Frontend(service.key, port, ip, port.port, Kind.EXTERNAL_IP, Reach.ALL, outside, service.affinity)
+        if port.node_port:
+            for ip in addresses:
+                if ip_address(ip).version in families:
+                    yield Frontend(
+                        service.key, port, ip, port.node_port, Kind.NODE_PORT, Reach.ALL, outside, service.affinity
+                    )
