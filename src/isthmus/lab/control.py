@@ -2,7 +2,8 @@
 
 Invariants: SOCK_SEQPACKET keeps message boundaries, so there is no framing to get wrong; every message is decoded into
 one of the structs below or refused; a message is at most MAX_MESSAGE bytes. A cluster belongs to the connection that
-created it until that connection commits it: when the creator dies, the supervisor takes the cluster down again.
+created it until that connection commits it: when the creator dies, the supervisor takes the cluster down again (and
+keeps its files if it was only to be brought back).
 Rejected: JSON lines on a stream, where a passed descriptor can end up attached to the wrong message.
 """
 
@@ -41,9 +42,10 @@ class UnitSpec(msgspec.Struct, frozen=True):
 
 
 class Create(msgspec.Struct, frozen=True, tag="create"):
-    """Make the namespaces, links and routes of a cluster."""
+    """Make the namespaces, links and routes of a cluster; with `keep` its files stay if it does not come up."""
 
     plan: ClusterPlan
+    keep: bool = False
 
 
 class Start(msgspec.Struct, frozen=True, tag="start"):
@@ -65,15 +67,84 @@ class Delete(msgspec.Struct, frozen=True, tag="delete"):
     cluster: str
 
 
+class Halt(msgspec.Struct, frozen=True, tag="halt"):
+    """End every process and the supervisor; all files stay."""
+
+
+class StopUnits(msgspec.Struct, frozen=True, tag="stop-units"):
+    """End processes of a cluster until they are started again; those that do not run stay as they are."""
+
+    cluster: str
+    units: tuple[str, ...]
+
+
+class StartUnits(msgspec.Struct, frozen=True, tag="start-units"):
+    """Start processes that were stopped; those that run stay as they are."""
+
+    cluster: str
+    units: tuple[str, ...]
+
+
+class StopNode(msgspec.Struct, frozen=True, tag="stop-node"):
+    """Cut the power of a node: its processes, pods, namespaces and link are gone."""
+
+    cluster: str
+    node: str
+
+
+class StartNode(msgspec.Struct, frozen=True, tag="start-node"):
+    """Boot a node that was stopped."""
+
+    cluster: str
+    node: str
+
+
+class Partition(msgspec.Struct, frozen=True, tag="partition"):
+    """Drop every packet between two clusters or nodes."""
+
+    one: str
+    other: str
+
+
+class Heal(msgspec.Struct, frozen=True, tag="heal"):
+    """Undo a partition, or with empty names all of them."""
+
+    one: str = ""
+    other: str = ""
+
+
+class Health(msgspec.Struct, frozen=True, tag="health"):
+    """Ask the agents of a cluster whether they enforce."""
+
+    cluster: str
+
+
 class Describe(msgspec.Struct, frozen=True, tag="describe"):
     """Tell what there is."""
 
 
-Request = Create | Start | Commit | Delete | Describe
+Request = (
+    Create
+    | Start
+    | Commit
+    | Delete
+    | Halt
+    | StopUnits
+    | StartUnits
+    | StopNode
+    | StartNode
+    | Partition
+    | Heal
+    | Health
+    | Describe
+)
 
 
 class UnitState(msgspec.Struct, frozen=True):
-    """A process as the supervisor sees it; `pid` is its number inside the lab, 0 while it waits for a restart."""
+    """A process as the supervisor sees it; `pid` is its number inside the lab, 0 while it has none.
+
+    `state` is running, waiting (it ended and will be started again) or stopped (on purpose).
+    """
 
     name: str
     node: str
@@ -88,6 +159,14 @@ class ClusterState(msgspec.Struct, frozen=True):
     plan: ClusterPlan
     committed: bool
     units: tuple[UnitState, ...]
+    stopped_nodes: tuple[str, ...] = ()
+
+
+class AgentHealth(msgspec.Struct, frozen=True):
+    """What the agent of a node answers: `missing` is empty if it enforces."""
+
+    node: str
+    missing: str
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -95,6 +174,8 @@ class Reply(msgspec.Struct, frozen=True):
 
     error: str = ""
     clusters: tuple[ClusterState, ...] = ()
+    partitions: tuple[tuple[str, str], ...] = ()
+    health: tuple[AgentHealth, ...] = ()
 
 
 _encoder = msgspec.json.Encoder()

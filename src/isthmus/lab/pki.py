@@ -65,10 +65,12 @@ class Authority:
                 x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False
             )
         certificate = builder.sign(self._key, hashes.SHA256())
-        pem = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        return certificate.public_bytes(serialization.Encoding.PEM), pem
+        return certificate.public_bytes(serialization.Encoding.PEM), _pem(key)
+
+
+def new_key() -> bytes:
+    """Returns a private key (PEM) that belongs to no certificate: what signs service-account tokens."""
+    return _pem(ec.generate_private_key(ec.SECP256R1()))
 
 
 def write_pair(directory: Path, name: str, pair: tuple[bytes, bytes]) -> None:
@@ -84,6 +86,12 @@ def write_private(path: Path, data: bytes) -> None:
     with os.fdopen(descriptor, "wb") as file:
         os.fchmod(descriptor, 0o600)
         file.write(data)
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def _name(common_name: str, organizations: Sequence[str] = ()) -> x509.Name:

@@ -8,7 +8,7 @@ namespace and die with it. Rejected: /run and /tmp, which other programs clean u
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,14 +53,22 @@ class StateDir:
             raise StateError(f"the path of state directory {self.root} is too long for a unix socket")
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Holds the lab's lock: one command at a time may change a lab. Waits; raises StateError if it cannot."""
+    def lock(self, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Holds the lab's lock: one command at a time may change a lab. Waits, after `on_wait` was called.
+
+        Raises StateError if it cannot.
+        """
         try:
             descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StateError(f"cannot use state directory {self.root}: {error.strerror or error}") from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                on_wait()
+                # Ends when the other command does; people can interrupt it.
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)

@@ -63,17 +63,18 @@ def set_up_segment() -> None:
             Path(f"/proc/sys/net/bridge/bridge-nf-call-{name}").write_text("0")
 
 
-def set_up_cluster(plan: ClusterPlan, *, others: Iterable[ClusterPlan], run_dir: Path) -> None:
+def set_up_cluster(plan: ClusterPlan, *, others: Iterable[ClusterPlan], run_dir: Path, down: frozenset[str]) -> None:
     """Makes the nodes of `plan` and routes between them and the nodes of `others`; raises CommandError.
 
-    `run_dir` holds a directory of namespace files per cluster.
+    `run_dir` holds a directory of namespace files per cluster; nodes in `down` have no namespace now.
     """
     everyone = [*others, plan]
     for node in plan.nodes:
         set_up_node(plan, node, everyone=everyone, run_dir=run_dir)
-    for other in others:
+    for other in everyone[:-1]:
         for node in other.nodes:
-            _change_routes("replace", node, peers=plan.nodes, place=_place(run_dir, other, node))
+            if node.name not in down:
+                _change_routes("replace", node, peers=plan.nodes, place=_place(run_dir, other, node))
 
 
 def set_up_node(plan: ClusterPlan, node: NodePlan, *, everyone: Iterable[ClusterPlan], run_dir: Path) -> None:
@@ -83,16 +84,33 @@ def set_up_node(plan: ClusterPlan, node: NodePlan, *, everyone: Iterable[Cluster
     _change_routes("replace", node, peers=[peer for other in everyone for peer in other.nodes], place=place)
 
 
-def take_down_cluster(plan: ClusterPlan, *, others: Iterable[ClusterPlan], run_dir: Path) -> None:
+def take_down_cluster(plan: ClusterPlan, *, others: Iterable[ClusterPlan], run_dir: Path, down: frozenset[str]) -> None:
     """Removes what `set_up_cluster` made, as much of it as exists. The nodes' processes must be gone."""
     for other in others:
         for node in other.nodes:
-            with contextlib.suppress(CommandError):
-                _change_routes("delete", node, peers=plan.nodes, place=_place(run_dir, other, node))
+            if node.name not in down:
+                with contextlib.suppress(CommandError):
+                    _change_routes("delete", node, peers=plan.nodes, place=_place(run_dir, other, node))
     for node in plan.nodes:
-        with contextlib.suppress(CommandError):
-            run(["ip", "link", "delete", _link_name(plan, node)])
+        unplug_node(plan, node)
     release_namespaces(run_dir / plan.name)
+
+
+def unplug_node(plan: ClusterPlan, node: NodePlan) -> None:
+    """Removes the link of a node, if it has one."""
+    with contextlib.suppress(CommandError):
+        run(["ip", "link", "delete", _link_name(plan, node)])
+
+
+def take_down_node(plan: ClusterPlan, node: NodePlan, *, run_dir: Path) -> None:
+    """Removes the namespaces of a node and of its pods. Their processes must be gone."""
+    release_namespaces(run_dir / plan.name / "sandboxes" / node.name)
+    release_namespaces(_place(run_dir, plan, node))
+
+
+def cut_node(plan: ClusterPlan, node: NodePlan, *, addresses: Iterable[str], run_dir: Path) -> None:
+    """Makes a node drop what comes from these hardware addresses, and from no others; raises CommandError."""
+    run([*enter(_place(run_dir, plan, node) / "net"), "nft", "-f", "-"], text=cut_script(addresses))
 
 
 def release_namespaces(directory: Path) -> None:
@@ -168,6 +186,20 @@ def _change_routes(verb: str, node: NodePlan, *, peers: Iterable[NodePlan], plac
 def mac_address(node: NodePlan) -> str:
     """Returns the hardware address of a node's link: a locally administered one, made of its address."""
     return "02:00:" + ":".join(f"{byte:02x}" for byte in ip_address(node.address).packed)
+
+
+def cut_script(addresses: Iterable[str]) -> str:
+    """Returns what `cut_node` gives nft."""
+    elements = ", ".join(sorted(addresses))
+    return f"""
+add table inet lab
+add set inet lab cut {{ type ether_addr; }}
+add chain inet lab partition {{ type filter hook prerouting priority -310; policy accept; }}
+flush chain inet lab partition
+flush set inet lab cut
+add rule inet lab partition iifname "eth0" ether saddr @cut counter drop
+{f"add element inet lab cut {{ {elements} }}" if elements else ""}
+"""
 
 
 def _place(run_dir: Path, plan: ClusterPlan, node: NodePlan) -> Path:

@@ -17,10 +17,17 @@ from isthmus.lab.control import (
     Commit,
     Create,
     Delete,
-    Describe,
+    Halt,
+    Heal,
+    Health,
+    Partition,
     Reply,
     Request,
     Start,
+    StartNode,
+    StartUnits,
+    StopNode,
+    StopUnits,
     decode_request,
     encode,
 )
@@ -43,6 +50,7 @@ class Service:
         self._changes = asyncio.Lock()
         self._connections = 0
         self._had_clusters = False
+        self._halting = self._halted = False
         self._moved = asyncio.Event()
 
     async def serve(self) -> None:
@@ -55,6 +63,8 @@ class Service:
     async def _wait_until_done(self) -> None:
         while True:
             self._moved.clear()
+            if self._halted:
+                return
             idle = not self._connections and not len(self._clusters)
             if idle and self._had_clusters:
                 return
@@ -85,6 +95,10 @@ class Service:
                     return
                 reply = await self._answer(data, descriptors, created)
                 await asyncio.get_running_loop().sock_sendall(connection, encode(reply))
+                if self._halting:
+                    # Not before the answer is on its way, and whoever else is connected.
+                    self._halted = True
+                    return
         except OSError as error:
             _log.warning("connection lost", error=str(error))
         finally:
@@ -93,7 +107,7 @@ class Service:
                 async with self._changes:
                     for name in created:
                         _log.warning("creator is gone, cluster is taken down", cluster=name)
-                        await self._clusters.delete(name)
+                        await self._clusters.delete(name, keep_files=self._clusters.kept(name))
             finally:
                 self._connections -= 1
                 self._moved.set()
@@ -107,16 +121,19 @@ class Service:
         kept = descriptors[:1] if isinstance(request, Start) else []
         _close_all(descriptors[len(kept) :])
         try:
+            if isinstance(request, Health):
+                # It waits for others and changes nothing, so it holds nobody up.
+                return Reply(health=await self._clusters.health(request.cluster))
             async with self._changes:
                 await self._perform(request, kept, created)
         except RefusedError as error:
             return Reply(error=str(error))
-        return Reply(clusters=self._clusters.describe())
+        return self._clusters.describe()
 
     async def _perform(self, request: Request, descriptors: list[int], created: set[str]) -> None:
         match request:
-            case Create(plan=plan):
-                await self._clusters.create(plan)
+            case Create(plan=plan, keep=keep):
+                await self._clusters.create(plan, keep=keep)
                 created.add(plan.name)
                 self._had_clusters = True
             case Start(cluster=name, units=units):
@@ -127,8 +144,27 @@ class Service:
             case Delete(cluster=name):
                 await self._clusters.delete(name)
                 created.discard(name)
-            case Describe():
-                pass
+            case Halt():
+                await self._clusters.halt()
+                self._halting = True
+            case _:
+                await self._disturb(request)
+
+    async def _disturb(self, request: Request) -> None:
+        """Makes or ends a fault."""
+        match request:
+            case StopUnits(cluster=name, units=units):
+                await self._clusters.stop_units(name, units)
+            case StartUnits(cluster=name, units=units):
+                self._clusters.start_units(name, units)
+            case StopNode(cluster=name, node=node):
+                await self._clusters.stop_node(name, node)
+            case StartNode(cluster=name, node=node):
+                self._clusters.start_node(name, node)
+            case Partition(one=one, other=other):
+                self._clusters.partition(one, other)
+            case Heal(one=one, other=other):
+                self._clusters.heal(one, other)
 
 
 async def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:

@@ -21,12 +21,14 @@ import structlog
 
 from isthmus.aio.backoff import Backoff
 from isthmus.lab.supervisor.commands import enter
+from isthmus.lab.supervisor.doorway import Doorway
 from isthmus.lab.supervisor.logfile import LogFile
 from isthmus.lab.supervisor.nursery import Nursery, NurseryError, Seed
 
 STEADY = 10.0
 """Seconds."""
-_STOP_TIMEOUT = 5.0
+STOP_GRACE = 5.0
+"""Seconds between SIGTERM and SIGKILL."""
 _READ_SIZE = 64 * 1024
 _UNCLAIMED = 64
 """Ends of unknown processes that are remembered."""
@@ -80,7 +82,7 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Unit:
-    """One kept-alive process; it inherits `descriptor`, if there is one, and is told its number as --listen-fd."""
+    """One kept-alive process; it inherits what stands in `doorway`, and is told its number as --listen-fd."""
 
     def __init__(
         self,
@@ -93,7 +95,7 @@ class Unit:
         environment: Mapping[str, str],
         place: Place,
         nursery: Nursery,
-        descriptor: int | None = None,
+        doorway: Doorway | None = None,
         backoff: Backoff | None = None,
     ) -> None:
         self.name = name
@@ -107,9 +109,10 @@ class Unit:
         self._environment = dict(environment)
         self._place = place
         self._nursery = nursery
-        self._descriptor = descriptor
-        if descriptor is not None:
-            self._argv += ["--listen-fd", str(descriptor)]
+        self._doorway = doorway
+        self._descriptor = None if doorway is None else doorway.number
+        if doorway is not None:
+            self._argv += ["--listen-fd", str(doorway.number)]
         self._backoff = backoff or Backoff(base=0.2, cap=10.0, jitter=0.2)
         self._stopping = False
         self._ended = asyncio.Event()
@@ -124,15 +127,11 @@ class Unit:
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(writer, True)
         try:
-            pid = self._fork(writer)
-        except (NurseryError, OSError) as error:
-            _log.warning("unit started the slow way", unit=self.name, reason=str(error))
-            try:
-                pid = self._spawn(writer)
-            except OSError as failure:
-                os.close(reader)
-                self._restart_later(f"cannot start: {failure}")
-                return
+            pid = self._begin(writer)
+        except OSError as failure:
+            os.close(reader)
+            self._restart_later(f"cannot start: {failure}")
+            return
         finally:
             os.close(writer)
         self.pid = pid
@@ -142,10 +141,27 @@ class Unit:
         self._read_from(reader)
         self._children.watch(pid, self._exited)
 
+    def resume(self) -> None:
+        """Starts the process if it was stopped; raises OSError if nobody can be let in."""
+        if self.state != "stopped":
+            return
+        if self._doorway is not None:
+            self._doorway.open()
+        self._stopping = False
+        self._backoff.reset()
+        self.start()
+
+    def _begin(self, output: int) -> int:
+        """Returns the number of a new process; raises OSError."""
+        if self._argv[:2] == [sys.executable, "-m"]:
+            try:
+                return self._fork(output)
+            except (NurseryError, OSError) as error:
+                _log.warning("unit started the slow way", unit=self.name, reason=str(error))
+        return self._spawn(output)
+
     def _fork(self, output: int) -> int:
-        """Returns the number of a process forked from the nursery; raises NurseryError for what is not its kind."""
-        if self._argv[:2] != [sys.executable, "-m"]:
-            raise NurseryError("not a module")
+        """Returns the number of a process forked from the nursery; raises NurseryError."""
         extra = -1 if self._descriptor is None else self._descriptor
         seed = Seed(
             module=self._argv[2],
@@ -171,16 +187,18 @@ class Unit:
         process.returncode = 0  # waiting is the business of Children
         return process.pid
 
-    async def stop(self, *, grace: float = _STOP_TIMEOUT) -> None:
-        """Ends the process: SIGTERM, after `grace` seconds SIGKILL. Returns when it is gone."""
+    async def stop(self, *, grace: float = STOP_GRACE) -> None:
+        """Ends the process: SIGTERM, after `grace` seconds (0: at once) SIGKILL. Returns when it is gone."""
         self._stopping = True
+        if self._doorway is not None:
+            self._doorway.shut()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self.pid:
-            os.kill(self.pid, signal.SIGTERM)
+            os.kill(self.pid, signal.SIGTERM if grace else signal.SIGKILL)
             try:
-                async with asyncio.timeout(grace):
+                async with asyncio.timeout(grace or None):
                     await self._ended.wait()
             except TimeoutError:
                 if self.pid:

@@ -1,0 +1,122 @@
+"""`isthmus lab stop`, `start`, `partition`, `heal`: the whole lab, or faults in it."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from isthmus.cli.lab.talking import all_names, changing, errors, tick
+from isthmus.lab.statedir import StateDir
+
+if TYPE_CHECKING:
+    from isthmus.lab.control import Connection
+
+_KIND = click.Choice(["node", "tracker", "apiserver", "controllers", "agent"])
+
+
+@click.command()
+@click.argument("kind", type=_KIND, required=False)
+@click.argument("names", nargs=-1, shell_complete=all_names)
+@click.pass_obj
+def stop(state: StateDir, kind: str | None, names: tuple[str, ...]) -> None:
+    """Stop the whole lab, whose clusters `lab start` brings back; or a KIND of things in it.
+
+    NAMES are clusters, or nodes for node and agent. What is stopped stays stopped until it is started.
+    """
+    from isthmus.lab.life.restarting import stop_lab
+
+    if kind is not None:
+        _change(state, kind, names, starting=False)
+        return
+    with changing(state):
+        stopped = stop_lab(state)
+    if stopped is None:
+        click.echo("No lab is running.", err=True)
+        return
+    for name in stopped:
+        tick(f'Stopped cluster "{name}"')
+
+
+@click.command()
+@click.argument("kind", type=_KIND, required=False)
+@click.argument("names", nargs=-1, shell_complete=all_names)
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until the whole lab is ready.")
+@click.pass_obj
+def start(state: StateDir, kind: str | None, names: tuple[str, ...], *, wait: bool) -> None:
+    """Start a lab that was stopped or killed, with all it held; or a KIND of things that was stopped."""
+    from isthmus.lab.life.raising import Patience
+    from isthmus.lab.life.restarting import start_lab
+
+    if kind is not None:
+        _change(state, kind, names, starting=True)
+        return
+    with changing(state):
+        started, there = start_lab(state, patience=Patience(all_of_it=wait), tell=tick)
+    for name in started:
+        tick(f'Cluster "{name}" is back')
+    for name in there:
+        tick(f'Cluster "{name}" runs')
+    if not started and not there:
+        click.echo("There is no cluster; create one with: isthmus lab create NAME", err=True)
+
+
+@click.command()
+@click.argument("one", shell_complete=all_names)
+@click.argument("other", shell_complete=all_names)
+@click.pass_obj
+def partition(state: StateDir, one: str, other: str) -> None:
+    """Drop every packet between two clusters or nodes, until `lab heal`."""
+    from isthmus.lab.control import Partition
+
+    with _connected(state) as connection:
+        connection.ask(Partition(one, other))
+    tick(f"{one} and {other} do not hear each other; undo it with: isthmus lab heal {one} {other}")
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[ONE OTHER]", shell_complete=all_names)
+@click.pass_obj
+def heal(state: StateDir, names: tuple[str, ...]) -> None:
+    """Undo a partition, or all of them."""
+    from isthmus.lab.control import Describe, Heal
+
+    if len(names) not in (0, 2):
+        raise click.UsageError("name both ends of a partition, or none to heal all")
+    with _connected(state) as connection:
+        before = connection.ask(Describe()).partitions
+        after = connection.ask(Heal(*names)).partitions
+    for one, other in sorted(set(before) - set(after)):
+        tick(f"{one} and {other} hear each other again")
+    if before == after:
+        click.echo("There was no partition." if not names else "They were not cut off from each other.", err=True)
+
+
+def _change(state: StateDir, kind: str, names: Sequence[str], *, starting: bool) -> None:
+    from isthmus.lab.faults import targets
+
+    with _connected(state) as connection:
+        for target in targets(connection, kind, names):
+            if starting:
+                target.start(connection)
+            else:
+                target.stop(connection)
+            tick(f"{'Started' if starting else 'Stopped'} {target.title}")
+
+
+@contextlib.contextmanager
+def _connected(state: StateDir) -> Iterator["Connection"]:
+    from isthmus.lab.launch import connect
+    from isthmus.lab.life.notes import complete, noted
+
+    with errors():
+        connection = connect(state)
+        if connection is None:
+            if complete(noted(state)):
+                raise click.ClickException("the lab is stopped; start it with: isthmus lab start")
+            raise click.ClickException("no lab is running; create a cluster with: isthmus lab create NAME")
+        with connection:
+            yield connection
+
+
+COMMANDS = {"stop": stop, "start": start, "partition": partition, "heal": heal}

@@ -1,0 +1,125 @@
+"""Waiting until a cluster is well: API server, nodes, agents, addons.
+
+A cluster whose agents do not run is open, and must not look ready. A process that keeps ending is not waited for: what
+it said last is the reason.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from isthmus.lab.control import Connection, Describe, Health
+from isthmus.lab.inspection import tail
+from isthmus.lab.life.api import TROUBLE, Api
+from isthmus.lab.plan import ClusterPlan, Mode
+from isthmus.lab.statedir import StateDir
+
+HOPELESS = 3
+"""Restarts within one creation: what is slow to start does not end."""
+_PAUSE = 0.05
+"""Seconds between two questions; there is nobody to tell a command when another process is ready."""
+
+
+class NotReadyError(Exception):
+    """The cluster did not become ready in time; the message says what was missing."""
+
+
+class Waiting:
+    """Waits for the parts of one cluster, until `deadline` of time.monotonic()."""
+
+    def __init__(
+        self,
+        state: StateDir,
+        plan: ClusterPlan,
+        *,
+        connection: Connection,
+        api: Api,
+        deadline: float,
+        given_up: threading.Event,
+    ) -> None:
+        self._state = state
+        self._plan = plan
+        self._connection = connection
+        self._api = api
+        self._deadline = deadline
+        self._given_up = given_up
+
+    def api_server(self) -> None:
+        """Waits for the API server. Raises NotReadyError."""
+        self._until(self._missing_api)
+
+    def nodes(self) -> None:
+        """Waits until every node is ready, and pods can be made in the default namespace. Raises NotReadyError."""
+        self._until(lambda: missing_nodes(self._api, [node.name for node in self._plan.nodes]))
+        self._until(self._missing_account)
+
+    def agents(self) -> None:
+        """Waits until every agent has written its first ruleset. Raises NotReadyError."""
+        if self._plan.mode is not Mode.NONE:
+            self._until(lambda: missing_agents(self._connection, self._plan))
+
+    def deployments(self, names: Sequence[tuple[str, str]]) -> None:
+        """Waits until each Deployment (namespace, name) has a pod that is ready. Raises NotReadyError."""
+        for namespace, name in names:
+            self._until(partial(missing_deployment, self._api, namespace, name))
+
+    def _until(self, missing: Callable[[], str]) -> None:
+        while reason := asked(missing):
+            self._give_up_on_broken()
+            if time.monotonic() > self._deadline:
+                raise NotReadyError(reason)
+            if self._given_up.wait(_PAUSE):
+                raise NotReadyError("given up")
+
+    def _missing_api(self) -> str:
+        status, body = self._api.get("/readyz")
+        return "" if status == 200 else f"API server not ready: {body[:200].decode(errors='replace')}"
+
+    def _missing_account(self) -> str:
+        status, _body = self._api.get("/api/v1/namespaces/default/serviceaccounts/default")
+        return "" if status == 200 else "no default ServiceAccount yet"
+
+    def _give_up_on_broken(self) -> None:
+        for cluster in self._connection.ask(Describe()).clusters:
+            for unit in cluster.units if cluster.plan.name == self._plan.name else ():
+                if unit.restarts >= HOPELESS:
+                    path = self._state.cluster(self._plan.name).log(unit.name)
+                    said = [line for line in tail(path, 20) if line[:2] != "--"]
+                    raise NotReadyError(f"{unit.name} keeps ending: {said[-1] if said else 'it says nothing'}")
+
+
+def asked(missing: Callable[[], str]) -> str:
+    """Returns what `missing` says, or what went wrong while it was asked."""
+    try:
+        return missing()
+    except TROUBLE as error:
+        return f"API server: {error}"
+
+
+def missing_nodes(api: Api, names: Sequence[str]) -> str:
+    """Returns which of these nodes are not ready; raises one of TROUBLE."""
+    listed = (api.read("/api/v1/nodes") or {}).get("items") or []
+    ready = {item["metadata"]["name"] for item in listed if _is_ready(item)}
+    waiting = [name for name in names if name not in ready]
+    return f"nodes not ready: {', '.join(waiting)}" if waiting else ""
+
+
+def missing_agents(connection: Connection, plan: ClusterPlan) -> str:
+    """Returns what the agents that do not enforce say; raises ControlError."""
+    answers = connection.ask(Health(plan.name)).health
+    return "; ".join(f"agent of {answer.node}: {answer.missing}" for answer in answers if answer.missing)
+
+
+def missing_deployment(api: Api, namespace: str, name: str) -> str:
+    """Returns what a Deployment lacks, empty if one of its pods is ready; raises one of TROUBLE."""
+    found = api.read(f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}")
+    if found is not None and (found.get("status") or {}).get("readyReplicas"):
+        return ""
+    return f"{name} in {namespace} is not ready"
+
+
+def _is_ready(node: dict[str, Any]) -> bool:
+    conditions = node.get("status", {}).get("conditions") or []
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)

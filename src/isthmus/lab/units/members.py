@@ -1,0 +1,121 @@
+"""Everything of a cluster that speaks to its API server: controllers, nodes, tracker, agents, as command lines.
+
+Invariants: nothing here knows which API server that is; addresses and file names come from the plan and the state
+directory alone, so this is a pure function of both.
+"""
+
+from pathlib import Path
+
+import isthmus
+from isthmus.lab.control import UnitSpec
+from isthmus.lab.plan import ClusterPlan, Mode, NodePlan, service_address
+from isthmus.lab.statedir import ClusterDir, StateDir
+from isthmus.lab.supervisor.health import AGENT_PORT
+from isthmus.lab.units.credentials import CLUSTER_DOMAIN
+from isthmus.lab.units.words import flags, installed, python
+from isthmus.lab.units.words import isthmus as our_command
+
+ETCD_PORT = 2379
+TRACKER_METRICS_PORT = 9442
+
+
+def other_units(state: StateDir, plan: ClusterPlan) -> tuple[UnitSpec, ...]:
+    """Returns controllers, nodes and, as far as they are installed, tracker and agents."""
+    place = state.cluster(plan.name)
+    control = plan.control_plane.name
+    units = [UnitSpec(name="controllers", argv=tuple(_controllers_words(place)), node=control)]
+    units += [_node_unit(state, plan, node) for node in plan.nodes]
+    if plan.mode is Mode.TRACKER and installed("tracker"):
+        units.append(_tracker_unit(state, plan))
+    if plan.mode is not Mode.NONE and installed("agent"):
+        units += [_agent_unit(state, plan, node) for node in plan.nodes]
+    return tuple(units)
+
+
+def _controllers_words(place: ClusterDir) -> list[str]:
+    words = python("isthmus.lab.controllers") + flags({"kubeconfig": place.kubeconfig("controllers")})
+    if _knows("lab/controllers/__main__.py", "--root-ca-file"):
+        words += flags({"root-ca-file": place.pki / "ca.crt"})
+    return words
+
+
+def _node_unit(state: StateDir, plan: ClusterPlan, node: NodePlan) -> UnitSpec:
+    place = state.cluster(plan.name)
+    words = python("isthmus.lab.node") + flags(
+        {
+            "node-name": node.name,
+            "address": node.address,
+            "pod-cidr": node.pod_cidr,
+            "cluster-dns": service_address(plan, 10),
+            "kubeconfig": place.kubeconfig(f"node-{node.name}"),
+            "data-dir": place.node(node.name),
+            "run-dir": place.run / "sandboxes" / node.name,
+            "images-dir": state.images,
+            "tls-cert": place.pki / f"kubelet-{node.name}.crt",
+            "tls-key": place.pki / f"kubelet-{node.name}.key",
+            "client-ca": place.pki / "ca.crt",
+        }
+    )
+    if _knows("lab/node/__main__.py", "--cluster-domain"):
+        words += flags({"cluster-domain": CLUSTER_DOMAIN})
+    if node.address6 and _knows("lab/node/__main__.py", "--address6"):
+        words += flags({"address6": node.address6, "pod-cidr6": node.pod_cidr6})
+    if plan.images_file and _knows("lab/node/__main__.py", "--images-file"):
+        words += flags({"images-file": plan.images_file})
+    if node.control_plane:
+        words.append("--control-plane")
+        # As kind: a cluster of one node runs ordinary pods on it.
+        if len(plan.nodes) > 1:
+            words.append("--taint")
+    return UnitSpec(name=f"node-{node.name}", argv=tuple(words), node=node.name)
+
+
+def _tracker_unit(state: StateDir, plan: ClusterPlan) -> UnitSpec:
+    place = state.cluster(plan.name)
+    address = plan.control_plane.address
+    values = {
+        "cluster-name": plan.name,
+        "cluster-id": plan.id,
+        "clusters-file": state.roster,
+        "data-dir": place.root / "etcd",
+        "etcd-listen": _store_url(plan),
+        "etcd-ca": place.pki / "etcd-ca.crt",
+        "etcd-cert": place.pki / "etcd.crt",
+        "etcd-key": place.pki / "etcd.key",
+        "metrics-bind-address": f"{address}:{TRACKER_METRICS_PORT}",
+    }
+    words = [*our_command("tracker"), *flags(values)]
+    return UnitSpec(name="tracker", argv=tuple(words), node=plan.control_plane.name)
+
+
+def _agent_unit(state: StateDir, plan: ClusterPlan, node: NodePlan) -> UnitSpec:
+    place = state.cluster(plan.name)
+    values: dict[str, object] = {
+        "node-name": node.name,
+        "cluster-name": plan.name,
+        "cluster-id": plan.id,
+        "kubeconfig": place.kubeconfig(f"agent-{node.name}"),
+        "metrics-bind-address": f"{node.address}:{AGENT_PORT}",
+    }
+    words = list(our_command("agent"))
+    if _knows("cli/agent.py", "--kube-proxy-replacement"):
+        words.append("--kube-proxy-replacement")
+    if plan.mode is Mode.STANDALONE:
+        words.append("--standalone")
+        values["clusters-file"] = state.roster
+    else:
+        values |= {
+            "etcd-endpoint": _store_url(plan),
+            "etcd-ca": place.pki / "etcd-ca.crt",
+            "etcd-cert": place.pki / "etcd-client.crt",
+            "etcd-key": place.pki / "etcd-client.key",
+        }
+    return UnitSpec(name=f"agent-{node.name}", argv=tuple(words + flags(values)), node=node.name)
+
+
+def _store_url(plan: ClusterPlan) -> str:
+    return f"https://{plan.control_plane.address}:{ETCD_PORT}"
+
+
+def _knows(file: str, flag: str) -> bool:
+    return f'"{flag}"' in (Path(isthmus.__path__[0]) / file).read_text()
