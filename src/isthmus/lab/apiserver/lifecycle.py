@@ -80,7 +80,7 @@ class Lifecycle:
         self._refuse(resource, metadata["name"], self._validate(resource, hooks, value, old=None, new_name=True))
         if transaction.get(resource, namespace=metadata.get("namespace", ""), name=metadata["name"]) is not None:
             raise errors.already_exists(resource.qualified, metadata["name"])
-        self._refuse(resource, metadata["name"], hooks.allocate(value, transaction))
+        self._refuse(resource, metadata["name"], hooks.allocate(value, transaction, None))
         if managers is None and not sent:
             new = ownership.leaves(value, resource.type())
             if resource.subresource("status"):
@@ -125,7 +125,7 @@ class Lifecycle:
         found += self._finalizers(metadata, was)
         self._refuse(resource, metadata["name"], found)
         if not call.subresource:
-            self._refuse(resource, metadata["name"], hooks.allocate(value, transaction))
+            self._refuse(resource, metadata["name"], hooks.allocate(value, transaction, old))
         return self.finish(transaction, call, value, old=old, managers=managers)
 
     def finish(

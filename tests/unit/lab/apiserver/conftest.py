@@ -1,6 +1,7 @@
 """A server in this process, over plain HTTP, on a store of the test's own."""
 
 import asyncio
+import contextlib
 import ipaddress
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,22 +16,25 @@ from isthmus.lab.apiserver.kinds import Registry
 from isthmus.lab.apiserver.lifecycle import Lifecycle
 from isthmus.lab.apiserver.proxy import NodeAccess, NodeProxy
 from isthmus.lab.apiserver.server import Server
-from isthmus.lab.apiserver.state import State
+from isthmus.lab.apiserver.state import State, decode
 from isthmus.lab.apiserver.storage import Storage
 from isthmus.lab.apiserver.strategies.base import Settings
 from tests.support.apihttp import Api
 
 
-@pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[Api]:
+@contextlib.asynccontextmanager
+async def running(directory: Path, settings: Settings) -> AsyncIterator[Api]:
     registry = Registry()
-    state = State(Storage(tmp_path / "state.sqlite3"), registry)
-    networks = (ipaddress.ip_network("10.96.0.0/24"),)
-    life = Lifecycle(registry=registry, settings=Settings(service_networks=networks), source=Source())
-    (tmp_path / "tokens").write_text('secret,tester,1,"g"\n')
-    authenticator = Authenticator(
-        tokens=read_token_file(tmp_path / "tokens"), key=b"k" * 32, uid_of=lambda plural, namespace, name: None
-    )
+    state = State(Storage(directory / "state.sqlite3"), registry)
+    life = Lifecycle(registry=registry, settings=settings, source=Source())
+    (directory / "tokens").write_text('secret,tester,1,"g"\n')
+
+    def uid_of(plural: str, namespace: str, name: str) -> str | None:
+        resource = registry.get(plural)
+        stored = state.cache(resource).objects.get((namespace, name))
+        return None if stored is None else str(decode(resource, stored)["metadata"]["uid"])
+
+    authenticator = Authenticator(tokens=read_token_file(directory / "tokens"), key=b"k" * 32, uid_of=uid_of)
     proxy = NodeProxy(state=state, registry=registry, access=NodeAccess())
     server = Server(state=state, life=life, authenticator=authenticator, proxy=proxy)
     writer = asyncio.create_task(state.run())
@@ -41,3 +45,20 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
     writer.cancel()
     await asyncio.gather(writer, return_exceptions=True)
     state.close()
+
+
+V4, V6 = ipaddress.ip_network("10.96.0.0/24"), ipaddress.ip_network("fd00:96::/112")
+
+
+@pytest.fixture
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
+    """A server of one family that wants no service accounts."""
+    async with running(tmp_path, Settings(service_networks=(V4,))) as found:
+        yield found
+
+
+@pytest.fixture
+async def dual(tmp_path: Path) -> AsyncIterator[Api]:
+    """A server of both families that wants service accounts."""
+    async with running(tmp_path, Settings(service_networks=(V4, V6), service_accounts=True)) as found:
+        yield found

@@ -74,8 +74,8 @@ class Hooks:
         """Checks a new status; everything else is as it was."""
         return []
 
-    def allocate(self, value: Json, transaction: Transaction) -> list[FieldError]:
-        """Takes addresses and the like, and checks against other objects."""
+    def allocate(self, value: Json, transaction: Transaction, old: Json | None) -> list[FieldError]:
+        """Takes addresses and the like, and checks against other objects; `old` is None for a new one."""
         return []
 
     def check_delete(self, value: Json) -> None:
