@@ -1,0 +1,222 @@
+"""What is wrong with a rule before it is ever run: fields that do not exist, types that never agree, and cost.
+
+The engine sees objects as maps, so it cannot know their fields; the schema does. What an expression gives is followed
+as far as a schema can tell; where it cannot, nothing is said. Cost is counted as the real server counts it, roughly: a
+step for every node, times the largest size of every list that is walked; without such a bound an expression of two
+nested loops could keep the server busy (reference: k8s.io/apiserver `pkg/cel`, cost estimation).
+"""
+
+from typing import Any
+
+import msgspec
+
+from isthmus.lab.apiserver.errors import Json
+from isthmus.lab.apiserver.extensions.celtree import Node
+from isthmus.lab.apiserver.extensions.pruning import EMBEDDED, PRESERVE
+from isthmus.lab.apiserver.extensions.values import INT_OR_STRING
+
+MAX_COST = 10_000_000  # of one rule
+MAX_TOTAL_COST = 100_000_000  # of all rules of one schema
+MAX_REQUEST = 3 * 1024 * 1024  # bytes; bounds what no schema bounds
+
+_UNKNOWN: Json = {PRESERVE: True}
+_BOOL: Json = {"type": "boolean"}
+_METADATA: Json = {
+    "type": "object",
+    "properties": {name: {"type": "string", "maxLength": 253} for name in ("name", "generateName")},
+}
+_WORDS = {"boolean": "bool", "integer": "int", "number": "double", "string": "string"}
+_COMPARISONS = ("_==_", "_!=_", "_<_", "_<=_", "_>_", "_>=_")
+_LOGIC = ("_&&_", "_||_", "!_", "@in", "@not_strictly_false", "matches", "startsWith", "endsWith", "contains")
+_TEXT = ("matches", "startsWith", "endsWith", "contains", "_+_", "replace", "split", "lowerAscii", "upperAscii", "join")
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Something wrong at `place`, an offset into the expression."""
+
+    place: int
+    text: str
+
+
+def engine_type(schema: Json) -> str:
+    """Returns the type under which the engine sees a value of a schema; see `Engine.compile`."""
+    kind = schema.get("type", "")
+    if schema.get(INT_OR_STRING) or not kind:
+        return "dyn"
+    if kind == "array":
+        return f"list({engine_type(schema.get('items') or {})})"
+    if kind == "object":
+        other = schema.get("additionalProperties")
+        inner = engine_type(other) if isinstance(other, dict) and not schema.get("properties") else "dyn"
+        return f"map({inner})"
+    return _WORDS[kind]
+
+
+def children(schema: Json, *, top: bool) -> dict[str, Json] | None:
+    """Returns the fields that a rule can reach in an object, None where any may be there."""
+    if schema.get(PRESERVE) or schema.get("additionalProperties"):
+        return None
+    found = dict(schema.get("properties", {}))
+    if top or schema.get(EMBEDDED):
+        metadata = found.get("metadata", {}).get("properties", {})
+        found["metadata"] = {**_METADATA, "properties": {**_METADATA["properties"], **metadata}}
+        found |= {name: {"type": "string", "maxLength": 253} for name in ("apiVersion", "kind")}
+    return found
+
+
+def size(schema: Json) -> int:
+    """Returns how many members a value of a schema has at most, or a tenth of its characters."""
+    kind = schema.get("type")
+    if kind == "string":
+        longest = schema.get("maxLength")
+        if longest is None and schema.get("enum"):
+            longest = max(len(str(word)) for word in schema["enum"])
+        return int(longest if longest is not None else MAX_REQUEST) // 10 + 1
+    if kind == "array":
+        return int(schema.get("maxItems", MAX_REQUEST // (least_bytes(schema.get("items") or {}) + 1)))
+    return int(schema.get("maxProperties", MAX_REQUEST // 6)) if kind == "object" else 1
+
+
+def least_bytes(schema: Json) -> int:
+    """Returns how many bytes the smallest value of a schema takes."""
+    kind = schema.get("type")
+    if kind == "object":
+        return 2 + sum(len(name) + 4 for name in schema.get("required", ()))
+    return 2 if kind in ("string", "array") else 1
+
+
+class Review:
+    """One walk over an expression; `findings` are what is wrong, `cost` what it may cost."""
+
+    def __init__(self, node: Node, schema: Json, *, top: bool) -> None:
+        self.findings: list[Finding] = []
+        self.uses_old = 0  # how often oldSelf is named
+        self._top = top
+        self._root = schema
+        self.gives, self.cost = self._visit(node, {"self": schema, "oldSelf": schema})
+
+    def _visit(self, node: Node, scope: dict[str, Json]) -> tuple[Json, int]:
+        """Returns the schema of what a node gives, and its cost."""
+        if node.kind == "const":
+            names = {bool: "boolean", int: "integer", float: "number", str: "string"}
+            kind = names.get(type(node.value))
+            return ({"type": kind, "maxLength": len(str(node.value))} if kind else _UNKNOWN), 0
+        if node.kind == "ident":
+            self.uses_old += node.name == "oldSelf"
+            return scope.get(node.name, _UNKNOWN), 1
+        if node.kind == "comprehension":
+            return self._loop(node, scope)
+        visited = [self._visit(child, scope) for child in node.children]
+        cost = 1 + sum(held for _, held in visited)
+        if node.kind == "select":
+            return (
+                (self._select(node, visited[0][0]), cost) if not node.test else (self._test(node, visited[0][0]), cost)
+            )
+        if node.kind == "call":
+            return self._call(node, [given for given, _ in visited], cost)
+        return _UNKNOWN, cost
+
+    def _test(self, node: Node, operand: Json) -> Json:
+        self._select(node, operand)
+        return _BOOL
+
+    def _select(self, node: Node, operand: Json) -> Json:
+        if operand.get("type") != "object":
+            return _UNKNOWN
+        held = children(operand, top=self._top and operand is self._root)
+        if held is None:
+            known: Json = (
+                operand.get("properties", {}).get(node.name) or operand.get("additionalProperties") or _UNKNOWN
+            )
+            return known if isinstance(known, dict) else _UNKNOWN
+        name = unescaped(node.name)
+        if name not in held:
+            self.findings.append(Finding(node.place, f"undefined field '{node.name}'"))
+            return _UNKNOWN
+        return held[name]
+
+    def _call(self, node: Node, given: list[Json], cost: int) -> tuple[Json, int]:
+        if node.name in _COMPARISONS:
+            words = [_WORDS.get(one.get("type", ""), "") if not one.get(INT_OR_STRING) else "" for one in given]
+            numbers = set(words) <= {"int", "double"}
+            if all(words) and words[0] != words[1] and not numbers and not any(one.get("nullable") for one in given):
+                text = f"found no matching overload for '{node.name}' applied to '({', '.join(words)})'"
+                self.findings.append(Finding(node.place, text))
+            return _BOOL, cost + min(size(one) for one in given) if all(given) else cost
+        if node.name in _TEXT and given:
+            cost += sum(size(one) for one in given if one.get("type") == "string")
+        if node.name in _LOGIC:
+            return _BOOL, cost
+        if node.name == "_[_]" and given:
+            other = given[0].get("items") or given[0].get("additionalProperties")
+            return (other if isinstance(other, dict) else _UNKNOWN), cost
+        if node.name == "size":
+            return {"type": "integer"}, cost
+        if node.name == "_?_:_" and len(given) == 3 and given[1] == given[2]:
+            return given[1], cost
+        return _UNKNOWN, cost
+
+    def _loop(self, node: Node, scope: dict[str, Json]) -> tuple[Json, int]:
+        ranged, cost = self._visit(node.children[0], scope)
+        start, first = self._visit(node.children[1], scope)
+        kind = ranged.get("type")
+        item: Json = ranged.get("items") or _UNKNOWN if kind == "array" else {"type": "string"}
+        if kind not in ("array", "object"):
+            item = _UNKNOWN
+        inner = {**scope, node.name: item, node.accumulator: start}
+        _, condition = self._visit(node.children[2], inner)
+        _, step = self._visit(node.children[3], inner)
+        result, last = self._visit(node.children[4], {**scope, node.accumulator: start})
+        times = size(ranged) if kind in ("array", "object") else (1 if node.children[0].kind == "list" else 1000)
+        return result, cost + first + last + times * (condition + step + 1)
+
+
+_ESCAPES = {"__underscores__": "__", "__dot__": ".", "__dash__": "-", "__slash__": "/"}
+RESERVED = frozenset(
+    "true false null in as break const continue else for function if import let loop package namespace return var void "
+    "while".split()
+)
+
+
+def unescaped(name: str) -> str:
+    """Returns the property that a rule means by an identifier."""
+    if name.startswith("__") and name.endswith("__") and name[2:-2] in RESERVED:
+        return name[2:-2]
+    for word, sign in _ESCAPES.items():
+        name = name.replace(word, sign)
+    return name
+
+
+def escaped(name: str) -> str:
+    """Returns the identifier by which a rule reaches a property."""
+    if name in RESERVED:
+        return f"__{name}__"
+    for word, sign in _ESCAPES.items():
+        name = name.replace(sign, word)
+    return name
+
+
+def shown(text: str, finding: Finding, *, shift: int = 0) -> str:
+    """Returns a finding as the engine shows its own; `shift` is where `text` begins in what was compiled."""
+    place = max(finding.place - shift, 0)
+    before = text[:place]
+    line = before.count("\n")
+    column = place - (before.rfind("\n") + 1)
+    source = text.split("\n")[line]
+    return f"ERROR: <input>:{line + 1}:{column + 1}: {finding.text}\n | {source}\n | {'.' * column}^"
+
+
+def plain(value: Any, schema: Json) -> Any:
+    """Returns a value as rules see it: property names that are no identifiers are escaped."""
+    if isinstance(value, dict):
+        if schema.get("additionalProperties"):
+            other = schema["additionalProperties"]
+            return {key: plain(item, other if isinstance(other, dict) else _UNKNOWN) for key, item in value.items()}
+        properties = schema.get("properties", {})
+        return {escaped(key): plain(item, properties.get(key, _UNKNOWN)) for key, item in value.items()}
+    if isinstance(value, list):
+        below = schema.get("items") or _UNKNOWN
+        return [plain(item, below) for item in value]
+    if isinstance(value, int) and not isinstance(value, bool) and schema.get("type") == "number":
+        return float(value)
+    return value
