@@ -9,6 +9,7 @@ import click
 
 _COMMANDS = {
     "agent": "isthmus.cli.agent",
+    "completion": "isthmus.cli.completion",
     "demo": "isthmus.cli.demo",
     "lab": "isthmus.cli.lab",
     "tracker": "isthmus.cli.tracker",
