@@ -18,16 +18,19 @@ from prometheus_client import CollectorRegistry
 
 from isthmus.agent.isolation import Isolation
 from isthmus.agent.metrics import AgentMetrics
+from isthmus.agent.service_watch import ServiceWatch
+from isthmus.agent.services import ServiceView
 from isthmus.agent.view import Report, View
 from isthmus.aio.backoff import Backoff
 from isthmus.aio.health import HealthServer
 from isthmus.aio.runner import BoundedRunner
+from isthmus.kernel.conntrack import forget_stale
 from isthmus.kernel.errors import KernelError
 from isthmus.kube.client import Client
 from isthmus.kube.events import EventRecorder
 from isthmus.kube.reflector import Change, follow
-from isthmus.kube.resources import NETWORK_POLICIES, NODES, PODS, Resource
-from isthmus.kube.schema import Node, ObjectReference, Pod
+from isthmus.kube.resources import ENDPOINT_SLICES, NETWORK_POLICIES, NODES, PODS, SERVICES, Resource
+from isthmus.kube.schema import EndpointSlice, Node, ObjectReference, Pod, Service
 from isthmus.model.mesh import MeshEvent
 from isthmus.policy.rules import ObjectRef, Scope
 from isthmus.ruleset.table import Delta
@@ -79,6 +82,7 @@ class Settings(msgspec.Struct, frozen=True):
     cluster: str
     scope: Scope = Scope.CLUSTERSET
     sync_timeout: float = 30.0
+    services: bool = False
 
 
 class Agent:
@@ -100,6 +104,7 @@ class Agent:
         self._mesh = mesh
         self._metrics = AgentMetrics(registry)
         self._events = EventRecorder(client, "isthmus-agent", settings.node)
+        self.services = self._make_services(registry) if settings.services else None
         self._runner = BoundedRunner(
             self._sync,
             min_interval=COALESCE,
@@ -118,9 +123,13 @@ class Agent:
         self._shut: dict[str, tuple[ObjectRef, ...]] = {}
         self._reopen = 0.0
 
+    def _make_services(self, registry: CollectorRegistry) -> ServiceWatch:
+        where = ServiceView(self.view.compiler.table, cluster=self.settings.cluster, node=self.settings.node)
+        return ServiceWatch(where, events=self._events, registry=registry, flush=forget_stale)
+
     def add_checks(self, health: HealthServer) -> None:
         """Registers why the agent may not be ready."""
-        health.add_ready("synced", lambda: ", ".join(self.view.missing) or None if not self._written else None)
+        health.add_ready("synced", lambda: ", ".join(self._missing) or None if not self._written else None)
         health.add_ready("kernel", lambda: self._refusal or None)
 
     async def run(self) -> None:
@@ -130,7 +139,11 @@ class Agent:
             on_this_node = f"spec.nodeName={self.settings.node}"
             tasks.create_task(self._follow(PODS, Pod, self.view.pods, selector=on_this_node))
             itself = f"metadata.name={self.settings.node}"
-            tasks.create_task(self._follow(NODES, Node, self.view.node, selector=itself))
+            tasks.create_task(self._follow(NODES, Node, self._on_node, selector=itself))
+            if self.services is not None:
+                tasks.create_task(self._follow(SERVICES, Service, self.services.on_services))
+                tasks.create_task(self._follow(ENDPOINT_SLICES, EndpointSlice, self.services.on_slices))
+                tasks.create_task(self.services.serve())
             tasks.create_task(self._follow_mesh())
             tasks.create_task(self._events.serve())
             tasks.create_task(self._runner.serve())
@@ -153,15 +166,28 @@ class Agent:
         await self._local.wait()  # without the local API server nothing can be written anyway
         await asyncio.sleep(self.settings.sync_timeout)
         if not self._written and await self._writer.present():
-            _log.warning(WAITING, missing=self.view.missing)
+            _log.warning(WAITING, missing=self._missing)
             await asyncio.sleep(self.settings.sync_timeout * (FORBEARANCE - 1))
         if not self._written:
-            _log.warning(IMPATIENT, missing=self.view.missing)
+            _log.warning(IMPATIENT, missing=self._missing)
             self._patient = False
             self._changed()
 
+    @property
+    def _missing(self) -> list[str]:
+        return self.view.missing + (self.services.view.missing if self.services else [])
+
+    @property
+    def _locally_ready(self) -> bool:
+        return self.view.locally_ready and not (self.services and self.services.view.missing)
+
+    def _on_node(self, change: Change[Node]) -> None:
+        self.view.node(change)
+        if self.services is not None:
+            self.services.view.compiler.set_node(self.view.node_addresses)
+
     def _changed(self) -> None:
-        if self.view.locally_ready:
+        if self._locally_ready:
             self._local.set()
         if self._since is None:
             self._since = asyncio.get_running_loop().time()
@@ -189,7 +215,7 @@ class Agent:
 
     async def _sync(self) -> None:
         view = self.view
-        if view.missing and not self._written and (self._patient or not view.locally_ready):
+        if self._missing and not self._written and (self._patient or not self._locally_ready):
             return
         loop = asyncio.get_running_loop()
         table = view.compiler.table
@@ -198,6 +224,8 @@ class Agent:
             self._isolation.reopen()
         gates = frozenset(view.compiler.gates)
         delta = table.take_delta()
+        if self.services is not None:
+            self.services.taken()
         since, self._since = self._since or loop.time(), None
         if self._unknown or not (delta or await self._writer.intact()):
             if not self._unknown:
@@ -215,6 +243,8 @@ class Agent:
         self._unknown, self._written, self._refusal = False, True, ""
         self._isolation.accepted(gates)
         self._report_shut(loop.time())
+        if self.services is not None:
+            self.services.written()
 
     async def _replace(self, whole: Delta) -> None:
         try:

@@ -34,3 +34,25 @@ class AgentMetrics:
             buckets=_LATENCY,
             registry=registry,
         )
+
+
+class ServiceMetrics:
+    """What the agent counts of Services, where it serves them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.services = Gauge("isthmus_agent_services", "Services with an address.", registry=registry)
+        self.frontends = Gauge("isthmus_agent_service_frontends", "Addresses and ports served.", registry=registry)
+        self.backends = Gauge("isthmus_agent_service_backends", "Distinct backends in use.", registry=registry)
+        self.faulty = Gauge(
+            "isthmus_agent_services_with_problems",
+            "Services and EndpointSlices of which some part is left out.",
+            registry=registry,
+        )
+        self.flushed = Counter(
+            "isthmus_agent_service_connections_flushed",
+            "UDP connections forgotten because their backend went, or came.",
+            registry=registry,
+        )
+        self.flush_errors = Counter(
+            "isthmus_agent_service_flush_errors", "Look-throughs of UDP connections that failed.", registry=registry
+        )

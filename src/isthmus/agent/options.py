@@ -31,6 +31,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     policy_scope: Scope = Scope.CLUSTERSET
     metrics_bind_address: str = "127.0.0.1:9080"
     sync_timeout: float = 30.0
+    kube_proxy_replacement: bool = False
 
     @classmethod
     def check(cls, given: dict[str, object]) -> "Options":

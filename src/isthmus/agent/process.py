@@ -41,7 +41,7 @@ async def serve(options: Options) -> None:
         collector(registry=registry)
     access = await asyncio.to_thread(load, options.kubeconfig, context=options.context)
     async with AsyncExitStack() as stack:
-        writer = await stack.enter_async_context(KernelWriter())
+        writer = await stack.enter_async_context(KernelWriter(services=options.kube_proxy_replacement))
         client = await stack.enter_async_context(Client(access))
         health = HealthServer(options.metrics_bind_address, flag=METRICS_FLAG, registry=registry)
         # Part of the same group as the agent: a fault in it ends the process with a reason, and is not lost.
@@ -57,6 +57,7 @@ async def serve(options: Options) -> None:
             cluster=options.cluster_name,
             scope=options.policy_scope,
             sync_timeout=options.sync_timeout,
+            services=options.kube_proxy_replacement,
         )
         agent = Agent(settings, client=client, writer=writer, mesh=lambda: mesh, registry=registry)
         agent.add_checks(health)
@@ -68,6 +69,7 @@ async def serve(options: Options) -> None:
             cluster=options.cluster_name,
             mesh="standalone" if options.standalone else ",".join(options.etcd_endpoints),
             scope=options.policy_scope.value,
+            services=options.kube_proxy_replacement,
         )
         await agent.run()
 

@@ -55,6 +55,7 @@ class View:
         self.cluster = cluster
         self.scope = scope
         self.compiler = Compiler(World(cluster))
+        self.node_addresses: tuple[str, ...] = ()
         self.known: set[Input] = set()
         self.clusters: dict[str, bool] = {}
         """Members of the set by name, and whether all they hold has been told."""
@@ -154,6 +155,7 @@ class View:
         for node in nodes:
             addresses, pod_cidrs = own_node(node, cluster=self.cluster)
             self.compiler.set_node(addresses=addresses, pod_cidrs=pod_cidrs)
+            self.node_addresses = addresses
             self.known.add(Input.NODE)
 
     # -- the mesh ----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ is when the process ends, however it ends (fail static).
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
@@ -19,8 +19,9 @@ import structlog
 from isthmus.kernel.elements import ElementWriter
 from isthmus.kernel.errors import KernelError, NftError
 from isthmus.kernel.nftables import Nft
-from isthmus.kernel.probe import missing, probe
+from isthmus.kernel.probe import CONSTRUCTS, SERVICE_CONSTRUCTS, missing, probe
 from isthmus.ruleset.layout import BASE
+from isthmus.ruleset.service_layout import HOOKED
 from isthmus.ruleset.table import NAME, Delta
 from isthmus.ruleset.text import removal, replacement, script
 
@@ -35,7 +36,9 @@ class UnfitKernel(Exception):
 class KernelWriter:
     """Writes table `inet isthmus` in the network namespace of the process; an async context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, services: bool = False) -> None:
+        """`services` says that the table holds chains of theirs, which must be there and not be touched either."""
+        self._hooked = (BASE, *HOOKED) if services else (BASE,)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="nftables")
         self._nft: Nft | None = None
         self._elements: ElementWriter | None = None
@@ -57,7 +60,8 @@ class KernelWriter:
             self._elements = ElementWriter()
         except KernelError as error:
             raise UnfitKernel(str(error)) from error
-        lacking = missing(probe(self._nft))
+        wanted = CONSTRUCTS + SERVICE_CONSTRUCTS if self._hooked != (BASE,) else CONSTRUCTS
+        lacking = missing(probe(self._nft, constructs=wanted))
         if lacking:
             raise UnfitKernel("\n".join(lacking))
 
@@ -94,16 +98,20 @@ class KernelWriter:
             self._signature = self._read_base()
 
     async def intact(self) -> bool:
-        """Tells whether the base chain is as we left it: someone may have flushed the ruleset. Cheap."""
+        """Tells whether the base chains are as we left them: someone may have flushed the ruleset. Cheap."""
         return await self._run(lambda: self._read_base() == self._signature != "")
 
     async def present(self) -> bool:
         """Tells whether a table of ours (of an earlier run) is in the kernel."""
-        return await self._run(lambda: self._read_base() != "")
+        return await self._run(lambda: self._read((BASE,)) != "")
 
     def _read_base(self) -> str:
+        return self._read(self._hooked)
+
+    def _read(self, chains: Iterable[str]) -> str:
         try:
-            return self._opened[0].run(f"list chain inet {NAME} {BASE}\n")
+            # One by one: of several in one script nft 1.0 finds only the last.
+            return "".join(self._opened[0].run(f"list chain inet {NAME} {chain}\n") for chain in chains)
         except NftError:
             return ""
 

@@ -39,6 +39,11 @@ def _fail(error: Exception) -> NoReturn:
     show_default=True,
     help="Which clusters a peer selector sees when it names none.",
 )
+@click.option(
+    "--kube-proxy-replacement",
+    is_flag=True,
+    help="Serve the cluster's Services on this node too; for nodes without a kube-proxy.",
+)
 @click.option("--metrics-bind-address", default="127.0.0.1:9080", show_default=True, metavar="HOST:PORT")
 @click.option(
     "--sync-timeout",
@@ -85,7 +90,7 @@ def _run(options: dict[str, object]) -> None:
 
 @command.command()
 def cleanup() -> None:
-    """Remove table `inet isthmus`, and with it everything that the agent enforces here."""
+    """Remove table `inet isthmus`, and with it everything that the agent enforces and serves here."""
     from isthmus.agent.writer import remove_table
     from isthmus.kernel.errors import KernelError
 
@@ -101,12 +106,12 @@ def probe() -> None:
     """Say what this kernel has, and lacks, of what the ruleset needs."""
     from isthmus.kernel.errors import KernelError
     from isthmus.kernel.nftables import Nft
-    from isthmus.kernel.probe import missing
+    from isthmus.kernel.probe import CONSTRUCTS, SERVICE_CONSTRUCTS, missing
     from isthmus.kernel.probe import probe as probe_kernel
 
     try:
         with Nft() as nft:
-            findings = probe_kernel(nft)
+            findings = probe_kernel(nft, constructs=CONSTRUCTS + SERVICE_CONSTRUCTS)
     except KernelError as error:
         _fail(error)
     for finding in findings:

@@ -156,6 +156,70 @@ CONSTRUCTS = (
     ),
 )
 
+SERVICE_CONSTRUCTS = (
+    Construct(
+        "destination NAT in inet tables",
+        "CONFIG_NFT_NAT, CONFIG_NF_NAT, Linux 5.2",
+        (
+            "add map $T backends4 { type ipv4_addr . inet_proto . inet_service . classid : ipv4_addr . inet_service; }",
+            "add map $T backends6 { type ipv6_addr . inet_proto . inet_service . classid : ipv6_addr . inet_service; }",
+            "add chain $T translated",
+            "add rule $T translated dnat ip to ip daddr . meta l4proto . th dport . meta priority map @backends4",
+            "add rule $T translated dnat ip6 to ip6 daddr . meta l4proto . th dport . meta priority map @backends6",
+            "add chain $T nat_in { type nat hook prerouting priority dstnat - 5; policy accept; }",
+            "add chain $T nat_out { type nat hook output priority -105; policy accept; }",
+            "add rule $T nat_in jump translated",
+            "add rule $T nat_out jump translated",
+        ),
+    ),
+    Construct(
+        "choices by chance",
+        "CONFIG_NFT_NUMGEN",
+        ("add chain $T chosen", "add rule $T chosen meta priority set numgen random mod 3"),
+    ),
+    Construct(
+        "memory of clients",
+        "CONFIG_NF_TABLES, CONFIG_NFT_HASH",
+        (
+            (
+                "add map $T memory4 { type ipv4_addr . ipv4_addr . inet_proto . inet_service : classid; size 65536; "
+                "flags dynamic,timeout; }"
+            ),
+            "add map $T memory6 { type classid : classid; size 65536; flags dynamic,timeout; }",
+            "add chain $T remembered",
+            (
+                "add rule $T remembered update @memory4 { ip saddr . ip daddr . meta l4proto . th dport timeout 10s "
+                ": meta priority }"
+            ),
+            "add rule $T remembered delete @memory4 { ip saddr . ip daddr . meta l4proto . th dport : meta priority }",
+            (
+                "add rule $T remembered update @memory6 { jhash ip6 saddr . ip6 daddr . meta l4proto . th dport "
+                "mod 4294967295 seed 0x69737468 timeout 10s : meta priority }"
+            ),
+        ),
+    ),
+    Construct(
+        "rejection before routing",
+        "CONFIG_NFT_REJECT_INET, Linux 5.9",
+        (
+            "add chain $T rejected",
+            "add rule $T rejected meta l4proto 6 reject with tcp reset",
+            "add rule $T rejected reject with icmpx type port-unreachable",
+            "add chain $T reject_in { type nat hook prerouting priority dstnat - 5; policy accept; }",
+            "add rule $T reject_in jump rejected",
+        ),
+    ),
+    Construct(
+        "masquerading",
+        "CONFIG_NFT_MASQ, CONFIG_NF_NAT_MASQUERADE",
+        (
+            "add chain $T nat_leave { type nat hook postrouting priority srcnat - 1; policy accept; }",
+            "add rule $T nat_leave ct status dnat masquerade",
+        ),
+    ),
+)
+"""What serving Services needs beyond `CONSTRUCTS`."""
+
 
 def probe(nft: Checker, *, constructs: Sequence[Construct] = CONSTRUCTS) -> tuple[Finding, ...]:
     """Tries `constructs` in the kernel behind `nft`, and returns a finding for each, after one for access itself.

@@ -144,6 +144,18 @@ class ServicePort(msgspec.Struct, frozen=True, gc=False):
     appProtocol: str = ""
 
 
+class ClientIPConfig(msgspec.Struct, frozen=True, gc=False):
+    """core/v1 ClientIPConfig."""
+
+    timeoutSeconds: int | None = None
+
+
+class SessionAffinityConfig(msgspec.Struct, frozen=True, gc=False):
+    """core/v1 SessionAffinityConfig."""
+
+    clientIP: ClientIPConfig | None = None
+
+
 class ServiceSpec(msgspec.Struct, frozen=True, gc=False):
     """core/v1 ServiceSpec; `clusterIPs` may hold "None" for a headless Service."""
 
@@ -153,15 +165,75 @@ class ServiceSpec(msgspec.Struct, frozen=True, gc=False):
     ports: tuple[ServicePort, ...] = ()
     selector: Labels = {}
     externalName: str = ""
+    externalIPs: tuple[str, ...] = ()
+    loadBalancerSourceRanges: tuple[str, ...] = ()
     sessionAffinity: str = "None"
+    sessionAffinityConfig: SessionAffinityConfig | None = None
     internalTrafficPolicy: str = "Cluster"
+    externalTrafficPolicy: str = ""
     publishNotReadyAddresses: bool = False
+
+
+class LoadBalancerIngress(msgspec.Struct, frozen=True, gc=False):
+    """core/v1 LoadBalancerIngress; `ipMode` is VIP (or empty) or Proxy."""
+
+    ip: str = ""
+    hostname: str = ""
+    ipMode: str = ""
+
+
+class LoadBalancerStatus(msgspec.Struct, frozen=True, gc=False):
+    """core/v1 LoadBalancerStatus."""
+
+    ingress: tuple[LoadBalancerIngress, ...] = ()
+
+
+class ServiceStatus(msgspec.Struct, frozen=True, gc=False):
+    """core/v1 ServiceStatus."""
+
+    loadBalancer: LoadBalancerStatus = LoadBalancerStatus()
 
 
 class Service(KubeObject, frozen=True, gc=False, kw_only=True):
     """core/v1 Service."""
 
     spec: ServiceSpec = ServiceSpec()
+    status: ServiceStatus = ServiceStatus()
+
+
+class EndpointPort(msgspec.Struct, frozen=True, gc=False):
+    """discovery/v1 EndpointPort; a `port` that is None stands for all ports."""
+
+    name: str | None = None
+    protocol: str | None = None
+    port: int | None = None
+    appProtocol: str | None = None
+
+
+class EndpointConditions(msgspec.Struct, frozen=True, gc=False):
+    """discovery/v1 EndpointConditions; None is "not said"."""
+
+    ready: bool | None = None
+    serving: bool | None = None
+    terminating: bool | None = None
+
+
+class EndpointOfSlice(msgspec.Struct, frozen=True, gc=False):
+    """discovery/v1 Endpoint; of `addresses` only the first counts."""
+
+    addresses: tuple[str, ...] = ()
+    conditions: EndpointConditions = EndpointConditions()
+    nodeName: str | None = None
+    zone: str | None = None
+    hostname: str | None = None
+
+
+class EndpointSlice(KubeObject, frozen=True, gc=False, kw_only=True):
+    """discovery/v1 EndpointSlice; `addressType` is IPv4, IPv6 or FQDN. Lists that are empty come as null."""
+
+    addressType: str = ""
+    endpoints: tuple[EndpointOfSlice, ...] | None = None
+    ports: tuple[EndpointPort, ...] | None = None
 
 
 class ObjectReference(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

@@ -158,13 +158,10 @@ class ServiceCompiler:
         reaches = {frontend.inside, frontend.outside or frontend.inside}
         return frozenset(target for reach in reaches for target in line.slots[reach].targets)
 
-    def take_stale(self) -> dict[tuple[str, int], frozenset[Target]]:
-        """Returns the UDP frontends of which connections may lead astray, with the targets that are right.
-
-        Asked for after the kernel took the table. A frontend that is gone has no targets.
-        """
+    def take_stale(self) -> set[FrontendKey]:
+        """Returns the UDP frontends, since the last time, of which connections may lead astray (see `reachable`)."""
         stale, self._stale = self._stale, set()
-        return {(address, port): self.reachable((address, proto, port)) for address, proto, port in stale}
+        return stale
 
     # -- frontends ---------------------------------------------------------------------------------------------
 

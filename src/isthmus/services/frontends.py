@@ -11,7 +11,7 @@ from ipaddress import ip_address
 
 import msgspec
 
-from isthmus.model.service import Port, Service, ServiceKey
+from isthmus.model.service import PROTOCOLS, Port, Service, ServiceKey
 from isthmus.services.pool import Reach
 
 FrontendKey = tuple[str, int, int]
@@ -25,6 +25,20 @@ class Kind(IntEnum):
     NODE_PORT = 1
     LOAD_BALANCER = 2
     EXTERNAL_IP = 3
+
+    @property
+    def field(self) -> str:
+        """Returns the field of the Service that the address comes from."""
+        return _FIELDS[self]
+
+
+_FIELDS = {
+    Kind.CLUSTER_IP: "spec.clusterIPs",
+    Kind.NODE_PORT: "spec.ports",
+    Kind.LOAD_BALANCER: "status.loadBalancer.ingress",
+    Kind.EXTERNAL_IP: "spec.externalIPs",
+}
+_NAMES = {number: name for name, number in PROTOCOLS.items()}
 
 
 class Frontend(msgspec.Struct, frozen=True):
@@ -49,6 +63,10 @@ class Frontend(msgspec.Struct, frozen=True):
     def version(self) -> int:
         """Returns 4 or 6."""
         return 6 if ":" in self.address else 4
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if self.version == 6 else self.address
+        return f"{host}:{self.number}/{_NAMES[self.port.protocol]}"
 
     @property
     def rank(self) -> tuple[int, ServiceKey, str]:

@@ -1,0 +1,178 @@
+"""Services and EndpointSlices as the API server tells them -> what the dataplane knows them by. Pure.
+
+An object is not believed more than necessary: a part that no API server would accept (an address that nobody can have,
+a port out of range) is left out and said, and the rest counts. What would restrict a Service and cannot be enforced
+closes what it restricts.
+"""
+
+from ipaddress import ip_address
+
+import msgspec
+
+from isthmus.kube.schema import EndpointOfSlice, EndpointSlice
+from isthmus.kube.schema import Service as ServiceObject
+from isthmus.mesh.objects import canonical_ip
+from isthmus.model.service import PROTOCOLS, Backend, Port, PortKey, Service, Slice, Target
+from isthmus.policy.rules import Problem
+
+SERVICE_NAME = "kubernetes.io/service-name"
+OTHER_PROXY = "service.kubernetes.io/service-proxy-name"
+HEADLESS = "service.kubernetes.io/headless"
+DEFAULT_AFFINITY = 10800
+MAX_AFFINITY = 86400
+MAX_PORT = 65535
+MAX_PORTS = 1000
+MAX_ADDRESSES = 100
+MAX_ENDPOINTS = 1000
+"""What an API server lets into one EndpointSlice; ports and addresses of a Service are bounded by its size alone."""
+
+_VERSIONS = {"IPv4": 4, "IPv6": 6}
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What came of an object: `service` or `slice` is None where it is none of ours."""
+
+    problems: tuple[Problem, ...] = ()
+    service: Service | None = None
+    slice: Slice | None = None
+
+
+def service_facts(obj: ServiceObject) -> Facts:
+    """Returns what counts of a Service; no `service` if it has no address, or is another proxy's."""
+    spec, meta = obj.spec, obj.metadata
+    if spec.type == "ExternalName" or OTHER_PROXY in meta.labels:
+        return Facts()
+    problems: list[Problem] = []
+    given = [ip for ip in spec.clusterIPs or (spec.clusterIP,) if ip not in ("", "None")]
+    cluster_ips = _addresses(given, "spec.clusterIPs", problems)
+    if not cluster_ips:
+        return Facts(tuple(problems))
+    balanced = spec.type == "LoadBalancer"
+    ingress = [entry.ip for entry in obj.status.loadBalancer.ingress if entry.ip and entry.ipMode in ("", "VIP")]
+    ingress_ips = _addresses(ingress if balanced else [], "status.loadBalancer.ingress", problems)
+    if spec.loadBalancerSourceRanges and ingress_ips:
+        message = "is not supported: nothing is reachable at the load balancer's addresses"
+        problems.append(Problem("spec.loadBalancerSourceRanges", message))
+    service = Service(
+        namespace=meta.namespace,
+        name=meta.name,
+        uid=meta.uid,
+        ports=_ports(obj, problems),
+        cluster_ips=cluster_ips,
+        external_ips=_addresses(spec.externalIPs, "spec.externalIPs", problems),
+        ingress_ips=ingress_ips,
+        closed_ips=ingress_ips if spec.loadBalancerSourceRanges else (),
+        local_internal=_local(spec.internalTrafficPolicy, "spec.internalTrafficPolicy", problems),
+        local_external=_local(spec.externalTrafficPolicy, "spec.externalTrafficPolicy", problems),
+        affinity=_affinity(obj, problems),
+    )
+    return Facts(tuple(problems), service)
+
+
+def slice_facts(obj: EndpointSlice, *, cluster: str) -> Facts:
+    """Returns the backends that an EndpointSlice tells of; no `slice` if they are not for a dataplane."""
+    labels = obj.metadata.labels
+    name, version = labels.get(SERVICE_NAME, ""), _VERSIONS.get(obj.addressType)
+    if not name or version is None or OTHER_PROXY in labels or HEADLESS in labels:
+        return Facts()
+    problems: list[Problem] = []
+    ports: dict[PortKey, int] = {}
+    for index, port in enumerate((obj.ports or ())[:MAX_PORTS]):
+        protocol = PROTOCOLS.get(port.protocol or "TCP")
+        if port.port is None:
+            continue  # all ports: nothing that a Service could forward to
+        if protocol is None or not 0 < port.port <= MAX_PORT:
+            problems.append(Problem(f"ports[{index}]", f"{port.protocol} {port.port} is no port"))
+        else:
+            ports[port.name or "", protocol] = port.port
+    backends: set[tuple[PortKey, Backend]] = set()
+    for index, endpoint in enumerate((obj.endpoints or ())[:MAX_ENDPOINTS]):
+        given = endpoint.addresses[0] if endpoint.addresses else ""
+        address = usable_address(given)
+        if address is None or ip_address(address).version != version:
+            problems.append(Problem(f"endpoints[{index}].addresses", f"{given!r} is no {obj.addressType} address"))
+            continue
+        for key, number in ports.items():
+            backends.add((key, _backend(endpoint, cluster, Target(address, number))))
+    if len(obj.endpoints or ()) > MAX_ENDPOINTS:
+        problems.append(Problem("endpoints", f"more than {MAX_ENDPOINTS}; the rest is left out"))
+    place = (obj.metadata.namespace, obj.metadata.name)
+    return Facts(tuple(problems), slice=Slice(place, (obj.metadata.namespace, name), frozenset(backends)))
+
+
+def usable_address(text: str) -> str | None:
+    """Returns an address in canonical form; None if connections must not be led to or from it."""
+    address = canonical_ip(text)
+    return None if address is None or ip_address(address).is_link_local else address
+
+
+def _backend(endpoint: EndpointOfSlice, cluster: str, target: Target) -> Backend:
+    said = endpoint.conditions
+    ready = said.ready is not False
+    return Backend(
+        cluster=cluster,
+        target=target,
+        node=endpoint.nodeName or "",
+        ready=ready,
+        serving=ready if said.serving is None else said.serving,
+        terminating=bool(said.terminating),
+    )
+
+
+def _addresses(given: list[str] | tuple[str, ...], field: str, problems: list[Problem]) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for text in given[:MAX_ADDRESSES]:
+        address = usable_address(text)
+        if address is None:
+            problems.append(Problem(field, f"{text!r} is no address that a Service can have"))
+        else:
+            found[address] = None
+    if len(given) > MAX_ADDRESSES:
+        problems.append(Problem(field, f"more than {MAX_ADDRESSES}; the rest is left out"))
+    return tuple(found)
+
+
+def _ports(obj: ServiceObject, problems: list[Problem]) -> tuple[Port, ...]:
+    found: dict[tuple[int, int], Port] = {}
+    exposed = obj.spec.type in ("NodePort", "LoadBalancer")
+    for index, port in enumerate(obj.spec.ports[:MAX_PORTS]):
+        protocol = PROTOCOLS.get(port.protocol)
+        field = f"spec.ports[{index}]"
+        if protocol is None:
+            problems.append(Problem(f"{field}.protocol", f"{port.protocol!r} is not TCP, UDP or SCTP"))
+        elif not 0 < port.port <= MAX_PORT:
+            problems.append(Problem(f"{field}.port", f"{port.port} is no port"))
+        elif (protocol, port.port) in found:
+            problems.append(Problem(field, f"{port.protocol} {port.port} is there twice; the first one counts"))
+        else:
+            node_port = port.nodePort if exposed else 0
+            if not 0 <= node_port <= MAX_PORT:
+                problems.append(Problem(f"{field}.nodePort", f"{node_port} is no port"))
+                node_port = 0
+            found[protocol, port.port] = Port(port.name, protocol, port.port, node_port)
+    if len(obj.spec.ports) > MAX_PORTS:
+        problems.append(Problem("spec.ports", f"more than {MAX_PORTS}; the rest is left out"))
+    return tuple(found.values())
+
+
+def _local(policy: str, field: str, problems: list[Problem]) -> bool:
+    if policy not in ("", "Cluster", "Local"):
+        problems.append(Problem(field, f"{policy!r} is neither Cluster nor Local; taken for Cluster"))
+    return policy == "Local"
+
+
+def _affinity(obj: ServiceObject, problems: list[Problem]) -> int:
+    kind, config = obj.spec.sessionAffinity, obj.spec.sessionAffinityConfig
+    if kind in ("", "None"):
+        return 0
+    if kind != "ClientIP":
+        problems.append(Problem("spec.sessionAffinity", f"{kind!r} is neither ClientIP nor None; taken for None"))
+        return 0
+    seconds = config.clientIP.timeoutSeconds if config and config.clientIP else None
+    if seconds is None:
+        return DEFAULT_AFFINITY
+    if not 0 < seconds <= MAX_AFFINITY:
+        field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
+        problems.append(Problem(field, f"{seconds} is not 1 to {MAX_AFFINITY}; taken for {DEFAULT_AFFINITY}"))
+        return DEFAULT_AFFINITY
+    return seconds

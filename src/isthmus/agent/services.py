@@ -1,0 +1,133 @@
+"""What the agent has been told of Services, and what it says about them.
+
+Feeds every change of Services and EndpointSlices into the service part of the table. No I/O, no clock. Invariants: as
+in `isthmus.agent.view`: a Snapshot is taken as a difference, and nothing may be written while something is `missing`.
+What is wrong with an object is reported once, and once more when it is mended; it never stops the others.
+"""
+
+from collections.abc import Iterable
+
+from isthmus.agent.service_objects import Facts, service_facts, slice_facts
+from isthmus.agent.view import Report
+from isthmus.kube.reflector import Change, Gone, Put, Snapshot
+from isthmus.kube.schema import EndpointSlice
+from isthmus.kube.schema import Service as ServiceObject
+from isthmus.model.service import ServiceKey
+from isthmus.policy.rules import ObjectRef, Problem
+from isthmus.ruleset.services import ServiceCompiler
+from isthmus.ruleset.table import Table
+
+SERVICE, SLICE = "Service", "EndpointSlice"
+
+
+class ServiceView:
+    """The Services of the agent's cluster, and the compiler they go to. For one thread."""
+
+    def __init__(self, table: Table, *, cluster: str, node: str) -> None:
+        self.compiler = ServiceCompiler(table, node=node)
+        self._cluster = cluster
+        self._known: set[str] = set()
+        self._problems: dict[tuple[str, str, str], tuple[Problem, ...]] = {}
+        self._contested: dict[ServiceKey, tuple[ObjectRef, tuple[Problem, ...]]] = {}
+
+    @property
+    def missing(self) -> list[str]:
+        """Returns what has not been told yet, for people."""
+        names = {SERVICE: "services", SLICE: "endpoint slices"}
+        return [text for kind, text in names.items() if kind not in self._known]
+
+    @property
+    def faulty(self) -> int:
+        """Returns how many objects have problems."""
+        return len(self._problems)
+
+    def services(self, change: Change[ServiceObject]) -> list[Report]:
+        """Takes in a change of the cluster's Services; returns what must be said about them."""
+        match change:
+            case Put(obj):
+                reports = self._put_service(obj)
+            case Gone(obj):
+                self._drop_service((obj.metadata.namespace, obj.metadata.name))
+                reports = []
+            case Snapshot(objects):
+                present = {(obj.metadata.namespace, obj.metadata.name) for obj in objects}
+                gone = [key for key in self._of(SERVICE, self.compiler.services) if key not in present]
+                for key in gone:
+                    self._drop_service(key)
+                reports = [report for obj in objects for report in self._put_service(obj)]
+                self._known.add(SERVICE)
+        return reports + self._reconsider()
+
+    def slices(self, change: Change[EndpointSlice]) -> list[Report]:
+        """Takes in a change of the cluster's EndpointSlices; returns what must be said about them."""
+        match change:
+            case Put(obj):
+                return self._put_slice(obj)
+            case Gone(obj):
+                self._drop_slice((obj.metadata.namespace, obj.metadata.name))
+                return []
+            case Snapshot(objects):
+                present = {(obj.metadata.namespace, obj.metadata.name) for obj in objects}
+                for key in [key for key in self._of(SLICE, self.compiler.slices) if key not in present]:
+                    self._drop_slice(key)
+                reports = [report for obj in objects for report in self._put_slice(obj)]
+                self._known.add(SLICE)
+                return reports
+
+    def _of(self, kind: str, known: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Returns the places of all objects of a kind that left a trace here."""
+        return {*known, *((namespace, name) for what, namespace, name in self._problems if what == kind)}
+
+    def _put_service(self, obj: ServiceObject) -> list[Report]:
+        facts = service_facts(obj)
+        ref = ObjectRef(SERVICE, obj.metadata.namespace, obj.metadata.name, obj.metadata.uid)
+        key = (ref.namespace, ref.name)
+        self._contested.pop(key, None)
+        if facts.service is None:
+            self.compiler.drop_service(key)
+        else:
+            self.compiler.put_service(facts.service)
+            if self._contests(key):
+                self._contested[key] = (ref, facts.problems)
+        return self._note(ref, facts.problems + self._contests(key))
+
+    def _drop_service(self, key: ServiceKey) -> None:
+        self.compiler.drop_service(key)
+        self._contested.pop(key, None)
+        self._problems.pop((SERVICE, *key), None)
+
+    def _put_slice(self, obj: EndpointSlice) -> list[Report]:
+        facts: Facts = slice_facts(obj, cluster=self._cluster)
+        meta = obj.metadata
+        if facts.slice is None:
+            self.compiler.drop_slice((meta.namespace, meta.name))
+        else:
+            self.compiler.put_slice(facts.slice)
+        return self._note(ObjectRef(SLICE, meta.namespace, meta.name, meta.uid), facts.problems)
+
+    def _drop_slice(self, key: tuple[str, str]) -> None:
+        self.compiler.drop_slice(key)
+        self._problems.pop((SLICE, *key), None)
+
+    def _contests(self, key: ServiceKey) -> tuple[Problem, ...]:
+        return tuple(
+            Problem(frontend.kind.field, f"{frontend} belongs to Service {'/'.join(holder)}")
+            for frontend, holder in self.compiler.refused(key)
+        )
+
+    def _reconsider(self) -> list[Report]:
+        """Looks again at the services that lost a frontend to another: it may be free now."""
+        reports: list[Report] = []
+        for key, (ref, problems) in list(self._contested.items()):
+            contests = self._contests(key)
+            if not contests:
+                del self._contested[key]
+            reports += self._note(ref, problems + contests)
+        return reports
+
+    def _note(self, ref: ObjectRef, problems: tuple[Problem, ...]) -> list[Report]:
+        place = (ref.kind, ref.namespace, ref.name)
+        before = self._problems.pop(place, ())
+        if problems:
+            self._problems[place] = problems
+        return [Report(ref, problems)] if before != problems else []

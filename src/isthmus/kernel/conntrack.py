@@ -1,0 +1,86 @@
+"""Makes conntrack forget UDP connections that lead astray.
+
+A UDP "connection" lasts as long as its client sends, so it outlives the backend that it was given, and the lack of one.
+What must stay true: only connections that were opened to a frontend we were asked about are touched, and of those only
+the ones whose answers come from nobody who is right; nothing here grows with the number of connections but time.
+
+Rejected: the conntrack program, a process for every backend; and forgetting every connection to a frontend, which would
+give backends that are well each other's clients.
+"""
+
+import errno
+from collections.abc import Iterator, Mapping
+
+from isthmus.kernel.errors import KernelError
+from isthmus.kernel.sockets import NetfilterSocket
+from isthmus.model.service import Target
+from isthmus.wire import conntrack, netlink
+from isthmus.wire.conntrack import Entry
+
+UDP = 17
+FEW = 8  # frontends that are asked for one by one; of more, all UDP connections are looked through once
+PER_SEND = 256  # entries to forget with one send()
+
+
+def forget_stale(stale: Mapping[tuple[str, int], frozenset[Target]]) -> int:
+    """Makes conntrack forget UDP connections to the frontends in `stale` that no target of theirs answers.
+
+    Returns how many. A connection that was never translated counts as astray as soon as its frontend has targets.
+    Works in the network namespace of the calling thread, and blocks. Raises KernelError.
+    """
+    with NetfilterSocket() as sock:
+        wrong = [entry for entry in _candidates(sock, stale) if _astray(entry, stale)]
+        return sum(_forget(sock, wrong[first : first + PER_SEND]) for first in range(0, len(wrong), PER_SEND))
+
+
+def _astray(entry: Entry, stale: Mapping[tuple[str, int], frozenset[Target]]) -> bool:
+    targets = stale.get(entry.destination)
+    if targets is None or (entry.answers == entry.destination and not targets):
+        return False
+    return Target(*entry.answers) not in targets
+
+
+def _candidates(sock: NetfilterSocket, stale: Mapping[tuple[str, int], frozenset[Target]]) -> Iterator[Entry]:
+    if len(stale) <= FEW:
+        for destination in stale:
+            yield from _dump(sock, _version(destination[0]), destination)
+    else:
+        for version in sorted({_version(address) for address, _ in stale}):
+            yield from _dump(sock, version, None)
+
+
+def _dump(sock: NetfilterSocket, version: int, destination: tuple[str, int] | None) -> Iterator[Entry]:
+    try:
+        yield from _entries(sock, version, destination, narrow=True)
+    except KernelError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise KernelError(f"conntrack entries: {error}", errno=error.errno) from error
+        yield from _entries(sock, version, None, narrow=False)
+
+
+def _entries(
+    sock: NetfilterSocket, version: int, destination: tuple[str, int] | None, *, narrow: bool
+) -> Iterator[Entry]:
+    sequence = sock.reserve(1)
+    request = conntrack.encode_dump(version, UDP, sequence=sequence, destination=destination, narrow=narrow)
+    try:
+        for message in sock.dump(request, sequence=sequence):
+            entry = conntrack.decode_entry(message, protocol=UDP)
+            if entry is not None:
+                yield entry
+    except netlink.NetlinkDecodeError as error:
+        raise KernelError(f"conntrack entries: {error}") from error
+
+
+def _forget(sock: NetfilterSocket, entries: list[Entry]) -> int:
+    first = sock.reserve(len(entries))
+    requests = [conntrack.encode_forget(entry, sequence=(first + n) % (1 << 32)) for n, entry in enumerate(entries)]
+    refused = sock.transact(b"".join(requests), last=(first + len(entries) - 1) % (1 << 32))
+    failed = [answer for answer in refused if answer.errno != errno.ENOENT]  # it ended by itself
+    if failed:
+        raise KernelError(f"conntrack: {failed[0].text or 'an entry cannot be forgotten'}", errno=failed[0].errno)
+    return len(entries) - len(refused)
+
+
+def _version(address: str) -> int:
+    return 6 if ":" in address else 4
