@@ -1,5 +1,4 @@
-"""From hostile bytes to an object of known shape: parsing, type checks, unknown fields, and what Go's encoder leaves
-out.
+"""From any value to an object of known shape: type checks, unknown fields, and what Go's encoder leaves out.
 
 Invariant: what comes out has only fields of the type table, of the right type, in the form in which the real server
 would write them back: no nulls, no empty optional lists, no zero values of plain (non-pointer) fields. So an
@@ -11,8 +10,6 @@ import base64
 import binascii
 import re
 from typing import Any, NoReturn
-
-import msgspec
 
 from isthmus.lab.apiserver import errors
 from isthmus.lab.apiserver.errors import Json
@@ -36,29 +33,6 @@ _GO_NAMES = {
     "intstr": "intstr.IntOrString",
     "qty": "resource.Quantity",
 }
-
-
-def parse(body: bytes, *, yaml: bool = False) -> Any:
-    """Returns the value that JSON (or YAML) `body` holds; raises a 400 ApiError."""
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as failure:
-        if not yaml:
-            raise errors.bad_request(f"error decoding request body: {failure}") from failure
-    import yaml as pyyaml  # late: only hand-made requests are not JSON
-
-    try:
-        return msgspec.to_builtins(pyyaml.safe_load(body.decode()))
-    except (pyyaml.YAMLError, UnicodeDecodeError, RecursionError, TypeError, ValueError) as failure:
-        raise errors.bad_request(f"error parsing YAML: {failure}") from failure
-
-
-def parse_object(body: bytes, *, yaml: bool = False) -> Json:
-    """Returns the object that `body` holds; raises a 400 ApiError."""
-    value = parse(body, yaml=yaml)
-    if not isinstance(value, dict):
-        raise errors.bad_request("the request body is not an object")
-    return value
 
 
 class _Walk:

@@ -6,6 +6,7 @@ that changes nothing is none; every field has its owners in `managedFields`; the
 object removes it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from isthmus.lab.apiserver import decoding, errors, ownership
@@ -34,17 +35,21 @@ class Lifecycle:
         """Returns the rules of a kind."""
         return resource.hooks(self.settings) or self._hooks[resource.qualified]
 
-    def read_body(self, call: Call, body: Json) -> Json:
-        """Returns the object of a request in stored form; unknown fields are refused, told or ignored as asked."""
+    def read_body(self, call: Call, body: Json, *, repeated: Sequence[str] = ()) -> Json:
+        """Returns the object of a request in stored form; unknown fields are refused, told or ignored as asked.
+
+        So are those in `repeated`, which the body had more than once.
+        """
         resource = call.resource
         decoding.check_kind(body, kind=resource.kind, api_version=resource.api_version)
         value, unknown = resource.conform(body)
-        if unknown and call.validation == "Strict":
-            told = ", ".join(f'unknown field "{path}"' for path in unknown)
+        words = [f'duplicate field "{path}"' for path in repeated] + [f'unknown field "{path}"' for path in unknown]
+        if words and call.validation == "Strict":
+            told = ", ".join(words)
             place = f'{resource.kind} in version "{resource.api_version}" cannot be handled as a {resource.kind}'
             raise errors.bad_request(f"{place}: strict decoding error: {told}")
         if call.validation == "Warn":
-            call.warnings.extend(f'unknown field "{path}"' for path in unknown)
+            call.warnings.extend(words)
         value.setdefault("metadata", {})
         return value
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from isthmus.lab.apiserver import decoding, deletion, errors, eviction, patching, protobuf, subresources
+from isthmus.lab.apiserver import bodies, decoding, deletion, errors, eviction, patching, protobuf, subresources
 from isthmus.lab.apiserver.auth import Authenticator, User
 from isthmus.lab.apiserver.calls import Call, write_options
 from isthmus.lab.apiserver.errors import Json
@@ -49,7 +49,7 @@ def parse(body: bytes, offered: str) -> Json:
     """Returns the object of a body of type `offered`; raises a 400 ApiError."""
     if offered == protobuf.MEDIA_TYPE:
         return protobuf.decode(body)
-    return decoding.parse_object(body, yaml=offered == YAML)
+    return bodies.parse_object(body, yaml=offered == YAML)
 
 
 def answer(body: bytes, *, code: int = 200, call: Call | None = None) -> web.Response:
@@ -101,11 +101,15 @@ class Writing:
             return answer(msgspec.json.encode(answered), code=201, call=call)
         if target.resource.namespaced and not target.namespace:
             raise errors.method_not_allowed()
-        value = life.read_body(call, value)
+        value = life.read_body(call, value, repeated=self._repeated(call, body))
         if call.resource.qualified == "pods" and life.settings.service_accounts:
             await self._default_account(call, value)
         stored = await self._write(call, lambda transaction: life.create(transaction, call, value))
         return answer(renderer.one(stored), code=201, call=call)
+
+    @staticmethod
+    def _repeated(call: Call, body: bytes) -> list[str]:
+        return [] if call.validation == "Ignore" else bodies.repeated(body)
 
     async def _default_account(self, call: Call, value: Json) -> None:
         """Waits a little for the `default` service account of a namespace that was made just now."""
@@ -160,7 +164,7 @@ class Writing:
         if call.subresource == "finalize":
             stored = await self._write(call, lambda transaction: subresources.finalize(life, transaction, call, sent))
             return answer(renderer.one(stored))
-        value = life.read_body(call, sent)
+        value = life.read_body(call, sent, repeated=self._repeated(call, body))
         if not value["metadata"].get("name"):
             bad = errors.required("metadata.name", "name must be provided")
             raise errors.unprocessable(call.resource.qualified_kind, "", [bad])
@@ -178,12 +182,12 @@ class Writing:
             if not request.query.get("fieldManager"):
                 bad = errors.required("fieldManager", "is required for apply patch")
                 raise errors.unprocessable("PatchOptions.meta.k8s.io", "", [bad])
-            value: Any = decoding.parse_object(body, yaml=True)
+            value: Any = bodies.parse_object(body, yaml=True)
         else:
             if "force" in request.query:
                 bad = errors.forbidden("force", "may not be specified for non-apply patch")
                 raise errors.unprocessable("PatchOptions.meta.k8s.io", "", [bad])
-            value = decoding.parse(body)
+            value = bodies.parse(body)
         if call.subresource == "scale":
             scale = await self._write(
                 call,

@@ -99,22 +99,6 @@ def test_times_and_base64_are_checked() -> None:
     assert conform({"metadata": {"creationTimestamp": None}})[0] == {"metadata": {}}
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"\xff\xfe", b'"x"', b"[" * 100_000])
-def test_bodies_that_are_no_objects_are_bad_requests(body: bytes) -> None:
-    with pytest.raises(ApiError) as found:
-        decoding.parse_object(body)
-    assert found.value.code == 400
-
-
-def test_yaml_bodies_are_read() -> None:
-    assert decoding.parse_object(b"kind: Pod\nmetadata: {name: a}\n", yaml=True) == {
-        "kind": "Pod",
-        "metadata": {"name": "a"},
-    }
-    with pytest.raises(ApiError):
-        decoding.parse_object(b"a: [", yaml=True)
-
-
 def test_kind_and_version_must_agree_with_the_path() -> None:
     value: dict[str, Any] = {}
     decoding.check_kind(value, kind="Pod", api_version="v1")
