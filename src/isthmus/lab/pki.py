@@ -68,9 +68,11 @@ class Authority:
         return certificate.public_bytes(serialization.Encoding.PEM), _pem(key)
 
 
-def new_key() -> bytes:
-    """Returns a private key (PEM) that belongs to no certificate: what signs service-account tokens."""
-    return _pem(ec.generate_private_key(ec.SECP256R1()))
+def new_key_pair() -> tuple[bytes, bytes]:
+    """Returns a (public, private) key, both PEM, that belong to no certificate: for service-account tokens."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return public, _pem(key)
 
 
 def write_pair(directory: Path, name: str, pair: tuple[bytes, bytes]) -> None:

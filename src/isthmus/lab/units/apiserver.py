@@ -109,7 +109,7 @@ def _real(state: StateDir, plan: ClusterPlan) -> list[str]:
             "kubelet-preferred-address-types": "InternalIP",
             "service-cluster-ip-range": ",".join(plan.service_subnets),
             "service-account-issuer": f"https://kubernetes.default.svc.{CLUSTER_DOMAIN}",
-            "service-account-key-file": pki / "service-accounts.key",
+            "service-account-key-file": pki / "service-accounts.pub",
             "service-account-signing-key-file": pki / "service-accounts.key",
             "authorization-mode": "AlwaysAllow",
             "anonymous-auth": "false",

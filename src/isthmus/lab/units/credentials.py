@@ -7,7 +7,7 @@ a real kube-apiserver, have authorities of their own.
 from ipaddress import ip_network
 
 from isthmus.lab import kubeconfig
-from isthmus.lab.pki import Authority, new_key, write_pair, write_private
+from isthmus.lab.pki import Authority, new_key_pair, write_pair, write_private
 from isthmus.lab.plan import ClusterPlan, Mode, service_address
 from isthmus.lab.statedir import ClusterDir, StateDir
 
@@ -49,7 +49,9 @@ def write_credentials(state: StateDir, plan: ClusterPlan, *, api_host: str, api_
         _write_store_credentials(place, plan, name="etcd", client=f"isthmus-agent:{plan.name}")
     if plan.binaries:
         _write_store_credentials(place, plan, name="apiserver-etcd", client="kube-apiserver")
-        write_private(place.pki / "service-accounts.key", new_key())
+        public, private = new_key_pair()
+        write_private(place.pki / "service-accounts.pub", public)
+        write_private(place.pki / "service-accounts.key", private)
     else:
         write_private(place.pki / "tokens.csv", b"")
 
