@@ -1,23 +1,34 @@
 """Which images exist, and what each of them runs.
 
-Invariants: an image is known by the last part of its repository, whatever registry, tag or digest is written, because
-there is one build of each and nothing is pulled; an unknown image is an error that names those which exist, as a
-mistyped name must not become a pod that runs something else. Rejected: unpacking real images, which needs a registry,
+Invariants: nothing is pulled, so registry, tag and digest of a reference are not looked at; an unknown image is an
+error that names those which exist, as a mistyped name must not become a pod that runs something else; a catalog never
+changes: a node that reads its file anew has another one. Rejected: unpacking real images, which needs a registry,
 disk and root.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 
-class Image(msgspec.Struct, frozen=True):
-    """An image: what its entrypoint and command are, in Dockerfile terms."""
+class Image(msgspec.Struct, frozen=True, kw_only=True):
+    """An image, in Dockerfile terms: what its entrypoint and command are, and how they are run."""
 
     name: str
+    """The last part of its repository (`nginx`), or more of it (`cilium/starwars`)."""
+    aliases: tuple[str, ...] = ()
     entrypoint: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
+    workdir: str = ""
+    user: str = ""
+    """UID or UID:GID; empty is root."""
+    files: tuple[tuple[str, str], ...] = ()
+    """(source, target): files and directories of this machine at paths in the container, read-only. A source without
+    a slash is a program of the lab."""
+    ports: tuple[int, ...] = ()
+    """TCP ports that its programs listen on unless told otherwise (EXPOSE)."""
 
     @property
     def id(self) -> str:
@@ -26,43 +37,76 @@ class Image(msgspec.Struct, frozen=True):
 
 
 PATH = "/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin"
-"""In a pod /bin holds busybox's applets; the machine's own programs come after them."""
+"""In a pod /bin holds busybox's applets and the lab's programs; the machine's own programs come after them."""
 
 AGNHOST = "/agnhost"
 
-# curlimages/curl's entrypoint: arguments that are no program are curl's.
-_CURL_ENTRYPOINT = (
-    'case "${1-}" in -*|*://*) set -- curl "$@";; esac; command -v "$1" >/dev/null || set -- curl "$@"; exec "$@"'
+# The grammar of github.com/distribution/reference, without its limits on length.
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_DOMAIN = r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[a-fA-F0-9:]+\])(?::[0-9]+)?"
+_REFERENCE = re.compile(
+    rf"(?:{_DOMAIN}/)?{_COMPONENT}(?:/{_COMPONENT})*(?::[a-zA-Z0-9_][a-zA-Z0-9_.-]{{0,127}})?"
+    r"(?:@[a-zA-Z][a-zA-Z0-9]*(?:[-_+.][a-zA-Z][a-zA-Z0-9]*)*:[0-9a-fA-F]{32,})?"
 )
-
-_IMAGES = (
-    Image("agnhost", entrypoint=(AGNHOST,), command=("pause",)),
-    Image("busybox", command=("sh",)),
-    Image("curl", entrypoint=("/bin/sh", "-c", _CURL_ENTRYPOINT, "curl"), command=("curl",)),
-    Image("pause", entrypoint=("/bin/sleep", "2147483647")),
-)
-_BY_NAME = {image.name: image for image in _IMAGES}
+_MAX_REFERENCE = 1024
 
 
 class UnknownImage(Exception):
     """No such image; the message says which ones exist."""
 
+    reason = "ErrImagePull"
+    """What a container that waits for it shows."""
 
-def find_image(reference: str) -> Image:
-    """Returns the image for a reference such as `docker.io/library/busybox:1.36`; raises UnknownImage."""
-    image = _BY_NAME.get(short_name(reference))
-    if image is None:
+
+class InvalidImageName(UnknownImage):
+    """No image can be called that."""
+
+    reason = "InvalidImageName"
+
+
+class Catalog(msgspec.Struct, frozen=True):
+    """The images that exist, by every name they are known by."""
+
+    images: dict[str, Image]
+
+    @classmethod
+    def of(cls, images: Iterable[Image]) -> "Catalog":
+        """Returns the catalog of these images; of two that share a name the later one has it."""
+        known: dict[str, Image] = {}
+        for image in images:
+            for name in (image.name, *image.aliases):
+                known[name] = image
+        return cls(known)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the images, without their aliases, sorted."""
+        return sorted({image.name for image in self.images.values()})
+
+    def find(self, reference: str) -> Image:
+        """Returns the image for a reference such as `docker.io/library/busybox:1.36`; raises UnknownImage."""
+        repository = repository_of(reference)
+        # `quay.io/cilium/json-mock` is known as that, as cilium/json-mock, and as json-mock.
+        while repository:
+            if image := self.images.get(repository):
+                return image
+            repository = repository.partition("/")[2]
         raise UnknownImage(
-            f'failed to pull and unpack image "{reference}": not among the images of the lab, '
-            f"which are {', '.join(sorted(_BY_NAME))}"
+            f'failed to pull and unpack image "{reference[:_MAX_REFERENCE]}": not among the images of the lab, '
+            f"which are {', '.join(self.names)}"
         )
-    return image
 
 
-def short_name(reference: str) -> str:
-    """Returns the last part of a reference's repository, without tag and digest."""
-    repository = reference.partition("@")[0].rpartition("/")[2]
-    return repository.partition(":")[0].lower()
+def repository_of(reference: str) -> str:
+    """Returns a reference without tag and digest; raises InvalidImageName."""
+    if len(reference) > _MAX_REFERENCE or not _REFERENCE.fullmatch(reference):
+        raise InvalidImageName(
+            f'Failed to apply default image tag "{reference[:_MAX_REFERENCE]}": couldn\'t parse image name '
+            f'"{reference[:_MAX_REFERENCE]}": invalid reference format'
+        )
+    repository = reference.partition("@")[0]
+    head, slash, last = repository.rpartition("/")
+    return head + slash + last.partition(":")[0]
 
 
 def full_argv(image: Image, *, command: Sequence[str], args: Sequence[str]) -> tuple[str, ...]:
@@ -70,6 +114,13 @@ def full_argv(image: Image, *, command: Sequence[str], args: Sequence[str]) -> t
     if command:
         return (*command, *args)
     return (*image.entrypoint, *(args or image.command))
+
+
+def find_image(reference: str) -> Image:
+    """Returns the built-in image for a reference; raises UnknownImage."""
+    from isthmus.lab.images.builtin import CATALOG
+
+    return CATALOG.find(reference)
 
 
 def served_ports(argv: Sequence[str]) -> tuple[int, ...]:

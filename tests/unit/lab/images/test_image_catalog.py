@@ -21,9 +21,9 @@ def test_an_image_is_known_by_the_last_part_of_its_repository(reference: str, na
     assert find_image(reference).name == name
 
 
-@pytest.mark.parametrize("reference", ["", "nginx", "busybox-x", "busybox/other", "a/b/", ":latest", "@sha256:1"])
+@pytest.mark.parametrize("reference", ["redis", "busybox-x", "busybox/other", "nginx/nginx-ingress:3"])
 def test_an_unknown_one_is_answered_with_those_that_exist(reference: str) -> None:
-    with pytest.raises(UnknownImage, match="agnhost, busybox, curl, pause"):
+    with pytest.raises(UnknownImage, match="agnhost, busybox, .*pause"):
         find_image(reference)
 
 

@@ -1,0 +1,202 @@
+"""`coredns` in the lab: reads its Corefile, follows the API server, answers.
+
+Invariants: it answers from memory as long as it lives, with or without an API server; it is ready once every resource
+was listed, and answers SERVFAIL until then; at SIGTERM it goes on for its lameduck time, so that nobody is sent to it
+when it ends.
+"""
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Sequence
+
+from isthmus.aio.backoff import Backoff
+from isthmus.lab.dns.client import ApiError, Target, get, watch
+from isthmus.lab.dns.corefile import DEFAULT, CorefileError, Settings, parse
+from isthmus.lab.dns.directory import Directory
+from isthmus.lab.dns.follow import WATCH_SECONDS, Progress, resources
+from isthmus.lab.dns.health import Counts, serve_page
+from isthmus.lab.dns.responder import Responder
+from isthmus.lab.dns.reverse import IN_ADDR, IP6, ReverseZone
+from isthmus.lab.dns.server import DnsServer
+from isthmus.lab.dns.zone import ServiceZone, Zone
+from isthmus.lab.images.programs.loop import datagram_socket, listen
+
+_USAGE = "usage: coredns [-conf FILE] [-dns.port PORT] [-server HOST:PORT -token-file FILE -ca-file FILE]\n"
+_FLAGS = ("conf", "dns.port", "server", "token-file", "ca-file")
+_WATCH_LIMIT = WATCH_SECONDS + 30.0
+
+
+class UsageError(Exception):
+    """The arguments are wrong."""
+
+
+def main(argv: list[str]) -> int:
+    """Runs; returns the exit code."""
+    try:
+        options = flags(argv)
+        settings = read_settings(options)
+        target = find_target(options)
+    except UsageError as error:
+        sys.stderr.write(f"{error}\n{_USAGE}")
+        return 2
+    except (CorefileError, ApiError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    for warning in settings.warnings:
+        say("WARNING", warning)
+    try:
+        asyncio.run(Daemon(settings, target).run())
+    except OSError as error:
+        sys.stderr.write(f"Listen: {error}\n")
+        return 1
+    return 0
+
+
+def flags(argv: Sequence[str]) -> dict[str, str]:
+    """Returns `-name value` and `--name=value`; raises UsageError."""
+    found = {}
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.lstrip("-").partition("=")
+        if not word.startswith("-") or name not in _FLAGS:
+            raise UsageError(f"unknown argument {word}")
+        if not equals:
+            if not words:
+                raise UsageError(f"flag needs an argument: -{name}")
+            value = words.pop(0)
+        found[name] = value
+    return found
+
+
+def read_settings(options: dict[str, str]) -> Settings:
+    """Returns what the Corefile says; raises CorefileError, UsageError."""
+    text = DEFAULT
+    if "conf" in options:
+        try:
+            with open(options["conf"], encoding="utf-8") as file:
+                text = file.read(1024 * 1024)
+        except (OSError, UnicodeDecodeError) as error:
+            raise CorefileError(f"cannot read {options['conf']}: {error}") from error
+    settings = parse(text)
+    if "dns.port" in options:
+        port = options["dns.port"]
+        if not (port.isascii() and port.isdigit() and int(port) < 65536):
+            raise UsageError(f"{port} is not a port")
+        settings = settings._replace(port=int(port))
+    return settings
+
+
+def find_target(options: dict[str, str]) -> Target:
+    """Returns where the API server is; raises ApiError, UsageError."""
+    if "server" not in options:
+        return Target.from_environment()
+    host, _, port = options["server"].rpartition(":")
+    if not host or not (port.isascii() and port.isdigit()) or not {"token-file", "ca-file"} <= options.keys():
+        raise UsageError("-server needs HOST:PORT, -token-file and -ca-file")
+    return Target(host.strip("[]"), int(port), token_file=options["token-file"], ca_file=options["ca-file"])
+
+
+def zones_of(settings: Settings, directory: Directory) -> list[Zone]:
+    """Returns the zones of a Corefile; its first name that is not for addresses is the cluster's domain."""
+    forward = [origin for origin in settings.origins if origin not in (IN_ADDR, IP6)]
+    zones: list[Zone] = [ServiceZone(origin, directory, ttl=settings.ttl, pods=settings.pods) for origin in forward]
+    if zones and isinstance(zones[0], ServiceZone):
+        named = zones[0]
+        reverse = [origin for origin in settings.origins if origin in (IN_ADDR, IP6)]
+        zones += [ReverseZone(origin, named, directory, ttl=settings.ttl) for origin in reverse]
+    return zones
+
+
+class Daemon:
+    """The running server."""
+
+    def __init__(self, settings: Settings, target: Target) -> None:
+        self._settings = settings
+        self._target = target
+        directory = Directory(serial=int(time.time()) % 2**32)
+        self._progress = [Progress(resource) for resource in resources(directory)]
+        self._counts = Counts()
+        self._server = DnsServer(
+            Responder(zones_of(settings, directory), is_ready=lambda: self.ready), counts=self._counts
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Whether everything was listed once."""
+        return all(progress.synced for progress in self._progress)
+
+    async def run(self) -> None:
+        """Serves until SIGTERM; raises OSError if a port cannot be had."""
+        ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, ended.set)
+        settings = self._settings
+        servers = [await self._server.open_streams(listen(settings.port))]
+        datagrams = datagram_socket(settings.port)
+        self._server.open_datagrams(datagrams)
+        for port, path, page in (
+            (settings.health, "/health", lambda: (200, "OK")),
+            (settings.ready, "/ready", lambda: (200, "OK") if self.ready else (503, "kubernetes")),
+            (settings.metrics, "/metrics", lambda: (200, self._counts.text())),
+        ):
+            if port:
+                servers.append(await serve_page(path, page, listen(port)))
+        say("INFO", f"listening on port {settings.port}")
+        tasks = [asyncio.create_task(self._follow(progress)) for progress in self._progress]
+        try:
+            # Until somebody ends us.
+            await ended.wait()
+            if settings.lameduck:
+                say("INFO", f"plugin/health: Going into lameduck mode for {settings.lameduck:g}s")
+                await asyncio.sleep(settings.lameduck)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            loop.remove_reader(datagrams.fileno())
+            datagrams.close()
+            for server in servers:
+                server.close()
+
+    async def _follow(self, progress: Progress) -> None:
+        """Lists and watches one resource for ever."""
+        backoff = Backoff(base=0.2, cap=10.0)
+        well = True
+        while True:
+            try:
+                if progress.watching:
+                    async for event in watch(self._target, progress.request(), limit=_WATCH_LIMIT):
+                        progress.event(event)
+                        backoff.reset()
+                    delay = 0.2  # a server that ends every watch at once must not be met in a busy loop
+                else:
+                    progress.page(await get(self._target, progress.request()))
+                    # A list without a revision leads nowhere: it is tried again, but not in a busy loop.
+                    delay = 0.0 if progress.watching or progress.listing else backoff.next()
+                    if progress.watching:
+                        backoff.reset()
+                        say("INFO", f"plugin/kubernetes: {progress.resource.name} listed")
+                if not well:
+                    say("INFO", f"plugin/kubernetes: {progress.resource.name}: the API server is back")
+                well = True
+            except ApiError as error:
+                progress.failed(error.status)
+                delay = backoff.next()
+                if well:
+                    say("WARNING", f"plugin/kubernetes: {progress.resource.name}: {error}; answering from memory")
+                well = False
+            await asyncio.sleep(delay)
+
+
+def say(level: str, text: str) -> None:
+    """Writes a line of the log."""
+    sys.stderr.write(f"[{level}] {text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

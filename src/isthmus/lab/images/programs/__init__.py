@@ -1,0 +1,5 @@
+"""Programs that run inside pods in the place of well-known images.
+
+Invariant: standard library only, and little of it (`python -IS`, no msgspec, no asyncio but where it says so): a lab
+has dozens of these processes, and what each of them imports is paid for in each of them.
+"""

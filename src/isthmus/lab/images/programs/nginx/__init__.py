@@ -1,0 +1,1 @@
+"""`nginx` for pods: static files, fixed answers, access log; the part of nginx's configuration that says so."""
