@@ -41,6 +41,11 @@ PAGE_SIZE = 500
 """Objects a page: some 4 ms of decoding in the loop at a time."""
 
 CONNECT_LIMIT = 10.0
+JSON = "application/json"
+PARTIAL = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
+PARTIAL_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
+"""How metadata alone is asked for; a server that does not know how gives the whole objects."""
+
 REQUEST_LIMIT = 60.0
 """Seconds; the API server ends ordinary requests after 60 s itself."""
 
@@ -118,19 +123,20 @@ class Client:
         label_selector: str | None = None,
         field_selector: str | None = None,
         limit: int = PAGE_SIZE,
+        metadata_only: bool = False,
     ) -> AsyncGenerator[Listing[T], None]:
         """Yields the collection in pages of `limit` objects (0: all at once), as one consistent snapshot.
 
-        Raises Expired when the snapshot was compacted away between two pages.
+        `metadata_only` asks for nothing else. Raises Expired when the snapshot was compacted away between two pages.
         """
-        decoder = Decoder(resource, type)
+        decoder = Decoder(resource, type, metadata_only=metadata_only)
         params = _selectors(label_selector, field_selector)
         if limit:
             params["limit"] = str(limit)
         path = resource.path(namespace=namespace)
         seen: set[str] = set()
         while True:
-            body = await self.raw("GET", path, params=params)
+            body = await self.raw("GET", path, params=params, accept=PARTIAL_LIST if metadata_only else JSON)
             page = _located(partial(decoder.page, body), "GET", path)
             yield page
             token = page.continue_token
@@ -225,10 +231,11 @@ class Client:
         uid: str | None = None,
         grace_period: int | None = None,
         propagation: str | None = None,
-    ) -> None:
+    ) -> bytes:
         """Deletes an object. `uid` deletes only that very object (Conflict otherwise); `grace_period` is in seconds.
 
-        `propagation` is Foreground, Background or Orphan. Raises NotFound.
+        `propagation` is Foreground, Background or Orphan. Returns what the server says: the object if something still
+        holds it, else a Status or its last state. Raises NotFound.
         """
         options: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions"}
         if uid is not None:
@@ -237,7 +244,8 @@ class Client:
             options["gracePeriodSeconds"] = grace_period
         if propagation is not None:
             options["propagationPolicy"] = propagation
-        await self.raw("DELETE", resource.path(namespace=namespace, name=name), body=msgspec.json.encode(options))
+        path = resource.path(namespace=namespace, name=name)
+        return await self.raw("DELETE", path, body=msgspec.json.encode(options))
 
     async def raw(
         self,
@@ -262,13 +270,13 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def stream(
-        self, path: str, *, params: Params | None = None, time_limit: float = REQUEST_LIMIT
+        self, path: str, *, params: Params | None = None, accept: str = JSON, time_limit: float = REQUEST_LIMIT
     ) -> AsyncIterator[aiohttp.StreamReader]:
         """Opens a GET whose body is read as it comes; `time_limit` (seconds) is for the opening alone."""
         async with contextlib.AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(time_limit):
-                    response = await stack.enter_async_context(self._request("GET", path, params=params))
+                    response = await stack.enter_async_context(self._request("GET", path, params=params, accept=accept))
             except TimeoutError as error:
                 raise ConnectionFailed(f"GET {path}: no answer in {time_limit:g} s") from error
             try:

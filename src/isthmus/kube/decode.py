@@ -83,11 +83,15 @@ _HEADS = msgspec.json.Decoder(_Head)
 
 
 class Decoder(Generic[T]):
-    """Decodes objects of one resource into `type`: a KubeObject, `dict`, or `msgspec.Raw` for the bytes."""
+    """Decodes objects of one resource into `type`: a KubeObject, `dict`, or `msgspec.Raw` for the bytes.
 
-    def __init__(self, resource: Resource, type: type[T]) -> None:
+    With `metadata_only` the server was asked for metadata alone, so any kind goes: a server that cannot answers in full.
+    """
+
+    def __init__(self, resource: Resource, type: type[T], *, metadata_only: bool = False) -> None:
         self.resource = resource
         self.type = type
+        self.metadata_only = metadata_only
         self._is_narrow = inspect.isclass(type) and issubclass(type, KubeObject)
         self._object = msgspec.json.Decoder(type)
         typed: Any = _TypedList
@@ -139,7 +143,7 @@ class Decoder(Generic[T]):
     def _listing(
         self, expected: str, kind: str, head: ListHead, items: tuple[Item[T], ...], dropped: tuple[Undecodable, ...]
     ) -> Listing[T]:
-        if kind != expected:
+        if kind != expected and not self.metadata_only:
             raise BadAnswer(f"list of {self.resource}: expected kind {expected}, got {clip(kind)!r}")
         return Listing(items, head.resourceVersion or "", head.continue_token or "", dropped)
 
@@ -148,7 +152,7 @@ class Decoder(Generic[T]):
 
     def _item(self, found: T, kind: str | None, meta: Any) -> Item[T]:
         name, namespace = meta.name or "", meta.namespace or ""
-        if kind and kind != self.resource.kind:
+        if kind and kind != self.resource.kind and not self.metadata_only:
             raise Undecodable(self._spoken(namespace, name), f"kind: expected {self.resource.kind}, got {clip(kind)!r}")
         if not name:
             raise Undecodable(self.resource.kind, "metadata.name is missing")

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from isthmus.aio.backoff import Backoff
-from isthmus.kube.client import PAGE_SIZE, Client
+from isthmus.kube.client import JSON, PAGE_SIZE, PARTIAL, Client
 from isthmus.kube.decode import Decoder, Item, Undecodable
 from isthmus.kube.errors import BadAnswer, KubeError
 from isthmus.kube.resources import Resource
@@ -82,14 +82,22 @@ async def follow(
     timing: Timing = DEFAULT_TIMING,
     backoff: Backoff | None = None,
     watch_list: bool = True,
+    metadata_only: bool = False,
 ) -> AsyncGenerator[Change[T], None]:
     """Yields a Snapshot of the collection, then Puts and Gones, then again a Snapshot whenever it had to start anew.
 
     `type` is a struct of `isthmus.kube.schema`, `dict`, or `msgspec.Raw` (bytes, for those who decode hostile objects
-    themselves). A Snapshot says all: what it does not hold is gone. Errors are retried inside and told to `on_state`
-    (Degraded, then Healthy; Dropped for an object that was left out); only cancellation ends the iteration.
+    themselves); `metadata_only` asks the server for nothing else. A Snapshot says all: what it does not hold is gone.
+    Errors are retried inside and told to `on_state`
     """
-    where = _Collection(client, resource, Decoder(resource, type), namespace, field_selector, label_selector)
+    where = _Collection(
+        client,
+        resource,
+        Decoder(resource, type, metadata_only=metadata_only),
+        namespace,
+        field_selector,
+        label_selector,
+    )
     machine = WatchMachine(where.decoder, backoff=backoff or Backoff(cap=DELAY_CAP), watch_list=watch_list)
 
     def patience() -> float:
@@ -181,6 +189,7 @@ class _Collection(Generic[T]):
             label_selector=self._label_selector,
             field_selector=self._field_selector,
             limit=PAGE_SIZE if paged else 0,
+            metadata_only=self.decoder.metadata_only,
         )
         async with contextlib.aclosing(pages):
             async for page in pages:
@@ -210,7 +219,7 @@ class _Collection(Generic[T]):
             params["labelSelector"] = self._label_selector
         path = self._resource.path(namespace=self._namespace)
         async with (
-            self._client.stream(path, params=params) as content,
+            self._client.stream(path, params=params, accept=PARTIAL if self.decoder.metadata_only else JSON) as content,
             contextlib.aclosing(read_lines(content, silence=patience)) as lines,
         ):
             yield lines

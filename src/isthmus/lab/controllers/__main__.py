@@ -2,39 +2,23 @@
 
 import argparse
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import structlog
 
-from isthmus.aio.backoff import Backoff
-from isthmus.aio.runner import BoundedRunner
 from isthmus.aio.signals import run_until_signal
 from isthmus.kube.client import Client
-from isthmus.kube.events import EventRecorder
 from isthmus.kube.kubeconfig import load
-from isthmus.kube.resources import (
-    ENDPOINT_SLICES,
-    ENDPOINTS,
-    LEASES,
-    NAMESPACES,
-    NODES,
-    PODS,
-    SERVICE_ACCOUNTS,
-    SERVICES,
-)
-from isthmus.kube.schema import Service
-from isthmus.lab.controllers.endpoints import EndpointsController
-from isthmus.lab.controllers.namespaces import Emptying, ServiceAccounts
-from isthmus.lab.controllers.nodes import NodeLifecycle
-from isthmus.lab.controllers.objects import Lease, Meta, Namespace, Node, Pod
-from isthmus.lab.controllers.scheduler import NAME, Scheduler
-from isthmus.lab.controllers.store import Store
+from isthmus.lab.controllers.endpoints.shell import EndpointsController
+from isthmus.lab.controllers.namespaces.emptying import Emptying
+from isthmus.lab.controllers.namespaces.gifts import Gifts
+from isthmus.lab.controllers.nodes.eviction import PodCollection, TaintEviction
+from isthmus.lab.controllers.nodes.lifecycle import GRACE, NodeLifecycle
+from isthmus.lab.controllers.scheduling.scheduler import Scheduler
+from isthmus.lab.controllers.workloads.sets import Deployments, ReplicaSets
+from isthmus.lab.controllers.world import World
 from isthmus.lab.daemon import set_up_logging, settle_memory
-
-_MIN_INTERVAL = 0.02
-"""Seconds between two rounds of one controller: a burst of changes becomes one round."""
 
 _log = structlog.get_logger()
 
@@ -44,66 +28,52 @@ def main() -> int:
     set_up_logging()
     parser = argparse.ArgumentParser(prog="isthmus.lab.controllers", description=__doc__)
     parser.add_argument("--kubeconfig", type=Path, required=True)
+    parser.add_argument(
+        "--root-ca-file", type=Path, help="what kube-root-ca.crt holds; its default is the kubeconfig's"
+    )
+    parser.add_argument(
+        "--node-monitor-grace-period", type=float, default=GRACE, help="seconds of silence after which a node is lost"
+    )
     options = parser.parse_args()
-    return run_until_signal(lambda: _serve(options.kubeconfig))
+    return run_until_signal(
+        lambda: _serve(options.kubeconfig, root_ca_file=options.root_ca_file, grace=options.node_monitor_grace_period)
+    )
 
 
-async def _serve(kubeconfig: Path) -> None:
-    async with Client(load(kubeconfig)) as client:
-        scheduler_events = EventRecorder(client, NAME)
-        node_events = EventRecorder(client, "node-controller")
-        pods, nodes = Store(client, PODS, Pod), Store(client, NODES, Node)
-        namespaces, accounts = Store(client, NAMESPACES, Namespace), Store(client, SERVICE_ACCOUNTS, Meta)
-        services, leases = Store(client, SERVICES, Service), Store(client, LEASES, Lease, namespace="kube-node-lease")
-        slices, endpoints = Store(client, ENDPOINT_SLICES, Meta), Store(client, ENDPOINTS, Meta)
-        lifecycle = NodeLifecycle(client, node_events, nodes=nodes, leases=leases, pods=pods)
-        behind = EndpointsController(client, services=services, pods=pods, slices=slices, endpoints=endpoints)
-        loops = [
-            _loop("scheduler", Scheduler(client, scheduler_events, pods=pods, nodes=nodes).run, (pods, nodes), 30.0),
-            _loop(
-                "serviceaccounts",
-                ServiceAccounts(client, namespaces=namespaces, accounts=accounts).run,
-                (namespaces, accounts),
-                60.0,
-            ),
-            _loop("namespaces", Emptying(client, namespaces=namespaces).run, (namespaces,), 60.0),
-            # Silence makes no event, so this one looks often.
-            _loop("nodes", lifecycle.run, (nodes, leases), 5.0),
-            _loop("endpoints", behind.run, (services, pods, slices, endpoints), 60.0),
-        ]
+async def _serve(kubeconfig: Path, *, root_ca_file: Path | None, grace: float) -> None:
+    access = load(kubeconfig)
+    root_ca = root_ca_file.read_text() if root_ca_file is not None else (access.tls.ca or b"").decode()
+    async with Client(access) as client:
+        world = World(client)
+        loops = controllers(world, root_ca=root_ca, grace=grace)
         _log.info("controllers started")
         settle_memory()
         async with asyncio.TaskGroup() as group:
-            for store in (pods, nodes, namespaces, accounts, services, leases, slices, endpoints):
+            for store in world.stores:
                 group.create_task(store.serve())
-            for events in (scheduler_events, node_events):
-                group.create_task(events.serve())
-            for loop in loops:
-                group.create_task(loop.serve())
+            for recorder in world.recorders:
+                group.create_task(recorder.serve())
+            for serve in loops:
+                group.create_task(_run(serve))
 
 
-def _loop(
-    name: str, run: Callable[[], Awaitable[None]], stores: Iterable[Store[Any]], max_interval: float
-) -> BoundedRunner:
-    trouble = ""
+def controllers(world: World, *, root_ca: str, grace: float = GRACE) -> list[Callable[[], Awaitable[None]]]:
+    """Returns the loops of all controllers."""
+    return [
+        Scheduler(world).serve,
+        Deployments(world).serve,
+        ReplicaSets(world).serve,
+        EndpointsController(world).serve,
+        Emptying(world).serve,
+        Gifts(world, root_ca=root_ca).serve,
+        NodeLifecycle(world, grace=grace).serve,
+        TaintEviction(world).serve,
+        PodCollection(world).serve,
+    ]
 
-    def on_error(error: Exception, delay: float) -> None:
-        nonlocal trouble
-        if str(error) != trouble:
-            trouble = str(error)
-            _log.warning("controller failed", controller=name, reason=trouble, retry_in=round(delay, 1))
 
-    runner = BoundedRunner(
-        run,
-        min_interval=_MIN_INTERVAL,
-        max_interval=max_interval,
-        retry=Backoff(base=0.1, cap=5.0),
-        on_error=on_error,
-    )
-    for store in stores:
-        store.listen(runner.trigger)
-    runner.trigger()
-    return runner
+async def _run(serve: Callable[[], Awaitable[None]]) -> None:
+    await serve()
 
 
 if __name__ == "__main__":

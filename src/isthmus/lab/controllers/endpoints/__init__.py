@@ -1,0 +1,1 @@
+"""What stands behind Services: EndpointSlices, Endpoints, and slices that mirror Endpoints made by hand."""

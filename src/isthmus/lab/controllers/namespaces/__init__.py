@@ -1,0 +1,1 @@
+"""The end of namespaces, and what each of them is given: a default ServiceAccount and the root certificate."""

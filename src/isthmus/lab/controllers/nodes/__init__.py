@@ -1,0 +1,1 @@
+"""Nodes that fall silent or go away, and the pods on them."""

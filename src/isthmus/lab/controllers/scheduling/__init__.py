@@ -1,0 +1,1 @@
+"""The scheduler: filters and scores as pure functions, and the loop that binds pods."""
