@@ -16,6 +16,7 @@ from isthmus.lab.apiserver.errors import Json
 if TYPE_CHECKING:
     from isthmus.lab.apiserver.columns import Columns
     from isthmus.lab.apiserver.strategies.base import Hooks, Settings
+    from isthmus.lab.apiserver.watchcache import Stored
 
 ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 SUBRESOURCE_VERBS = ("get", "patch", "update")
@@ -106,6 +107,15 @@ class Resource(msgspec.Struct, frozen=True):
     def scale_paths(self) -> "ScalePaths | None":
         """Returns where the values of the scale subresource are; None for where workloads have them."""
         return None
+
+    @property
+    def strategic(self) -> bool:
+        """Tells whether strategic merge patches are taken."""
+        return True
+
+    def tail(self, stored: "Stored") -> bytes:
+        """Returns an object's JSON, without the prefix, in the form of this version."""
+        return stored.tail
 
     def published(self) -> Json | None:
         """Returns the OpenAPI schema that the resource brings with it; None if its type is in the type table."""

@@ -145,7 +145,7 @@ class Lifecycle:
     ) -> Stored:
         """Stores a new state that has passed the rules: sets generation and owners, removes what is over."""
         resource, metadata, was = call.resource, value["metadata"], old["metadata"]
-        if counted and resource.generation and _wanted(value) != _wanted(old):
+        if counted and resource.generation and _wanted(resource, value) != _wanted(resource, old):
             metadata["generation"] = was.get("generation", 0) + 1
         metadata["resourceVersion"] = was["resourceVersion"]
         if managers is None:
@@ -265,6 +265,9 @@ class Lifecycle:
         return []
 
 
-def _wanted(value: Json) -> dict[str, Any]:
-    """Returns what `generation` counts the changes of."""
-    return {key: item for key, item in value.items() if key not in ("kind", "apiVersion", "metadata", "status")}
+def _wanted(resource: Resource, value: Json) -> dict[str, Any]:
+    """Returns what `generation` counts the changes of; the status is wanted where it has no subresource of its own."""
+    others: tuple[str, ...] = ("kind", "apiVersion", "metadata", "status")
+    if resource.published() is not None and not resource.subresource("status"):
+        others = ("kind", "apiVersion", "metadata")
+    return {key: item for key, item in value.items() if key not in others}

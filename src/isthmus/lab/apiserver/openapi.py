@@ -14,8 +14,9 @@ import msgspec
 
 from isthmus.lab.apiserver import discovery
 from isthmus.lab.apiserver.errors import Json
+from isthmus.lab.apiserver.extensions import publishing
 from isthmus.lab.apiserver.kinds import Registry, Resource
-from isthmus.lab.apiserver.patching import APPLY_PATCH, JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH
+from isthmus.lab.apiserver.patching import CUSTOM_TYPES, TYPES
 from isthmus.lab.apiserver.typetable import META, FieldType, ObjectType, find
 
 _INT_OR_STRING = "io.k8s.apimachinery.pkg.util.intstr.IntOrString"
@@ -106,6 +107,17 @@ class _Document:
             self.schemas[name].setdefault("x-kubernetes-group-version-kind", []).extend(held)
         return name
 
+    def add_resource(self, resource: Resource, *, version: int) -> str:
+        """Adds the schema of a resource's objects; returns its name."""
+        own = resource.published()
+        if own is None:
+            return self.add(resource.type(), kinds=[_kind_of(resource)])
+        name = publishing.name(resource.group, resource.version, resource.kind)
+        metadata = self.reference(self.add(find("ObjectMeta", package=META)))
+        shown = publishing.schema(own, metadata=metadata, version=version)
+        self.schemas[name] = {**shown, "x-kubernetes-group-version-kind": [_kind_of(resource)]}
+        return name
+
     def _property(self, field: FieldType) -> Json:
         inner = self._scalar(field.type) if field.scalar else {"allOf": [self.reference(self.add(field.target()))]}
         schema: Json = inner
@@ -165,14 +177,14 @@ def _operation(resource: Resource, action: str, *, kind: Json, body: Json | None
         "responses": {"200": {"description": "OK"}, "401": {"description": "Unauthorized"}},
     }
     if version == 3 and writes:
-        types = (JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH) if action == "patch" else ("*/*",)
+        types = (TYPES if resource.strategic else CUSTOM_TYPES) if action == "patch" else ("*/*",)
         schema = {"type": "object"} if action == "patch" or body is None else body
         operation["requestBody"] = {"content": {media: {"schema": schema} for media in types}, "required": True}
     elif writes:
         schema = {"type": "object"} if action == "patch" or body is None else body
         parameters.append({"name": "body", "in": "body", "required": True, "schema": schema})
         if action == "patch":
-            operation["consumes"] = [JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH]
+            operation["consumes"] = list(TYPES if resource.strategic else CUSTOM_TYPES)
     return operation
 
 
@@ -217,10 +229,10 @@ def _paths(resource: Resource, *, body: Json, version: int) -> dict[str, Json]:
 def _fill(document: _Document, resources: list[Resource], *, version: int) -> dict[str, Json]:
     paths: dict[str, Json] = {}
     for resource in resources:
-        name = document.add(resource.type(), kinds=[_kind_of(resource)])
+        name = document.add_resource(resource, version=version)
         if resource.stored:
             meta = document.add(find("ListMeta", package=META))
-            document.schemas[f"{name}List"] = {
+            document.schemas[f"{name.removesuffix(resource.kind)}{resource.list_kind}"] = {
                 "type": "object",
                 "description": f"A list of {resource.kind} objects",
                 "required": ["items"],
@@ -230,7 +242,7 @@ def _fill(document: _Document, resources: list[Resource], *, version: int) -> di
                     "metadata": {"allOf": [document.reference(meta)]},
                     "items": {"type": "array", "items": {"allOf": [document.reference(name)]}},
                 },
-                "x-kubernetes-group-version-kind": [{**_kind_of(resource), "kind": f"{resource.kind}List"}],
+                "x-kubernetes-group-version-kind": [{**_kind_of(resource), "kind": resource.list_kind}],
             }
         paths |= _paths(resource, body=document.reference(name), version=version)
     everything = {"group": "", "version": "v1", "kind": "DeleteOptions"}

@@ -26,6 +26,7 @@ STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 MAX_SHOWN = 512  # characters of a patch in an error
 TYPES = (JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH)
+CUSTOM_TYPES = (JSON_PATCH, MERGE_PATCH, APPLY_PATCH)  # without Go types nobody can say how lists merge
 
 
 def apply_patch(value: Json, patch: Any, *, media_type: str, shape: ObjectType) -> Json:

@@ -65,7 +65,7 @@ class Renderer:
     def one(self, stored: Stored) -> bytes:
         """Returns a single object."""
         if not self.form.shape:
-            return self.resource.prefix + stored.tail
+            return self.resource.prefix + self.resource.tail(stored)
         if self._columns is not None:
             return msgspec.json.encode(self._table([stored], {"resourceVersion": str(stored.version)}))
         return msgspec.json.encode(_partial(decode(self.resource, stored)))
@@ -84,12 +84,13 @@ class Renderer:
             items = (msgspec.json.encode(_partial(decode(self.resource, stored))) for stored in objects)
             return _joined(head, "items", items)
         head = {"kind": self.resource.list_kind, "apiVersion": self.resource.api_version, "metadata": metadata}
-        return _joined(head, "items", (b"{" + stored.tail for stored in objects))
+        return _joined(head, "items", (b"{" + self.resource.tail(stored) for stored in objects))
 
     def event(self, kind: str, stored: Stored) -> bytes:
         """Returns a line of a watch."""
         if not self.form.shape:
-            return b'{"type":"%s","object":%s%s}\n' % (kind.encode(), self.resource.prefix, stored.tail)
+            tail = self.resource.tail(stored)
+            return b'{"type":"%s","object":%s%s}\n' % (kind.encode(), self.resource.prefix, tail)
         if self._columns is not None:
             self._now = datetime.datetime.now(datetime.UTC)
             table = self._table([stored], {"resourceVersion": str(stored.version)})

@@ -14,6 +14,7 @@ from aiohttp import web
 from isthmus.lab.apiserver import decoding, discovery, errors, openapi, openapi_proto
 from isthmus.lab.apiserver.auth import PUBLIC_PATHS, Authenticator, User, impersonated
 from isthmus.lab.apiserver.errors import ApiError, Json
+from isthmus.lab.apiserver.extensions.serving import Serving
 from isthmus.lab.apiserver.kinds import Registry
 from isthmus.lab.apiserver.lifecycle import Lifecycle
 from isthmus.lab.apiserver.proxy import NodeProxy
@@ -42,6 +43,7 @@ class Server:
         self._proxy = proxy
         self._address = address
         self._writing = Writing(state=state, life=life, authenticator=authenticator)
+        self._extensions = Serving(state=state, life=life)
         self.ready = False
 
     def application(self) -> web.Application:
@@ -49,6 +51,7 @@ class Server:
         app = web.Application(client_max_size=decoding.MAX_BODY)
         app.router.add_route("*", "/{path:.*}", self._handle)
         app.on_shutdown.append(self._end_streams)
+        app.cleanup_ctx.append(self._extensions.running)
         return app
 
     async def _end_streams(self, _app: web.Application) -> None:

@@ -32,7 +32,7 @@ def resource_key(resource: Resource) -> str:
 
 def decode(resource: Resource, stored: Stored) -> Json:
     """Returns a fresh copy of the object, to change at will."""
-    value: Json = msgspec.json.decode(resource.prefix + stored.tail)
+    value: Json = msgspec.json.decode(resource.prefix + resource.tail(stored))
     return value
 
 

@@ -9,7 +9,7 @@ from isthmus.lab.apiserver.ownership import leaves
 from isthmus.lab.apiserver.patching import APPLY_PATCH, apply_patch
 from isthmus.lab.apiserver.state import Transaction, decode
 from isthmus.lab.apiserver.typetable import find
-from isthmus.lab.apiserver.watchcache import Stored
+from isthmus.lab.apiserver.watchcache import Stored, text_at
 
 __all__ = ["bind", "finalize", "patch_scale", "read_scale", "write_scale"]
 
@@ -56,6 +56,11 @@ def read_scale(call: Call, stored: Stored) -> Json:
     """Returns the autoscaling/v1 Scale of a workload."""
     value = decode(call.resource, stored)
     metadata = value["metadata"]
+    paths = call.resource.scale_paths()
+    if paths is not None:
+        selector = text_at(value, paths.selector) if paths.selector else ""
+        status = {"replicas": _count(value, paths.status_replicas), **({"selector": selector} if selector else {})}
+        return _scale(metadata, {"replicas": _count(value, paths.replicas)}, status)
     terms = [f"{key}={item}" for key, item in value["spec"].get("selector", {}).get("matchLabels", {}).items()]
     for term in value["spec"].get("selector", {}).get("matchExpressions", ()):
         words = {"In": "in", "NotIn": "notin"}
@@ -63,14 +68,32 @@ def read_scale(call: Call, stored: Stored) -> Json:
             terms.append(f"{term['key']} {words[term['operator']]} ({','.join(term.get('values', ()))})")
         else:
             terms.append(term["key"] if term["operator"] == "Exists" else f"!{term['key']}")
+    status = {"replicas": value.get("status", {}).get("replicas", 0), "selector": ",".join(sorted(terms))}
+    return _scale(metadata, {"replicas": value["spec"].get("replicas", 1)}, status)
+
+
+def _scale(metadata: Json, spec: Json, status: Json) -> Json:
     names = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
-    return {
-        "kind": "Scale",
-        "apiVersion": "autoscaling/v1",
-        "metadata": {name: metadata[name] for name in names if name in metadata},
-        "spec": {"replicas": value["spec"].get("replicas", 1)},
-        "status": {"replicas": value.get("status", {}).get("replicas", 0), "selector": ",".join(sorted(terms))},
-    }
+    kept = {name: metadata[name] for name in names if name in metadata}
+    return {"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": kept, "spec": spec, "status": status}
+
+
+def _count(value: Json, path: str) -> int:
+    text = text_at(value, path)
+    return int(text) if text.lstrip("-").isdecimal() else 0
+
+
+def _set_replicas(call: Call, value: Json, replicas: int) -> None:
+    """Puts the number where the kind has it."""
+    paths = call.resource.scale_paths()
+    *places, last = paths.replicas.split(".") if paths is not None else ("spec", "replicas")
+    held = value
+    for place in places:
+        below = held.setdefault(place, {})
+        if not isinstance(below, dict):
+            raise errors.bad_request(f"{place} of the object is not an object")
+        held = below
+    held[last] = replicas
 
 
 def write_scale(life: Lifecycle, transaction: Transaction, call: Call, body: Json) -> Json:
@@ -86,7 +109,7 @@ def write_scale(life: Lifecycle, transaction: Transaction, call: Call, body: Jso
     asked = scale.get("metadata", {}).get("resourceVersion")
     if asked and asked != old["metadata"]["resourceVersion"]:
         raise errors.conflict(call.resource.qualified, call.name)
-    value["spec"]["replicas"] = replicas
+    _set_replicas(call, value, replicas)
     return read_scale(call, life.update(transaction, call, value, old=old))
 
 

@@ -175,7 +175,9 @@ class Writing:
 
     async def patch(self, request: web.Request, target: Target, *, user: User, renderer: Renderer) -> web.Response:
         """PATCH."""
-        body, offered = await read(request, *patching.TYPES)
+        resource = target.resource
+        strategic = resource.strategic or target.subresource == "scale"
+        body, offered = await read(request, *(patching.TYPES if strategic else patching.CUSTOM_TYPES))
         call = self._call(request, target, user)
         life = self._life
         if offered == patching.APPLY_PATCH:

@@ -74,6 +74,10 @@ class Rules:
         self._compiled: dict[int, list[Rule]] = {}
         self._present: dict[int, bool] = {}
 
+    def any(self) -> bool:
+        """Tells whether there are rules at all."""
+        return self._below(self.schema)
+
     def check(self, value: Any, *, old: Any = ABSENT, deadline: Callable[[], bool]) -> list[FieldError]:
         """Returns the rules that `value` breaks; `deadline` tells that no more may be asked."""
         found: list[FieldError] = []
@@ -119,7 +123,7 @@ class Rules:
                     return
                 if same and not rule.uses_old:
                     continue
-                error = _ask(rule, seen, before, path, type_name(value))
+                error = _ask(rule, seen, before, path or "<nil>", type_name(value))
                 if error is not None:
                     found.append(error)
         if isinstance(value, dict):
@@ -182,7 +186,7 @@ def _ask(rule: Rule, value: Any, old: Any, path: str, kind: str) -> FieldError |
         return errors.invalid(path, kind, f"{_evaluation(str(failure))} evaluating rule: {rule.message or rule.rule}")
     if passed is True:
         return None
-    return _refusal(rule, _message(rule, data), path + rule.path, kind)
+    return _refusal(rule, _message(rule, data), f"{path.removeprefix('<nil>')}{rule.path}".lstrip(".") or path, kind)
 
 
 def _evaluation(text: str) -> str:

@@ -122,6 +122,6 @@ class SchemaForm:
         shown = {str: "string", bool: "bool", dict: "object", list: "array"}.get(type(value), f"number {value}")
         kind = "CustomResourceDefinition"
         raise errors.bad_request(
-            f'{kind} in version "v1" cannot be handled as a {kind}: json: cannot unmarshal {shown} into Go struct field '
-            f"JSONSchemaProps.{path} of type {go_type}"
+            f'{kind} in version "v1" cannot be handled as a {kind}: json: cannot unmarshal {shown} into Go struct '
+            f"field JSONSchemaProps.{path} of type {go_type}"
         )
