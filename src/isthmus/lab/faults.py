@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from isthmus.lab.control import (
     ClusterState,
     Connection,
-    Describe,
     StartNode,
     StartUnits,
     StopNode,
@@ -43,13 +42,12 @@ class Target:
         connection.ask(StartNode(self.cluster, self.node) if self.node else StartUnits(self.cluster, self.units))
 
 
-def targets(connection: Connection, kind: str, names: Sequence[str]) -> list[Target]:
+def targets(clusters: Sequence[ClusterState], kind: str, names: Sequence[str]) -> list[Target]:
     """Returns what `kind`, one of KINDS, and names of nodes or clusters mean.
 
     A cluster's name means all of the kind in it; without names the lab's only cluster is meant, but never all its
     nodes. Raises FaultError.
     """
-    clusters = connection.ask(Describe()).clusters
     chosen = list(dict.fromkeys(names)) or _only(clusters, kind)
     find = {"node": _nodes, "agent": _agents}.get(kind)
     found = []

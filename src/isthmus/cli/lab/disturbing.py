@@ -93,10 +93,11 @@ def heal(state: StateDir, names: tuple[str, ...]) -> None:
 
 
 def _change(state: StateDir, kind: str, names: Sequence[str], *, starting: bool) -> None:
+    from isthmus.lab.control import Describe
     from isthmus.lab.faults import targets
 
     with _connected(state) as connection:
-        for target in targets(connection, kind, names):
+        for target in targets(connection.ask(Describe()).clusters, kind, names):
             if starting:
                 target.start(connection)
             else:

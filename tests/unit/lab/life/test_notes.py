@@ -1,0 +1,65 @@
+"""What a lab's directory says while nothing runs: nothing of it is lost by looking, or by creating."""
+
+from pathlib import Path
+
+import pytest
+
+from isthmus.lab.life.creating import Wishes, create_clusters, delete_clusters
+from isthmus.lab.life.notes import Note, complete, noted, read_note, write_note
+from isthmus.lab.life.raising import CreationError, Patience
+from isthmus.lab.life.restarting import start_lab, stop_lab
+from isthmus.lab.life.wellbeing import lab_health, lab_view
+from isthmus.lab.plan import PlanError, plan_cluster
+from isthmus.lab.statedir import StateDir
+
+
+def tell(_text: str, _good: bool = True, /) -> None:
+    pass
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> StateDir:
+    """A lab that holds two clusters, and one that was never complete."""
+    state = StateDir(tmp_path)
+    state.prepare()
+    plans = []
+    for name in ("b", "a", "half"):
+        plans.append(plan_cluster(name, existing=plans))
+        write_note(state, Note(plan=plans[-1], api_port=20001, complete=name != "half"))
+    (state.clusters / "broken").mkdir()
+    (state.clusters / "broken" / "cluster.json").write_text("{")
+    return state
+
+
+def test_notes_survive_and_broken_ones_are_passed_over(stopped: StateDir) -> None:
+    assert [note.plan.name for note in complete(noted(stopped))] == ["b", "a"]
+    assert read_note(stopped, "broken") is None
+    assert read_note(stopped, "nowhere") is None
+
+
+def test_creating_in_a_stopped_lab_is_refused_and_removes_nothing(stopped: StateDir) -> None:
+    with pytest.raises(CreationError, match="it holds b, a: bring it back with `isthmus lab start`"):
+        create_clusters(stopped, lambda _plans: [], wishes=Wishes(), patience=Patience(), tell=tell)
+    assert len(noted(stopped)) == 3
+
+
+def test_a_stopped_lab_is_told_as_such(stopped: StateDir) -> None:
+    health = lab_health(stopped)
+    assert (health.running, health.healthy) == (False, False)
+    assert [(cluster.name, cluster.state) for cluster in health.clusters] == [("b", "stopped"), ("a", "stopped")]
+    assert [view.note.plan.name for view in lab_view(stopped)] == ["b", "a"]
+    assert stop_lab(stopped) is None
+
+
+def test_deleting_one_stopped_cluster_leaves_the_other(stopped: StateDir) -> None:
+    with pytest.raises(PlanError, match='no cluster "c"; there are: b, a, half'):
+        delete_clusters(stopped, ["a", "c"], tell=tell)
+    assert delete_clusters(stopped, ["half"], tell=tell) == ["half"]
+    assert [note.plan.name for note in noted(stopped)] == ["b", "a"]
+
+
+def test_an_empty_lab_has_nothing_to_start(tmp_path: Path) -> None:
+    state = StateDir(tmp_path)
+    state.prepare()
+    assert start_lab(state, patience=Patience(), tell=tell) == ([], [])
+    assert delete_clusters(state, None, tell=tell) == []
