@@ -74,7 +74,7 @@ def test_netexec_answers_datagrams(server: int) -> None:
 
 def test_wget_says_what_failed(server: int) -> None:
     failed = wget("-qO-", f"http://127.0.0.1:{server}/echo?msg=x&code=404")
-    assert (failed.returncode, failed.stderr) == (1, "wget: server returned error: HTTP/1.1 404 Status\n")
+    assert (failed.returncode, failed.stderr) == (1, "wget: server returned error: HTTP/1.1 404 Not Found\n")
     refused = wget("-qO-", "--timeout=2", f"http://127.0.0.1:{free_port()}/")
     assert refused.stderr == "wget: can't connect to remote host (127.0.0.1): Connection refused\n"
     assert wget("--nonsense").returncode == 1
