@@ -1,5 +1,6 @@
 """SPDY frames: what one end says, the other hears, however the bytes are cut; nothing breaks the reader."""
 
+import itertools
 import struct
 import zlib
 
@@ -16,7 +17,7 @@ HEADERS = st.dictionaries(TEXT.map(str.lower).filter(bool), TEXT, max_size=6)
 
 def heard(codec: Codec, sent: bytes, cuts: list[int]) -> list[Event]:
     places = sorted({min(cut, len(sent)) for cut in cuts} | {0, len(sent)})
-    found = [event for start, end in zip(places, places[1:], strict=False) for event in codec.receive(sent[start:end])]
+    found = [event for start, end in itertools.pairwise(places) for event in codec.receive(sent[start:end])]
     joined: list[Event] = []
     for event in found:  # data comes as it is cut
         last = joined[-1] if joined else None

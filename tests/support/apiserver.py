@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.support import spdynode
 from tests.support.etcd import free_port
 
 KUBECTL = shutil.which("kubectl")
@@ -178,10 +179,11 @@ class ApiServer:
             with failure:
                 return failure.code, failure.read()
 
-    def environment(self) -> dict[str, str]:
-        return {**os.environ, "HOME": str(self.directory), "KUBECONFIG": str(self.directory / "kubeconfig")}
+    def environment(self, **more: str) -> dict[str, str]:
+        places = {"HOME": str(self.directory), "KUBECONFIG": str(self.directory / "kubeconfig")}
+        return {**os.environ, **places, **more}
 
-    async def run(self, *words: str, stdin: str | None = None) -> tuple[int, str, str]:
+    async def run(self, *words: str, stdin: str | None = None, **environment: str) -> tuple[int, str, str]:
         """Runs kubectl; returns exit status, output and errors."""
         process = await asyncio.create_subprocess_exec(
             KUBECTL or "kubectl",
@@ -189,7 +191,7 @@ class ApiServer:
             stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=self.environment(),
+            env=self.environment(**environment),
         )
         try:
             async with asyncio.timeout(KUBECTL_TIME):
@@ -283,6 +285,8 @@ class FakeNode:
         app.router.add_get("/containerLogs/{namespace}/{pod}/{container}", self._logs)
         app.router.add_get("/exec/{namespace}/{pod}/{container}", self._stream)
         app.router.add_get("/attach/{namespace}/{pod}/{container}", self._stream)
+        app.router.add_post("/exec/{namespace}/{pod}/{container}", spdynode.execute)
+        app.router.add_post("/portForward/{namespace}/{pod}", spdynode.port_forward)
         runner = web.AppRunner(app)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -3,7 +3,8 @@
 The node is found as the real server finds a kubelet: the InternalIP of the Node object and its daemon endpoint.
 WebSocket frames pass one by one, unread, with the subprotocol that the node chose, so channels, resizing and
 half-closes (v5) are between kubectl and the node. A frame is read only when the last one was written: a slow side
-slows the other and fills nothing. SPDY is not spoken; kubectl has preferred WebSockets since 1.31.
+slows the other and fills nothing. What is upgraded to SPDY (kubectl before 1.31, and every port-forward) is passed on
+as bytes (see `tunnel`).
 """
 
 import asyncio
@@ -16,13 +17,16 @@ import msgspec
 from aiohttp import web
 from yarl import URL
 
-from isthmus.lab.apiserver import errors
+from isthmus.lab.apiserver import errors, tunnel
 from isthmus.lab.apiserver.errors import ApiError, Json
 from isthmus.lab.apiserver.kinds import Registry
 from isthmus.lab.apiserver.routing import Target, flag
 from isthmus.lab.apiserver.state import State, decode
+from isthmus.lab.apiserver.tunnel import SPDY, STREAM_VERSION
+from isthmus.lab.upgrade import Ask, RefusedError, dial
 
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
+FORWARD = "portforward.k8s.io"
 MAX_FRAME = 4 * 1024 * 1024  # bytes
 CONNECT_TIME = 10.0  # seconds until a node must have answered
 CLOSE_TIME = 5.0  # seconds for the second side to close
@@ -58,14 +62,18 @@ class NodeProxy:
         if self._session is not None:
             await self._session.close()
 
+    def _tls(self) -> ssl.SSLContext | None:
+        access = self._access
+        if access.ca is None:
+            return None
+        context = ssl.create_default_context(cafile=str(access.ca))
+        if access.certificate is not None:
+            context.load_cert_chain(str(access.certificate), str(access.key) if access.key else None)
+        return context
+
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            access = self._access
-            context: ssl.SSLContext | bool = True
-            if access.ca is not None:
-                context = ssl.create_default_context(cafile=str(access.ca))
-                if access.certificate is not None:
-                    context.load_cert_chain(str(access.certificate), str(access.key) if access.key else None)
+            context: ssl.SSLContext | bool = self._tls() or True
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIME)
             connector = aiohttp.TCPConnector(ssl=context, limit=0)
             self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False)
@@ -154,14 +162,17 @@ class NodeProxy:
             raise errors.bad_request("you must specify at least 1 of stdin, stdout, stderr")
         if not pod["spec"].get("nodeName"):
             raise errors.bad_request(f"pod {target.name} does not have a host assigned")
-        if request.headers.get("Upgrade", "").lower() != "websocket":
-            raise errors.bad_request("Upgrade request required: only WebSocket connections are served")
+        path = f"/{target.subresource}/{target.namespace}/{target.name}/{container}"
+        url = self._url(pod, path, [*passed, *streams])
+        upgrade = request.headers.get("Upgrade", "").lower()
+        if upgrade == SPDY.lower():
+            return await self._tunnel(request, url, request.headers.getall(STREAM_VERSION, []))
+        if upgrade != "websocket":
+            raise errors.bad_request("Upgrade request required")
         offered = [word.strip() for word in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
         known = [word for word in offered if word in PROTOCOLS]
         if not known:
             raise errors.bad_request(f"unsupported subprotocol: one of {', '.join(PROTOCOLS)} is needed")
-        path = f"/{target.subresource}/{target.namespace}/{target.name}/{container}"
-        url = self._url(pod, path, [*passed, *streams])
         try:
             node = await self._dial(url, known)
         except ApiError as failure:
@@ -175,6 +186,35 @@ class NodeProxy:
             await client.prepare(request)
             await _couple(client, node)
         return client
+
+    async def forward(self, request: web.Request, target: Target) -> web.StreamResponse:
+        """Answers pods/portforward."""
+        pod = self._pod(target)
+        if pod.get("status", {}).get("phase") not in ("Running", "Pending", None):
+            raise errors.bad_request(f"unable to forward port because pod is not running: {target.name}")
+        if not pod["spec"].get("nodeName"):
+            raise errors.bad_request(f"pod {target.name} does not have a host assigned")
+        url = self._url(pod, f"/portForward/{target.namespace}/{target.name}", [])
+        upgrade = request.headers.get("Upgrade", "").lower()
+        if upgrade == SPDY.lower():
+            return await self._tunnel(request, url, request.headers.getall(STREAM_VERSION, [FORWARD]))
+        offered = [word.strip() for word in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
+        if upgrade != "websocket" or tunnel.PROTOCOL not in offered:
+            raise errors.bad_request("Upgrade request required")
+        return await self._tunnel(request, url, [FORWARD])
+
+    async def _tunnel(self, request: web.Request, url: URL, versions: Sequence[str]) -> web.StreamResponse:
+        """Joins the client to an upgraded connection to the node."""
+        headers = [*self._headers().items(), *((STREAM_VERSION, version) for version in versions)]
+        ask = Ask(path=url.raw_path_qs, protocol=SPDY, headers=headers)
+        try:
+            async with asyncio.timeout(CONNECT_TIME):
+                node = await dial(url.host or "", url.port or _DEFAULT_PORT, ask, tls=self._tls())
+        except RefusedError as failure:
+            raise _node_refused(failure.status, failure.said) from failure
+        except (OSError, TimeoutError) as failure:
+            raise _unreachable(url, failure) from failure
+        return await tunnel.join_client(request, node)
 
 
 Side = web.WebSocketResponse | aiohttp.ClientWebSocketResponse

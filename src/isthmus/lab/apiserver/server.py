@@ -151,6 +151,8 @@ class Server:
             raise errors.method_not_allowed()
         if target.subresource in ("exec", "attach"):
             return await self._proxy.stream(request, target)
+        if target.subresource == "portforward":
+            return await self._proxy.forward(request, target)
         if target.subresource == "log":
             return await self._proxy.logs(request, target)
         form = negotiate(request.headers.get("Accept", ""))
