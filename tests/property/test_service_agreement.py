@@ -1,0 +1,216 @@
+"""Table, its interpreter and the plain rule must agree about services; so must incremental and full computation."""
+
+from collections import Counter
+from itertools import chain
+from random import Random
+
+import pytest
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
+
+from isthmus.model.flow import Flow
+from isthmus.model.service import Target
+from isthmus.policy.world import LocalPod
+from isthmus.policy.world import World as PolicyWorld
+from isthmus.ruleset import service_layout as layout
+from isthmus.ruleset.compiler import Compiler
+from isthmus.ruleset.interpreter import Packet, masquerades, translate
+from isthmus.ruleset.services import ServiceCompiler
+from isthmus.ruleset.slots import TOKEN, Slots
+from isthmus.ruleset.table import Table
+from isthmus.ruleset.text import script
+from tests.support import service_worlds as s
+from tests.support.fake_table import apply
+from tests.support.worlds import seeded
+
+POD4, POD6 = "10.1.0.1", "fd00:1::1"
+OUTSIDER4, OUTSIDER6 = "192.0.2.7", "2001:db8:7::7"
+
+
+def _compiler() -> ServiceCompiler:
+    policies = PolicyWorld("east")
+    policies.pods["x/pod"] = LocalPod("x", "pod", "", {}, (POD4, POD6))
+    services = ServiceCompiler(Compiler(policies).table, node=s.NODE)
+    services.set_node(s.NODE_ADDRESSES)
+    return services
+
+
+_steps = st.one_of(
+    seeded(s.service).map(lambda one: ("put_service", one)),
+    seeded(s.slice_).map(lambda one: ("put_slice", one)),
+    seeded(s.slice_).map(lambda one: ("put_slice", one)),
+    st.sampled_from(s.NAMES).map(lambda name: ("drop_service", ("x", name))),
+    st.sampled_from("stuv").map(lambda name: ("drop_slice", ("x", name))),
+    st.sampled_from([(), s.NODE_ADDRESSES, s.NODE_ADDRESSES[:1]]).map(lambda ips: ("set_node", ips)),
+)
+
+
+def _resolved(table: Table) -> dict[str, object]:
+    """Returns what the service part says, without saying which slot a target has, or by what token it is known."""
+    content: dict[str, object] = {}
+    for version in (4, 6):
+        for maps, tokens in ((layout.BACKENDS, layout.TOKENS), (layout.NEAR, layout.NEAR_TOKENS)):
+            found: dict[tuple, list[Target]] = {}
+            used = set()
+            for key, value in chain(table.elements[maps[version].name].items(), ()):
+                if key[-1] < TOKEN:
+                    found.setdefault(key[:-1], []).append((key[-1], value))
+            for key, token in table.elements[tokens[version].name].items():
+                target = table.elements[maps[version].name][*key[:-1], token]
+                used.add((*key[:-1], token))
+                found.setdefault(key[:-1], []).append((key[-1], target))
+            for slots in found.values():
+                assert sorted(slot for slot, _ in slots) == list(range(len(slots))), "no holes"
+            assert used == {key for key in table.elements[maps[version].name] if key[-1] >= TOKEN}, "nothing left over"
+            content[maps[version].name] = {key: Counter(target for _, target in slots) for key, slots in found.items()}
+        for pair in (layout.SERVICES, layout.OUTSIDE, layout.STICKY, layout.KEPT, layout.VIRTUAL, layout.TARGETS):
+            content[pair[version].name] = table.elements[pair[version].name]
+    content["chains"] = table.chains
+    return content
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(_steps, min_size=1, max_size=25), st.randoms(use_true_random=False))
+def test_incremental_result_equals_full_recompute_and_deltas_lead_from_one_to_the_next(steps, rng):
+    services = _compiler()
+    kernel = Table()
+    apply(kernel, services.table.take_delta())
+    node = s.NODE_ADDRESSES
+    for name, argument in steps:
+        node = argument if name == "set_node" else node
+        getattr(services, name)(argument)
+        if rng.random() < 0.6:
+            delta = services.table.take_delta()
+            script(delta)
+            apply(kernel, delta)
+            assert kernel == services.table
+    apply(kernel, services.table.take_delta())
+    assert kernel == services.table
+
+    anew = _compiler()
+    anew.set_node(node)
+    for slice_ in sorted(services.slices.values(), key=lambda one: rng.random()):
+        anew.put_slice(slice_)
+    for service in services.services.values():
+        anew.put_service(service)
+    assert _resolved(anew.table) == _resolved(services.table)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(_steps, min_size=4, max_size=25), st.randoms(use_true_random=False))
+def test_every_connection_goes_where_the_rule_says_and_every_backend_gets_its_share(steps, rng):
+    services = _compiler()
+    for name, argument in steps:
+        getattr(services, name)(argument)
+    services.set_node(s.NODE_ADDRESSES)
+    for key, frontend in s.holders(services.services.values()).items():
+        for outside in (False, True):
+            client = (OUTSIDER4 if outside else POD4) if frontend.version == 4 else OUTSIDER6 if outside else POD6
+            flow = Flow(client, key[0], key[1], key[2])
+            wanted = s.expected(frontend, services.slices.values(), outside=outside)
+            note(f"{flow} {frontend} {wanted}")
+            assert services.frontends[key] == frontend
+            if isinstance(wanted, str):
+                packet = Packet(flow)
+                assert translate(services.table, packet) is None
+                assert (packet.refused, packet.dropped) == (wanted == "refused", wanted == "dropped")
+                continue
+            sent = Counter(translate(services.table, Packet(flow, chance=_first(n))) for n in range(len(wanted)))
+            assert sent == Counter(wanted), "each of the slots is one of the backends"
+            assert wanted <= services.reachable(key)
+            assert translate(services.table, Packet(flow, chance=rng.randrange)) in wanted
+            if not outside:
+                assert translate(services.table, Packet(flow, chance=rng.randrange), local=True) in wanted
+            if frontend.affinity:
+                _assert_kept(services.table, flow, rng, wanted)
+
+
+def test_every_outcome_is_met_in_the_random_worlds():
+    met: Counter[str] = Counter()
+    for seed in range(100):
+        rng = Random(seed)
+        services = [s.service(rng) for _ in range(3)]
+        slices = {one.key: one for one in (s.slice_(rng) for _ in range(4))}.values()
+        for frontend in s.holders(services).values():
+            for outside in (False, True):
+                wanted = s.expected(frontend, slices, outside=outside)
+                met[wanted if isinstance(wanted, str) else "served"] += 1
+                met["affinity"] += bool(frontend.affinity and not isinstance(wanted, str))
+                met["near"] += bool(frontend.outside and outside and not isinstance(wanted, str))
+    assert min(met[name] for name in ("refused", "dropped", "served", "affinity", "near")) > 50, met
+
+
+def _first(number):
+    """Returns a chance that gives `number` for a choice among enough, and then whatever."""
+    return lambda modulus: number % modulus
+
+
+def _assert_kept(table, flow, rng, wanted):
+    memory = {}
+    first = translate(table, Packet(flow, chance=rng.randrange, memory=memory))
+    for _ in range(5):
+        assert translate(table, Packet(flow, chance=rng.randrange, memory=memory)) == first
+    stale = {name: dict.fromkeys(content, TOKEN | 12345) for name, content in memory.items()}
+    again = translate(table, Packet(flow, chance=rng.randrange, memory=stale))
+    assert again in wanted, "what is remembered of a backend that is gone leads to another"
+    assert translate(table, Packet(flow, chance=rng.randrange, memory=stale)) == again
+
+
+@pytest.mark.parametrize("count", [1, 16, 17, 31, 100, 1000])
+def test_the_spread_is_even_whatever_the_number_of_backends(count):
+    services = _compiler()
+    port = s.PORTS[0]
+    services.put_service(s.Service("x", "a", ports=(port,), cluster_ips=s.VIPS["a"]))
+    targets = [Target(f"10.2.{n >> 8}.{n & 255}", 80) for n in range(count)]
+    members = frozenset((port.key, s.Backend("east", target)) for target in targets)
+    services.put_slice(s.Slice(("x", "s"), ("x", "a"), members))
+    rng = Random(7)
+    flow = Flow(POD4, s.VIPS["a"][0], 6, 80)
+
+    found = Counter(translate(services.table, Packet(flow, chance=rng.randrange)) for _ in range(20 * count))
+
+    assert None not in found
+    distance = sum((found[target] - 20) ** 2 / 20 for target in targets)
+    assert distance < count + 5 * (2 * count) ** 0.5 + 8  # chi-square: mean `count`, and five deviations from it
+
+
+@given(st.lists(st.tuples(st.sets(st.integers(0, 9)), st.sets(st.integers(0, 9))), max_size=12), st.integers(1, 8))
+def test_slots_have_no_holes_and_a_change_of_one_moves_at_most_one_other(changes, room):
+    slots, mirror, there = Slots(), {}, set()
+    for gone, come in changes:
+        gone, come = ({Target("10.0.0.1", n) for n in side} for side in (gone & there, come - there))
+        there = there - {t.port for t in gone} | {t.port for t in come}
+        before = len(slots)
+        moves = slots.change(gone=gone, come=come, room=room)
+        for target in gone:
+            slots.forget(target)
+        for move in moves:
+            assert mirror.get(move.slot) == move.before
+            mirror[move.slot] = move.after
+        assert [mirror.get(slot) for slot in range(len(slots))] == list(slots.targets)
+        assert not any(mirror.get(slot) for slot in range(len(slots), before))
+        assert len(moves) <= 2 * (len(gone) + len(come))
+        assert {t.port for t in (*slots.targets, *slots.waiting)} == there
+        assert len(slots) == min(room, len(there))
+        assert len({slots.token(target) for target in slots.targets}) == len(slots)
+
+
+def test_only_who_must_be_answered_by_way_of_the_node_is_masqueraded():
+    services = _compiler()
+    port = s.PORTS[0]
+    far, near = "10.9.0.1", POD4
+    services.put_service(s.Service("x", "a", ports=(port,), cluster_ips=s.VIPS["a"]))
+    members = frozenset((port.key, s.Backend("east", Target(ip, 8080))) for ip in (far, near))
+    services.put_slice(s.Slice(("x", "s"), ("x", "a"), members))
+
+    def leaves(source: str, target: str, number: int = 8080) -> bool:
+        packet = Packet(Flow(source, target, 6, number), scratch=5)
+        hidden = masquerades(services.table, packet)
+        assert packet.scratch == (0 if number == 8080 else 5)
+        return hidden
+
+    assert leaves(POD4, POD4)
+    assert leaves(OUTSIDER4, far)
+    assert not leaves(OUTSIDER4, near)
+    assert not leaves(POD4, far)
+    assert not leaves(OUTSIDER4, far, 9999), "somebody else's translation"
