@@ -27,7 +27,7 @@ _LONGEST = 64
 def amount(value: str | int | float) -> Decimal:
     """Returns a quantity as a number; 0 for what is none (the API server refuses those)."""
     text = str(value).strip()[:_LONGEST]
-    stem = text.rstrip("numkMGTPEi")
+    stem = text.rstrip("numkKMGTPEi")
     # "1E" is exa, "1E3" is a power of ten: only what follows the last digit is a suffix.
     factor = _SUFFIXES.get(text[len(stem) :])
     try:
