@@ -11,6 +11,7 @@ from isthmus.aio.signals import run_until_signal
 from isthmus.kube.client import Client
 from isthmus.kube.kubeconfig import load
 from isthmus.lab.controllers.endpoints.shell import EndpointsController
+from isthmus.lab.controllers.garbage.collector import Collector
 from isthmus.lab.controllers.namespaces.emptying import Emptying
 from isthmus.lab.controllers.namespaces.gifts import Gifts
 from isthmus.lab.controllers.nodes.eviction import PodCollection, TaintEviction
@@ -69,6 +70,7 @@ def controllers(world: World, *, root_ca: str, grace: float = GRACE) -> list[Cal
         NodeLifecycle(world, grace=grace).serve,
         TaintEviction(world).serve,
         PodCollection(world).serve,
+        Collector(world).serve,
     ]
 
 
