@@ -4,9 +4,6 @@ Invariants: nothing here knows which API server that is; addresses and file name
 directory alone, so this is a pure function of both.
 """
 
-from pathlib import Path
-
-import isthmus
 from isthmus.lab.control import UnitSpec
 from isthmus.lab.plan import ClusterPlan, Mode, NodePlan, service_address
 from isthmus.lab.statedir import ClusterDir, StateDir
@@ -33,10 +30,9 @@ def other_units(state: StateDir, plan: ClusterPlan) -> tuple[UnitSpec, ...]:
 
 
 def _controllers_words(place: ClusterDir) -> list[str]:
-    words = python("isthmus.lab.controllers") + flags({"kubeconfig": place.kubeconfig("controllers")})
-    if _knows("lab/controllers/__main__.py", "--root-ca-file"):
-        words += flags({"root-ca-file": place.pki / "ca.crt"})
-    return words
+    return python("isthmus.lab.controllers") + flags(
+        {"kubeconfig": place.kubeconfig("controllers"), "root-ca-file": place.pki / "ca.crt"}
+    )
 
 
 def _node_unit(state: StateDir, plan: ClusterPlan, node: NodePlan) -> UnitSpec:
@@ -54,13 +50,12 @@ def _node_unit(state: StateDir, plan: ClusterPlan, node: NodePlan) -> UnitSpec:
             "tls-cert": place.pki / f"kubelet-{node.name}.crt",
             "tls-key": place.pki / f"kubelet-{node.name}.key",
             "client-ca": place.pki / "ca.crt",
+            "cluster-domain": CLUSTER_DOMAIN,
         }
     )
-    if _knows("lab/node/__main__.py", "--cluster-domain"):
-        words += flags({"cluster-domain": CLUSTER_DOMAIN})
-    if node.address6 and _knows("lab/node/__main__.py", "--address6"):
+    if node.address6:
         words += flags({"address6": node.address6, "pod-cidr6": node.pod_cidr6})
-    if plan.images_file and _knows("lab/node/__main__.py", "--images-file"):
+    if plan.images_file:
         words += flags({"images-file": plan.images_file})
     if node.control_plane:
         words.append("--control-plane")
@@ -97,9 +92,7 @@ def _agent_unit(state: StateDir, plan: ClusterPlan, node: NodePlan) -> UnitSpec:
         "kubeconfig": place.kubeconfig(f"agent-{node.name}"),
         "metrics-bind-address": f"{node.address}:{AGENT_PORT}",
     }
-    words = list(our_command("agent"))
-    if _knows("cli/agent.py", "--kube-proxy-replacement"):
-        words.append("--kube-proxy-replacement")
+    words = [*our_command("agent"), "--kube-proxy-replacement"]
     if plan.mode is Mode.STANDALONE:
         words.append("--standalone")
         values["clusters-file"] = state.roster
@@ -115,7 +108,3 @@ def _agent_unit(state: StateDir, plan: ClusterPlan, node: NodePlan) -> UnitSpec:
 
 def _store_url(plan: ClusterPlan) -> str:
     return f"https://{plan.control_plane.address}:{ETCD_PORT}"
-
-
-def _knows(file: str, flag: str) -> bool:
-    return f'"{flag}"' in (Path(isthmus.__path__[0]) / file).read_text()
