@@ -94,7 +94,7 @@ class Resource(msgspec.Struct, frozen=True):
 
     def conform(self, value: Json) -> tuple[Json, list[str]]:
         """Returns `value` in the stored form, and the paths of fields that it had too much; raises a 400 ApiError."""
-        return decoding.conform(value, self.type(), kind=self.kind, version=self.api_version)
+        return decoding.conform(value, self.type(), kind=self.kind, version=self.version)
 
     def hooks(self, settings: "Settings") -> "Hooks | None":
         """Returns the rules that the resource brings with it; None if its rules are in `strategies`."""

@@ -46,7 +46,7 @@ class Lifecycle:
         words = [f'duplicate field "{path}"' for path in repeated] + [f'unknown field "{path}"' for path in unknown]
         if words and call.validation == "Strict":
             told = ", ".join(words)
-            place = f'{resource.kind} in version "{resource.api_version}" cannot be handled as a {resource.kind}'
+            place = f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}'
             raise errors.bad_request(f"{place}: strict decoding error: {told}")
         if call.validation == "Warn":
             call.warnings.extend(words)

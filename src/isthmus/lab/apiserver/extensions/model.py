@@ -109,7 +109,7 @@ class CustomResource(Resource, frozen=True, eq=False, kw_only=True):
 
     def conform(self, value: Json) -> tuple[Json, list[str]]:
         """Returns `value` without unknown fields, and their paths; raises a 400 ApiError."""
-        return pruning.prune(value, self.model.schema, kind=self.kind, version=self.api_version)
+        return pruning.prune(value, self.model.schema, kind=self.kind, version=self.version)
 
     def hooks(self, settings: Settings) -> Hooks:
         """Returns the rules of its objects."""

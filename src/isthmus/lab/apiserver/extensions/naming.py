@@ -45,12 +45,6 @@ def settle(value: Json, others: Iterable[Json], *, now: str) -> None:
         taken |= {accepted.get("plural"), accepted.get("singular"), *accepted.get("shortNames", ())}
         kinds |= {accepted.get("kind"), accepted.get("listKind")}
     accepted, problem = dict(held), ("", "")
-    for used, rules in ((taken, _SINGLE), (kinds, _KINDS)):
-        for field, reason in rules:
-            if names.get(field) in used:
-                problem = (reason, f'"{names[field]}" is already in use')
-            else:
-                accepted[field] = names.get(field, "")
     short = names.get("shortNames") or []
     clash = [name for name in short if name in taken]
     if clash:
@@ -59,6 +53,12 @@ def settle(value: Json, others: Iterable[Json], *, now: str) -> None:
         accepted["shortNames"] = short
     else:
         accepted.pop("shortNames", None)
+    for used, rules in ((taken, _SINGLE), (kinds, _KINDS)):
+        for field, reason in rules:
+            if names.get(field) in used:
+                problem = (reason, f'"{names[field]}" is already in use')
+            else:
+                accepted[field] = names.get(field, "")
     if names.get("categories"):
         accepted["categories"] = names["categories"]
     else:

@@ -106,7 +106,7 @@ class Structural:
     def _type(self, schema: Json, path: str, where: str) -> None:
         kind = schema.get("type") or ""
         if not kind:
-            if not schema.get(INT_OR_STRING) and not schema.get(PRESERVE):
+            if not schema.get(INT_OR_STRING) and not schema.get(PRESERVE) and not schema.get("$ref"):
                 text = (
                     "must not be empty for specified array items"
                     if where == "items"
@@ -303,6 +303,7 @@ class Structural:
                 self._say(errors.invalid(f"{path}.message", message, "message must not contain line breaks"))
         if "\n" in text.strip() and not message and not rule.get("messageExpression"):
             self._say(errors.required(f"{path}.message", "message must be specified if rule contains line breaks"))
+            return
         if reason is not None and reason not in REASONS:
             self._say(values.unsupported(f"{path}.reason", reason, list(REASONS)))
         if where and not _has_path(schema, where):
