@@ -8,6 +8,8 @@ import pytest
 from isthmus.kernel.conntrack import forget_stale
 from isthmus.model.service import PROTOCOLS, Port
 from isthmus.policy.networkpolicy import parse
+from isthmus.ruleset.service_layout import AFFINITY
+from isthmus.ruleset.text import replacement
 from tests.support.netns import World
 from tests.support.probes import Attempt
 from tests.support.service_node import VIP4, VIP6, Answerers, ServiceNode, backends, service
@@ -312,6 +314,21 @@ def test_the_table_prints_and_what_it_prints_can_be_loaded_again(node: ServiceNo
     node.world.nft(f"delete table inet isthmus\n{text}")
 
     assert len(node.ask_often("a", VIP4, 80, times=10)) == 1
+
+
+@VIPS
+def test_clients_keep_their_backend_when_the_whole_table_is_written_anew(node: ServiceNode, vip, b, c):
+    node.put(service(affinity=10800), backends("web", (b, 8080), (b, 8081), (c, 8080), (c, 8081)))
+    ((first, _),) = node.ask_often("a", vip, 80, times=3).items()
+    spec = AFFINITY[6 if ":" in vip else 4]
+
+    memory = node.world.elements.remembered(spec, most=10)
+    node.world.nft(replacement(node.compiler.table.whole(), [memory]))
+
+    ((_, token, timeout, expires),) = node.world.elements.remembered(spec, most=10).elements
+    assert token == memory.elements[0][1]
+    assert timeout == 10_800_000 >= expires > 10_000_000
+    assert node.ask_often("a", vip, 80, times=20) == {first: 20}
 
 
 def test_a_packet_for_nobodys_service_keeps_its_priority(node: ServiceNode):

@@ -25,6 +25,9 @@ from isthmus.ruleset.service_layout import HOOKED
 from isthmus.ruleset.table import NAME, Delta
 from isthmus.ruleset.text import removal, replacement, script
 
+MOST_KEPT = 1 << 16
+"""Clients of a family whose backend is still known after the table was written anew; more would delay that."""
+
 T = TypeVar("T")
 _log = structlog.get_logger()
 
@@ -77,11 +80,16 @@ class KernelWriter:
         return self._nft, self._elements
 
     async def replace(self, whole: Delta) -> None:
-        """Puts `whole` in the place of whatever the table holds, in one transaction. Raises KernelError."""
+        """Puts `whole` in the place of whatever the table holds, in one transaction. Raises KernelError.
+
+        Only what the packet path remembers of clients is taken over.
+        """
         await self._run(lambda: self._replace(whole))
 
     def _replace(self, whole: Delta) -> None:
-        self._opened[0].run(replacement(whole))
+        nft, elements = self._opened
+        kept = [elements.remembered(spec, most=MOST_KEPT) for spec in whole.new_sets if spec.room]
+        nft.run(replacement(whole, kept))
         self._signature = self._read_base()
 
     async def apply(self, delta: Delta) -> None:

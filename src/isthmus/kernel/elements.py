@@ -20,7 +20,7 @@ from typing import NoReturn, Self
 from isthmus.kernel.errors import KernelError, describe
 from isthmus.kernel.sockets import NetfilterSocket
 from isthmus.model.service import Target
-from isthmus.ruleset.sets import ElementChange, Field, Holds, Jump, Key, SetSpec, Value
+from isthmus.ruleset.sets import ElementChange, Field, Holds, Jump, Key, Memory, SetSpec, Value
 from isthmus.wire import netlink, nftables
 
 TABLE = "isthmus"
@@ -95,22 +95,38 @@ class ElementWriter:
             f"elements of inet {self._table} {spec.name}: no two of {READINGS} readings agree", subject=spec.name
         )
 
+    def remembered(self, spec: SetSpec, *, most: int) -> Memory:
+        """Returns what the packet path put into a dynamic map, at most so many elements; none if there is no such map.
+
+        One look: an element more or less does not matter. Raises KernelError.
+        """
+        found: list[tuple[Key, Value, int, int]] = []
+        try:
+            for key, value, element in self._elements(spec):
+                if element.expires and len(found) < most:
+                    found.append((key, value, element.timeout, element.expires))
+        except KernelError as error:
+            if error.errno != errno.ENOENT:
+                raise
+        return Memory(spec, tuple(found))
+
     def _read(self, spec: SetSpec) -> dict[Key, Value]:
+        return {key: value for key, value, _ in self._elements(spec)}
+
+    def _elements(self, spec: SetSpec) -> Iterator[tuple[Key, Value, nftables.Element]]:
         sequence = self._socket.reserve(1)
         request = nftables.encode_dump(table=self._table, name=spec.name, sequence=sequence)
-        found: dict[Key, Value] = {}
         try:
             for message in self._socket.dump(request, sequence=sequence):
                 if message.type == nftables.NEW_ELEMENTS:
                     for element in nftables.decode_elements(message):
-                        found[decode_key(spec, element.key)] = _decode_value(spec, element)
+                        yield decode_key(spec, element.key), _decode_value(spec, element), element
         except netlink.NetlinkDecodeError as error:
             raise KernelError(f"elements of inet {self._table} {spec.name}: {error}", subject=spec.name) from error
         except KernelError as error:
             raise KernelError(
                 f"elements of inet {self._table} {spec.name}: {error}", errno=error.errno, subject=spec.name
             ) from error
-        return found
 
     def _error(
         self, batch: nftables.Batch, refused: list[netlink.Answer], sources: list[tuple[ElementChange, bool]]

@@ -67,3 +67,10 @@ class ElementChange(msgspec.Struct, frozen=True):
     spec: SetSpec
     remove: tuple[Key, ...] = ()
     add: tuple[tuple[Key, Value], ...] = ()
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """Elements that the packet path put into a dynamic map, with time-out and what is left of it in milliseconds."""
+
+    spec: SetSpec
+    elements: tuple[tuple[Key, Value, int, int], ...]

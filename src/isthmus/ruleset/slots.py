@@ -47,8 +47,16 @@ class Slots:
         return tuple(self._order)
 
     def token(self, target: Target) -> int:
-        """Returns the token of a target in the list."""
-        return self._token[target]
+        """Returns the token of a target in the list; it is worked out when it is asked for first."""
+        token = self._token.get(target)
+        if token is None:
+            digest = blake2b(f"{target.address} {target.port}".encode(), digest_size=4).digest()
+            token = TOKEN | int.from_bytes(digest, "big")
+            while token in self._tokens:  # two in a list of 5,000: once in 170 such lists
+                token = TOKEN | (token + 1) & 0xFFFFFFFF
+            self._token[target] = token
+            self._tokens.add(token)
+        return token
 
     def change(self, *, gone: Iterable[Target], come: Iterable[Target], room: int) -> list[Move]:
         """Takes targets out and in, at most `room` of them; returns what moved. Others wait until there is room.
@@ -77,7 +85,6 @@ class Slots:
                 continue
             self.waiting.discard(target)
             self._slot[target] = slot
-            self._take_token(target)
         holes = set(free)
         while holes:
             last = len(self._order) - 1
@@ -100,13 +107,3 @@ class Slots:
         """Frees the token of a target that is out of the list."""
         if target not in self._slot:
             self._tokens.discard(self._token.pop(target, 0))
-
-    def _take_token(self, target: Target) -> None:
-        if target in self._token:
-            return
-        digest = blake2b(f"{target.address} {target.port}".encode(), digest_size=4).digest()
-        token = TOKEN | int.from_bytes(digest, "big")
-        while token in self._tokens:  # two in a list of 5,000: once in 170 such lists
-            token = TOKEN | (token + 1) & 0xFFFFFFFF
-        self._token[target] = token
-        self._tokens.add(token)

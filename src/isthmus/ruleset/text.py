@@ -6,7 +6,7 @@ their names only where /etc/protocols is installed.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from isthmus.model.service import Target
 from isthmus.policy.rules import Network
@@ -41,7 +41,7 @@ from isthmus.ruleset.rules import (
     Translate,
     Translated,
 )
-from isthmus.ruleset.sets import ElementChange, Field, Jump, Key, SetSpec, Value
+from isthmus.ruleset.sets import ElementChange, Field, Jump, Key, Memory, SetSpec, Value
 from isthmus.ruleset.table import NAME, Delta, chains_first
 
 _TABLE = f"inet {NAME}"
@@ -53,9 +53,22 @@ def script(delta: Delta) -> str:
     return "".join(f"{line}\n" for line in _lines(delta))
 
 
-def replacement(whole: Delta) -> str:
-    """Returns the transaction that puts `whole` in the place of whatever the table holds now, without a gap."""
-    return f"add table {_TABLE}\ndelete table {_TABLE}\nadd table {_TABLE}\n" + script(whole)
+def replacement(whole: Delta, memories: Iterable[Memory] = ()) -> str:
+    """Returns the transaction that puts `whole` in the place of whatever the table holds now, without a gap.
+
+    `memories` are what dynamic maps held: those that are still there hold it again.
+    """
+    restored = [
+        f"add element {_TABLE} {memory.spec.name} {{ {', '.join(_remembered(memory))} }}\n"
+        for memory in memories
+        if memory.elements and memory.spec in whole.new_sets
+    ]
+    return f"{removal()}add table {_TABLE}\n{script(whole)}{''.join(restored)}"
+
+
+def _remembered(memory: Memory) -> Iterator[str]:
+    for key, value, timeout, expires in memory.elements:
+        yield f"{_key(memory.spec, key)} timeout {timeout}ms expires {expires}ms : {_value(value)}"
 
 
 def removal() -> str:

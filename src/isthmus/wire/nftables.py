@@ -36,6 +36,8 @@ LIST_ELEMENTS = 3
 LIST_ELEMENT = 1  # NFTA_LIST_ELEM
 ELEMENT_KEY = 1
 ELEMENT_DATA = 2
+ELEMENT_TIMEOUT = 4
+ELEMENT_EXPIRATION = 5
 DATA_VALUE = 1
 DATA_VERDICT = 2
 VERDICT_CODE = 1
@@ -56,11 +58,16 @@ class Family(IntEnum):
 
 
 class Element(msgspec.Struct, frozen=True, gc=False):
-    """One element as the kernel shows it: `chain` in a verdict map, `data` in another map, neither in a set."""
+    """One element as the kernel shows it: `chain` in a verdict map, `data` in another map, neither in a set.
+
+    `timeout` and what is left of it, `expires`, are in milliseconds, 0 for elements that stay.
+    """
 
     key: bytes
     data: bytes | None = None
     chain: str | None = None
+    timeout: int = 0
+    expires: int = 0
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -200,6 +207,7 @@ def decode_elements(message: netlink.Message) -> Iterator[Element]:
 
 def _decode_element(payload: bytes) -> Element:
     key, data, chain = b"", None, None
+    times = {ELEMENT_TIMEOUT: 0, ELEMENT_EXPIRATION: 0}
     for attribute in netlink.decode_attributes(payload):
         if attribute.type == ELEMENT_KEY:
             for value in netlink.decode_attributes(attribute.payload):
@@ -213,9 +221,13 @@ def _decode_element(payload: bytes) -> Element:
                     for part in netlink.decode_attributes(value.payload):
                         if part.type == VERDICT_CHAIN:
                             chain = netlink.decode_text(part)
+        elif attribute.type in times:
+            if len(attribute.payload) != 8:
+                raise NetlinkDecodeError(f"a time of {len(attribute.payload)} bytes")
+            times[attribute.type] = int.from_bytes(attribute.payload, "big")
     if not 0 < len(key) <= MAX_KEY:
         raise NetlinkDecodeError(f"an element with a key of {len(key)} bytes")
-    return Element(key, data, chain)
+    return Element(key, data, chain, times[ELEMENT_TIMEOUT], times[ELEMENT_EXPIRATION])
 
 
 def _split(elements: Sequence[bytes]) -> Iterator[tuple[int, int]]:
