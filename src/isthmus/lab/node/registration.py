@@ -8,7 +8,9 @@ import asyncio
 import datetime
 import os
 import time
+import uuid
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,16 +20,17 @@ from isthmus import __version__
 from isthmus.kube.client import Client, Patch
 from isthmus.kube.errors import KubeError, NotFound
 from isthmus.kube.resources import LEASES, NODES
+from isthmus.lab.node.pods.status import stamp
 from isthmus.lab.node.server import PORT
-from isthmus.lab.node.status import stamp
 
 LEASE_SECONDS = 40
 RENEW_INTERVAL = 10.0
 STATUS_INTERVAL = 20.0
 """Seconds; kubelets use 40, 10 and 300. Here a node that was thought lost is soon seen to be back."""
 MAX_PODS = 110
+_EVICTION_KIB = 100 * 1024
 
-KUBELET_VERSION = f"v1.32.0-isthmus.{__version__}"
+KUBELET_VERSION = f"v1.33.0-isthmus.{__version__}"
 """The API version whose behaviour is imitated, and whose imitation it is."""
 
 _NAMESPACE = "kube-node-lease"
@@ -42,6 +45,15 @@ class NodeFacts(msgspec.Struct, frozen=True):
     pod_cidr: str
     control_plane: bool
     tainted: bool
+    address6: str = ""
+    pod_cidr6: str = ""
+    images: tuple[str, ...] = ()
+    """The names of the images that there are."""
+
+    @property
+    def pod_cidrs(self) -> list[str]:
+        """The networks of the node's pods, IPv4 first."""
+        return [cidr for cidr in (self.pod_cidr, self.pod_cidr6) if cidr]
 
 
 class Registration:
@@ -80,7 +92,9 @@ class Registration:
         try:
             current = await self._client.get(NODES, self._facts.name, type=dict)
         except NotFound:
-            current = await self._client.create(NODES, node_object(self._facts), type=dict)
+            # With its status, as kubelets do: a scheduler never sees a node that has nothing to give.
+            status = node_status(self._facts, now=time.time(), known=())
+            current = await self._client.create(NODES, {**node_object(self._facts), "status": status}, type=dict)
             _log.info("node registered", node=self._facts.name)
         known = (current.get("status") or {}).get("conditions") or []
         body = {"status": node_status(self._facts, now=time.time(), known=known)}
@@ -111,7 +125,7 @@ def node_object(facts: NodeFacts) -> dict[str, Any]:
         "beta.kubernetes.io/os": "linux",
         "beta.kubernetes.io/arch": _architecture(),
     }
-    spec: dict[str, Any] = {"podCIDR": facts.pod_cidr, "podCIDRs": [facts.pod_cidr]}
+    spec: dict[str, Any] = {"podCIDR": facts.pod_cidr, "podCIDRs": facts.pod_cidrs}
     if facts.control_plane:
         labels["node-role.kubernetes.io/control-plane"] = ""
     if facts.tainted:
@@ -122,8 +136,6 @@ def node_object(facts: NodeFacts) -> dict[str, Any]:
 def node_status(facts: NodeFacts, *, now: float, known: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Returns the status of a node that is well; `known` are the conditions that the API has."""
     before = {condition.get("type"): condition for condition in known}
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024
-    resources = {"cpu": str(os.cpu_count() or 1), "memory": f"{memory}Ki", "pods": str(MAX_PODS)}
     release = os.uname()
     conditions = [
         ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
@@ -133,11 +145,12 @@ def node_status(facts: NodeFacts, *, now: float, known: Sequence[dict[str, Any]]
     ]
     return {
         "addresses": [
-            {"type": "InternalIP", "address": facts.address},
+            *({"type": "InternalIP", "address": ip} for ip in (facts.address, facts.address6) if ip),
             {"type": "Hostname", "address": facts.name},
         ],
-        "capacity": resources,
-        "allocatable": resources,
+        "capacity": capacity(),
+        "allocatable": allocatable(),
+        "images": [{"names": [f"lab/{name}:latest"], "sizeBytes": 0} for name in facts.images[:50]],
         "conditions": [
             {
                 "type": kind,
@@ -158,17 +171,56 @@ def node_status(facts: NodeFacts, *, now: float, known: Sequence[dict[str, Any]]
             "kubeletVersion": KUBELET_VERSION,
             "kubeProxyVersion": "",
             "containerRuntimeVersion": f"lab://{__version__}",
-            "machineID": "",
-            "systemUUID": "",
-            "bootID": "",
+            "machineID": _identity("machine", facts.name),
+            "systemUUID": _identity("system", facts.name),
+            "bootID": _boot_id(),
         },
     }
+
+
+def capacity() -> dict[str, str]:
+    """Returns what the machine has: all nodes of a lab share it."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024
+    return {
+        "cpu": str(os.cpu_count() or 1),
+        "memory": f"{memory}Ki",
+        "ephemeral-storage": f"{_disk() // 1024}Ki",
+        "pods": str(MAX_PODS),
+        "hugepages-2Mi": "0",
+        "hugepages-1Gi": "0",
+    }
+
+
+def allocatable() -> dict[str, str]:
+    """Returns what pods may ask for: everything but the kubelet's eviction threshold of 100 MiB of memory."""
+    has = capacity()
+    return {**has, "memory": f"{max(int(has['memory'].removesuffix('Ki')) - _EVICTION_KIB, 0)}Ki"}
+
+
+def _disk() -> int:
+    try:
+        found = os.statvfs("/")
+    except OSError:
+        return 0
+    return found.f_blocks * found.f_frsize
 
 
 def _last_change(before: dict[str, Any] | None, value: str) -> str:
     if before is None or before.get("status") != value:
         return ""
     return str(before.get("lastTransitionTime") or "")
+
+
+def _identity(kind: str, name: str) -> str:
+    """A stable identity of a node: it has no hardware of its own."""
+    return str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{kind}.{name}.lab"))
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _architecture() -> str:

@@ -2,18 +2,21 @@
 
 import asyncio
 import contextlib
+import signal
 from pathlib import Path
 
 import structlog
 
 from isthmus.kube.reflector import Gone, Put, Snapshot, follow
 from isthmus.kube.resources import PODS
-from isthmus.lab.node import sandbox
-from isthmus.lab.node.container import adopt
-from isthmus.lab.node.paths import PodDir
-from isthmus.lab.node.pod import Pod
-from isthmus.lab.node.process import is_alive
-from isthmus.lab.node.worker import NodeContext, PodWorker
+from isthmus.lab.node.containers.paths import PodDir
+from isthmus.lab.node.containers.process import is_alive, send, wait_for_end
+from isthmus.lab.node.network import sandbox
+from isthmus.lab.node.network.sandbox import SandboxError
+from isthmus.lab.node.pods.record import Process, SandboxRecord
+from isthmus.lab.node.pods.spec import Pod
+from isthmus.lab.node.worker.context import NodeContext
+from isthmus.lab.node.worker.pod import PodWorker
 from isthmus.lab.supervisor.commands import CommandError, run
 
 _log = structlog.get_logger()
@@ -32,6 +35,12 @@ class Runtime:
     def find(self, namespace: str, name: str) -> PodWorker | None:
         """Returns the worker of a pod by name."""
         return self._workers.get(self._names.get((namespace, name), ""))
+
+    def objects_changed(self, uid: str) -> None:
+        """Tells a pod that something it refers to has changed."""
+        worker = self._workers.get(uid)
+        if worker is not None:
+            worker.objects_changed()
 
     async def serve(self) -> None:
         """Follows the API until cancelled."""
@@ -74,7 +83,7 @@ class Runtime:
             await worker.serve()
         finally:
             del self._workers[uid]
-            meta = worker.pod.metadata
+            meta = worker.state.pod.metadata
             if self._names.get((meta.namespace, meta.name)) == uid:
                 del self._names[meta.namespace, meta.name]
 
@@ -95,24 +104,35 @@ class Runtime:
             place = self._place(path.name)
             record = place.load()
             if record is not None:
-                for name, container in record.containers.items():
-                    if container.process is not None and is_alive(container.process):
-                        adopted = adopt(place.container(name, container.attempt), container.process)
-                        await adopted.stop(grace=0)
-                        adopted.output.finish()
-                await sandbox.remove_namespaces(place, link=record.link)
+                await self._end(record)
+                with contextlib.suppress(SandboxError):
+                    await sandbox.remove_namespaces(self._context.keeper, place, link=record.link)
             await asyncio.to_thread(sandbox.remove_files, place)
             _log.info("removed a pod that no longer exists", uid=path.name)
+        for run_dir in sandbox.directories(self._run):
+            if run_dir.name not in known:
+                with contextlib.suppress(SandboxError):
+                    await sandbox.remove_namespaces(self._context.keeper, self._place(run_dir.name), link="")
         with contextlib.suppress(CommandError):
             for link in sandbox.stray_links(links):
                 run(["ip", "link", "delete", link])
 
+    async def _end(self, record: SandboxRecord) -> None:
+        processes: list[Process | None] = [container.process for container in record.containers.values()]
+        for process in (*processes, record.infra):
+            if process is not None and is_alive(process):
+                send(process.pid, signal.SIGKILL)
+                await wait_for_end(process)
 
-def addresses_in_use(root: Path, *, host_ip: str) -> set[str]:
-    """Returns the addresses that pods of this node hold, according to their records."""
-    found = set()
+
+def addresses_in_use(root: Path) -> tuple[set[str], set[str]]:
+    """Returns the IPv4 and the IPv6 addresses that pods of this node hold, according to their records."""
+    found: tuple[set[str], set[str]] = (set(), set())
     for path in root.glob("pods/*"):
         record = PodDir(path, run=path).load()
-        if record is not None and record.ip and record.ip != host_ip:
-            found.add(record.ip)
+        # Without a link it is a pod of the host network, or one that is over and has given its address back.
+        if record is not None and record.link:
+            for ip, addresses in zip((record.ip, record.ip6), found, strict=True):
+                if ip:
+                    addresses.add(ip)
     return found

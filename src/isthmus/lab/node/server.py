@@ -10,14 +10,15 @@ import ssl
 
 from aiohttp import WSCloseCode, web
 
-from isthmus.lab.images.catalog import UnknownImage, find_image
-from isthmus.lab.node.channels import PROTOCOLS, STDERR, STDOUT, encode, failed, success
-from isthmus.lab.node.environment import UnsupportedError, environment
-from isthmus.lab.node.logs import OptionError, parse_options, read_log
-from isthmus.lab.node.pod import Container
-from isthmus.lab.node.runspec import capabilities
-from isthmus.lab.node.sessions import ExecError, Streams, attach, execute
-from isthmus.lab.node.worker import Finder, PodWorker
+from isthmus.lab.images.catalog import UnknownImage
+from isthmus.lab.node.containers.logs import OptionError, parse_options, read_log
+from isthmus.lab.node.environment.variables import ConfigError
+from isthmus.lab.node.pods.container import Container
+from isthmus.lab.node.sessions.channels import PROTOCOLS, STDERR, STDOUT, encode, exited, success
+from isthmus.lab.node.sessions.transfer import ExecError, Streams, attach, execute
+from isthmus.lab.node.worker.launch import command_spec
+from isthmus.lab.node.worker.pod import Finder
+from isthmus.lab.node.worker.state import PodState
 
 PORT = 10250
 
@@ -26,14 +27,13 @@ _MAX_MESSAGE = 4 * 1024 * 1024
 
 
 class NodeServer:
-    """Serves the pods that `find` knows on `address`, TLS both ways."""
+    """Serves the pods that `find` knows on `addresses`, TLS both ways."""
 
-    def __init__(self, find: Finder, *, address: str, tls: ssl.SSLContext, host_ip: str, port: int = PORT) -> None:
+    def __init__(self, find: Finder, *, addresses: tuple[str, ...], tls: ssl.SSLContext, port: int = PORT) -> None:
         self._find = find
-        self._address = address
+        self._addresses = addresses
         self._port = port
         self._tls = tls
-        self._host_ip = host_ip
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> "NodeServer":
@@ -45,7 +45,8 @@ class NodeServer:
         # A session that nobody ends must not hold up the end of this process.
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._address, self._port, ssl_context=self._tls).start()
+        for address in self._addresses:
+            await web.TCPSite(self._runner, address, self._port, ssl_context=self._tls).start()
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -83,36 +84,20 @@ class NodeServer:
         if not command:
             raise web.HTTPBadRequest(text="you must specify at least one command for the container")
         run = worker.runs.get(container.name)
-        pid = None if run is None else run.pid
-        if pid is None:
+        if run is None or run.pid is None:
             raise web.HTTPNotFound(text=f'container not found ("{container.name}")')
         streams = _streams(request)
         try:
-            env = environment(
-                worker.pod,
-                container,
-                image=find_image(container.image),
-                host_ip=self._host_ip,
-                pod_ip=worker.ip,
-                services={},
-            )
-        except (UnknownImage, UnsupportedError) as error:
+            spec = await command_spec(worker, container, tuple(command), tty=streams.tty)
+        except (UnknownImage, ConfigError) as error:
             raise web.HTTPInternalServerError(text=str(error)) from error
-        if streams.tty:
-            env["TERM"] = "xterm"
-        spec: dict[str, object] = {
-            "argv": command,
-            "env": env,
-            "cwd": container.workingDir,
-            "terminal": streams.tty,
-            "privileged": container.securityContext.privileged,
-            "capabilities": sorted(capabilities(container)),
-        }
         socket = await _open(request, streams)
         try:
-            await execute(socket, pid=pid, spec=spec, streams=streams)
+            await execute(socket, keeper=worker.context.keeper, target=run.process, spec=spec, streams=streams)
         except ExecError as error:
-            await socket.send_bytes(failed(str(error)))
+            said = f"OCI runtime exec failed: exec failed: unable to start container process: {error}\r\n"
+            await socket.send_bytes(encode(STDERR if streams.stderr else STDOUT, said.encode()))
+            await socket.send_bytes(exited(error.exit_code))
         await socket.close(code=WSCloseCode.OK)
         return socket
 
@@ -132,15 +117,15 @@ class NodeServer:
         await socket.close(code=WSCloseCode.OK)
         return socket
 
-    def _target(self, request: web.Request) -> tuple[PodWorker, Container]:
+    def _target(self, request: web.Request) -> tuple[PodState, Container]:
         match = request.match_info
         worker = self._find(match["namespace"], match["pod"])
         if worker is None:
             raise web.HTTPNotFound(text=f'pod "{match["pod"]}" not found on this node')
-        for container in (*worker.pod.spec.containers, *worker.pod.spec.initContainers):
-            if container.name == match["container"]:
-                return worker, container
-        raise web.HTTPNotFound(text=f"container {match['container']} is not valid for pod {match['pod']}")
+        container = worker.state.pod.container(match["container"])
+        if container is None:
+            raise web.HTTPNotFound(text=f"container {match['container']} is not valid for pod {match['pod']}")
+        return worker.state, container
 
 
 def server_tls(*, certificate: str, key: str, ca: str) -> ssl.SSLContext:
@@ -175,7 +160,7 @@ def _streams(request: web.Request) -> Streams:
     )
 
 
-def _not_started(worker: PodWorker, container: Container) -> str:
+def _not_started(worker: PodState, container: Container) -> str:
     record = worker.records.get(container.name)
     reason = record.waiting.value if record is not None else "ContainerCreating"
     name = worker.pod.metadata.name

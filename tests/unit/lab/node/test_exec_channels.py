@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isthmus.lab.node.channels import EndOfInput, Input, Resize, decode, encode, exited, failed, success
+from isthmus.lab.node.sessions.channels import EndOfInput, Input, Resize, decode, encode, exited, failed, success
 
 
 @pytest.mark.parametrize(

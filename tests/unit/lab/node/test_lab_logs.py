@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from isthmus.lab.node.logs import LogOptions, OptionError, format_line, parse_options, read_log
-from isthmus.lab.node.output import LINE_LIMIT, QUEUE_LIMIT, REPLAY_LIMIT, STDERR, STDOUT, Output
+from isthmus.lab.node.containers.logs import LogOptions, OptionError, format_line, parse_options, read_log
+from isthmus.lab.node.containers.output import LINE_LIMIT, QUEUE_LIMIT, REPLAY_LIMIT, STDERR, STDOUT, Output
 
 NOW = datetime.datetime(2026, 1, 1, 12, 0, 0, tzinfo=datetime.UTC)
 LINE = b"2026-01-01T11:59:50.000001000Z stdout F hello there\n"

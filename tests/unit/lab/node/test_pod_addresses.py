@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isthmus.lab.node.addresses import AddressPool, ExhaustedError
+from isthmus.lab.node.network.addresses import AddressPool, ExhaustedError
 
 
 def test_the_networks_own_addresses_are_not_for_pods() -> None:

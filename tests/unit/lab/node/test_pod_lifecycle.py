@@ -3,9 +3,10 @@
 import pytest
 from msgspec.structs import replace
 
-from isthmus.lab.node.lifecycle import after_exit, next_step, phase, wants_restart
-from isthmus.lab.node.pod import Container, Meta, Pod, PodSpec
-from isthmus.lab.node.record import Ended, Process, Record
+from isthmus.lab.node.pods.container import Container
+from isthmus.lab.node.pods.lifecycle import after_exit, initialized, next_step, phase, wants_restart
+from isthmus.lab.node.pods.record import Ended, Process, Record
+from isthmus.lab.node.pods.spec import Meta, Pod, PodSpec
 
 NOW = 1_000_000.0
 A, B, INIT = Container(name="a"), Container(name="b"), Container(name="init")
@@ -99,3 +100,54 @@ def test_a_delay_is_waited_for() -> None:
 )
 def test_phase(policy: str, records: dict[str, Record], expected: str) -> None:
     assert phase(pod(policy=policy, containers=(A, B)), records) == expected
+
+
+SIDECAR = Container(name="side", restartPolicy="Always")
+LATER = Container(name="later", restartPolicy="Always")
+
+
+def begun(name: str, *, started: bool = True) -> Record:
+    return replace(running(name), started=started)
+
+
+def test_a_sidecar_holds_up_its_successors_until_it_has_started() -> None:
+    waits = pod(init=(SIDECAR, INIT))
+    assert next_step(waits, {}, now=NOW).start == ("side",)
+    assert next_step(waits, {"side": begun("side", started=False)}, now=NOW).start == ()
+    assert next_step(waits, {"side": begun("side")}, now=NOW).start == ("init",)
+    assert not initialized(waits, {"side": begun("side")})
+    records = {"side": begun("side"), "init": ended("init", 0)}
+    assert initialized(waits, records)
+    assert next_step(waits, records, now=NOW).start == ("a",)
+
+
+@pytest.mark.parametrize("policy", ["Always", "OnFailure", "Never"])
+def test_a_sidecar_is_restarted_whatever_the_policy_says(policy: str) -> None:
+    guarded = pod(policy=policy, init=(SIDECAR,))
+    records = {"side": ended("side", 0), "a": running("a")}
+    assert next_step(guarded, records, now=NOW).start == ("side",)
+    assert phase(guarded, records) == "Running"
+    assert initialized(guarded, records)
+
+
+def test_sidecars_end_after_the_others_the_last_one_first() -> None:
+    guarded = pod(policy="Never", init=(SIDECAR, LATER))
+    records = {"side": begun("side"), "later": begun("later"), "a": running("a")}
+    assert next_step(guarded, records, now=NOW).stop == ()
+    records["a"] = ended("a", 0)
+    assert next_step(guarded, records, now=NOW).stop == ("later",)
+    assert phase(guarded, records) == "Running"
+    records["later"] = ended("later", 137)
+    assert next_step(guarded, records, now=NOW).stop == ("side",)
+    records["side"] = ended("side", 137)
+    step = next_step(guarded, records, now=NOW)
+    assert (step.start, step.stop) == ((), ())
+    assert phase(guarded, records) == "Succeeded"
+
+
+def test_a_failed_init_container_ends_the_sidecars_before_it() -> None:
+    guarded = pod(policy="Never", init=(SIDECAR, INIT))
+    records = {"side": begun("side"), "init": ended("init", 1)}
+    assert next_step(guarded, records, now=NOW).stop == ("side",)
+    records["side"] = ended("side", 143)
+    assert phase(guarded, records) == "Failed"

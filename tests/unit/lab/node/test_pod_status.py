@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from isthmus.lab.node.lifecycle import after_exit
-from isthmus.lab.node.pod import Container, Meta, Pod, PodSpec
-from isthmus.lab.node.record import Ended, Process, Record, Waiting
-from isthmus.lab.node.status import pod_status
+from isthmus.lab.node.pods.container import Container
+from isthmus.lab.node.pods.lifecycle import after_exit
+from isthmus.lab.node.pods.record import Ended, Process, Record, Waiting
+from isthmus.lab.node.pods.spec import Meta, Pod, PodSpec, ReadinessGate
+from isthmus.lab.node.pods.status import pod_status
 
 NOW = 1_700_000_000.0
 STAMP = "2023-11-14T22:13:20Z"
@@ -20,7 +21,7 @@ def status(
     previous: tuple[dict[str, Any], ...] = (),
 ) -> dict[str, Any]:
     pod = Pod(metadata=Meta(name="p", namespace="n", uid="u"), spec=PodSpec(containers=(A,), restartPolicy=policy))
-    return pod_status(pod, records, host_ip="172.30.1.1", pod_ip=ip, now=NOW, previous=previous)
+    return pod_status(pod, records, host_ips=("172.30.1.1",), pod_ips=(ip,) if ip else (), now=NOW, previous=previous)
 
 
 def conditions(found: dict[str, Any]) -> dict[str, str]:
@@ -68,7 +69,7 @@ def test_a_crash_loop_shows_why_and_the_last_end() -> None:
     entry = status({"a": record})["containerStatuses"][0]
     assert entry["state"]["waiting"] == {
         "reason": "CrashLoopBackOff",
-        "message": "back-off 10s restarting failed container=a pod=n/p",
+        "message": "back-off 10s restarting failed container=a pod=p_n(u)",
     }
     assert entry["lastState"]["terminated"]["exitCode"] == 2
     assert entry["restartCount"] == 2
@@ -88,3 +89,49 @@ def test_an_image_that_cannot_be_had_says_so() -> None:
     assert status({"a": record})["containerStatuses"][0]["state"] == {
         "waiting": {"reason": "ImagePullBackOff", "message": "no such image"}
     }
+
+
+def gated(previous: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+    spec = PodSpec(containers=(A,), readinessGates=(ReadinessGate("example.org/open"),))
+    pod = Pod(metadata=Meta(name="p", namespace="n", uid="u"), spec=spec)
+    found = pod_status(pod, {"a": RUNNING}, host_ips=("172.30.1.1",), pod_ips=("10.1.0.2",), now=NOW, previous=previous)
+    return next(condition for condition in found["conditions"] if condition["type"] == "Ready")
+
+
+def test_a_readiness_gate_must_be_open() -> None:
+    assert gated(())["reason"] == "ReadinessGatesNotReady"
+    assert "does not exist" in gated(())["message"]
+    shut = gated(({"type": "example.org/open", "status": "False"},))
+    assert shut["message"] == 'the status of pod readiness gate "example.org/open" is not "True", but False'
+    assert gated(({"type": "example.org/open", "status": "True"},))["status"] == "True"
+
+
+def test_a_pod_of_two_families_has_an_address_of_each() -> None:
+    pod = Pod(metadata=Meta(name="p", namespace="n", uid="u"), spec=PodSpec(containers=(A,)))
+    found = pod_status(
+        pod, {}, host_ips=("172.30.1.1", "fd00::1"), pod_ips=("10.1.0.2", "fd01::2"), now=NOW, previous=()
+    )
+    assert found["podIPs"] == [{"ip": "10.1.0.2"}, {"ip": "fd01::2"}]
+    assert found["hostIPs"] == [{"ip": "172.30.1.1"}, {"ip": "fd00::1"}]
+
+
+def test_a_program_that_could_not_be_executed_shows_first_why() -> None:
+    pod = Pod(metadata=Meta(name="p", namespace="n", uid="u"), spec=PodSpec(containers=(A,)))
+    failed = Ended(exit_code=128, started_at=NOW, finished_at=NOW, reason="StartError", message="no such file")
+    entry = status({"a": after_exit(pod, A, Record("a", attempt=1), ended=failed)})["containerStatuses"][0]
+    assert entry["state"] == {"waiting": {"reason": "RunContainerError", "message": "no such file"}}
+    assert entry["lastState"]["terminated"]["exitCode"] == 128
+
+
+def test_a_pod_that_its_node_has_ended_says_why() -> None:
+    pod = Pod(metadata=Meta(name="p", namespace="n", uid="u"), spec=PodSpec(containers=(A,)))
+    found = pod_status(
+        pod,
+        {"a": Record("a", attempt=1, ended=Ended(exit_code=137, started_at=NOW, finished_at=NOW))},
+        host_ips=("172.30.1.1",),
+        pod_ips=(),
+        now=NOW,
+        previous=(),
+        failure=("DeadlineExceeded", "too long"),
+    )
+    assert (found["phase"], found["reason"], found["message"]) == ("Failed", "DeadlineExceeded", "too long")

@@ -1,0 +1,1 @@
+"""Containers: their runs, what they write, their files."""

@@ -1,0 +1,1 @@
+"""A pod's network: addresses, namespaces, name resolution."""

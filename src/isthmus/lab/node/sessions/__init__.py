@@ -1,0 +1,1 @@
+"""What users do with a running pod: exec, attach, port-forward."""

@@ -1,0 +1,1 @@
+"""The work on one pod: from its binding to its end."""
