@@ -127,6 +127,9 @@ def child_environment() -> dict[str, str]:
     environment["PATH"] = os.pathsep.join([path, *extra])
     # glibc keeps an arena per core otherwise, megabytes that idle daemons never give back.
     environment["MALLOC_ARENA_MAX"] = "2"
+    # Large blocks are mapped and given back when freed; glibc would otherwise raise the threshold after the first one,
+    # and keep the holes that a list of many objects leaves.
+    environment["MALLOC_MMAP_THRESHOLD_"] = environment["MALLOC_TRIM_THRESHOLD_"] = str(128 * 1024)
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     return environment
 

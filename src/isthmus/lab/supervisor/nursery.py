@@ -24,18 +24,16 @@ from typing import NoReturn
 import msgspec
 
 PRELOADED = (
-    "isthmus.lab.node.runtime",
-    "isthmus.lab.node.server",
-    "isthmus.lab.node.registration",
-    "isthmus.lab.controllers.endpoints",
-    "isthmus.lab.controllers.namespaces",
-    "isthmus.lab.controllers.nodes",
-    "isthmus.lab.controllers.scheduler",
     "isthmus.lab.apiserver.command",
+    "isthmus.lab.controllers.__main__",
+    "isthmus.lab.node.__main__",
+    "isthmus.cli.agent",
     "isthmus.agent.process",
-    "click",
+    "isthmus.cli.tracker",
+    "isthmus.mesh.tracker",
+    "isthmus.lab.daemon",
 )
-"""Modules that more than one daemon needs; one that cannot be imported is left to the daemon that wants it."""
+"""What the daemons are made of; a module that cannot be imported is left to the daemon that wants it."""
 
 _MAX_MESSAGE = 64 * 1024
 _ANSWER_LIMIT = 10.0
@@ -124,6 +122,9 @@ def main(number: int) -> None:
     for name in PRELOADED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+        if name.endswith(".__main__"):
+            # What it imports is what counts: runpy runs the module itself anew, and warns if it is there already.
+            sys.modules.pop(name, None)
     # Pages that the collector does not write to stay shared.
     gc.collect()
     gc.freeze()
