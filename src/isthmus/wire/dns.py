@@ -191,6 +191,13 @@ def write(message: Message, *, limit: int = MAX_MESSAGE) -> bytes:
     What does not fit is left out, with TC set unless it was only additional (RFC 2181 section 9). Raises DnsError for
     what cannot be written.
     """
+    try:
+        return _write(message, min(limit, MAX_MESSAGE))
+    except OverflowError as error:
+        raise DnsError(f"a number is out of range: {error}") from error
+
+
+def _write(message: Message, limit: int) -> bytes:
     out = _Writer(message.flags & ~TC, message.id)
     reserve = 11 if message.edns is not None else 0
     for question in message.questions:
@@ -201,7 +208,7 @@ def write(message: Message, *, limit: int = MAX_MESSAGE) -> bytes:
         for record in section:
             mark = out.size
             out.record(record)
-            if out.size + reserve > min(limit, MAX_MESSAGE):
+            if out.size + reserve > limit:
                 out.cut(mark)
                 truncated = index < 2
                 break

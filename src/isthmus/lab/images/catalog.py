@@ -30,11 +30,6 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[int, ...] = ()
     """TCP ports that its programs listen on unless told otherwise (EXPOSE)."""
 
-    @property
-    def id(self) -> str:
-        """What a container status shows as imageID."""
-        return f"lab/{self.name}"
-
 
 PATH = "/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin"
 """In a pod /bin holds busybox's applets and the lab's programs; the machine's own programs come after them."""
@@ -116,11 +111,12 @@ def full_argv(image: Image, *, command: Sequence[str], args: Sequence[str]) -> t
     return (*image.entrypoint, *(args or image.command))
 
 
-def find_image(reference: str) -> Image:
-    """Returns the built-in image for a reference; raises UnknownImage."""
-    from isthmus.lab.images.builtin import CATALOG
-
-    return CATALOG.find(reference)
+def image_id(reference: str) -> str:
+    """Returns what a container status shows as imageID: there is one build of each image, so the name is enough."""
+    try:
+        return f"lab/{repository_of(reference).rpartition('/')[2]}"
+    except InvalidImageName:
+        return ""
 
 
 def served_ports(argv: Sequence[str]) -> tuple[int, ...]:

@@ -39,6 +39,9 @@ def main() -> int:
 
 async def _serve(options: argparse.Namespace) -> None:
     images = _images(options.images_file)
+    rootfs = Rootfs(options.images_dir)
+    # Made already, unless the lab's programs are newer than the lab.
+    rootfs.prepare()
     facts = NodeFacts(
         name=options.node_name,
         address=options.address,
@@ -74,7 +77,7 @@ async def _serve(options: argparse.Namespace) -> None:
             events=EventRecorder(client, "kubelet", options.node_name),
             pool=AddressPool(options.pod_cidr, taken=taken),
             pool6=AddressPool(options.pod_cidr6, taken=taken6) if options.pod_cidr6 else None,
-            rootfs=Rootfs(options.images_dir),
+            rootfs=rootfs,
             images=images,
             keeper=keeper,
             objects=objects,

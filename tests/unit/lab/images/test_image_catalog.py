@@ -2,7 +2,8 @@
 
 import pytest
 
-from isthmus.lab.images.catalog import UnknownImage, find_image, full_argv, served_ports
+from isthmus.lab.images.builtin import CATALOG
+from isthmus.lab.images.catalog import UnknownImage, full_argv, served_ports
 
 
 @pytest.mark.parametrize(
@@ -18,17 +19,17 @@ from isthmus.lab.images.catalog import UnknownImage, find_image, full_argv, serv
     ],
 )
 def test_an_image_is_known_by_the_last_part_of_its_repository(reference: str, name: str) -> None:
-    assert find_image(reference).name == name
+    assert CATALOG.find(reference).name == name
 
 
 @pytest.mark.parametrize("reference", ["redis", "busybox-x", "busybox/other", "nginx/nginx-ingress:3"])
 def test_an_unknown_one_is_answered_with_those_that_exist(reference: str) -> None:
-    with pytest.raises(UnknownImage, match="agnhost, busybox, .*pause"):
-        find_image(reference)
+    with pytest.raises(UnknownImage, match=r"agnhost, busybox, .*pause"):
+        CATALOG.find(reference)
 
 
 def test_command_and_args_override_as_the_api_says() -> None:
-    image = find_image("agnhost")
+    image = CATALOG.find("agnhost")
     assert full_argv(image, command=(), args=()) == ("/agnhost", "pause")
     assert full_argv(image, command=(), args=("netexec",)) == ("/agnhost", "netexec")
     assert full_argv(image, command=("sh",), args=()) == ("sh",)

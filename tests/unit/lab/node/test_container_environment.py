@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isthmus.lab.images.catalog import find_image
+from isthmus.lab.images.builtin import CATALOG
 from isthmus.lab.node.environment.expansion import expand
 from isthmus.lab.node.environment.fields import Facts
 from isthmus.lab.node.environment.variables import ConfigError, Environment, environment, references
@@ -67,7 +67,7 @@ def made(*given: EnvVar, sources: tuple[EnvFrom, ...] = (), services: dict[str, 
     return environment(
         pod,
         container,
-        image=find_image("busybox"),
+        image=CATALOG.find("busybox"),
         facts=FACTS,
         services=services or {},
         find=lambda kind, name: OBJECTS.get((kind, name)),

@@ -9,7 +9,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from isthmus.lab.images.catalog import UnknownImage, find_image
+from isthmus.lab.images.catalog import image_id
 from isthmus.lab.node.pods.conditions import conditions
 from isthmus.lab.node.pods.container import Container
 from isthmus.lab.node.pods.lifecycle import phase, waiting_reason, wants_restart
@@ -77,7 +77,7 @@ def container_status(pod: Pod, container: Container, record: Record | None, *, o
     return {
         "name": container.name,
         "image": container.image,
-        "imageID": _image_id(container.image) if record.attempt else "",
+        "imageID": image_id(container.image) if record.attempt else "",
         "containerID": container_id(pod, container, record.attempt) if record.attempt else None,
         "restartCount": record.restarts,
         "ready": done or (record.running and record.ready and not initial),
@@ -126,10 +126,3 @@ def _terminated(ended: Ended) -> Json:
     if ended.message:
         result["message"] = ended.message
     return result
-
-
-def _image_id(reference: str) -> str:
-    try:
-        return find_image(reference).id
-    except UnknownImage:
-        return ""
