@@ -437,15 +437,15 @@ class Registry:
         raise KeyError(f"{plural}.{group}")
 
     def group_versions(self) -> dict[str, list[str]]:
-        """Returns group -> versions, both in order of first appearance; the core group is ""."""
+        """Returns group -> versions, the preferred first; the core group is "". Groups that users bring come last, by name."""
         found: dict[str, list[str]] = {}
         for resource in self._resources.values():
             versions = found.setdefault(resource.group, [])
             if resource.version not in versions:
                 versions.append(resource.version)
-        for group, versions in found.items():
-            if group not in self._fixed:
-                versions.sort(key=version_priority)
+        custom = sorted(found.keys() - self._fixed)
+        for group in custom:
+            found[group] = sorted(found.pop(group), key=version_priority)
         return found
 
     def of(self, group: str, version: str) -> list[Resource]:
