@@ -437,7 +437,7 @@ class Registry:
         raise KeyError(f"{plural}.{group}")
 
     def group_versions(self) -> dict[str, list[str]]:
-        """Returns group -> versions, the preferred first; the core group is "". Groups that users bring come by name."""
+        """Returns group -> versions, the preferred first; the core group is "". Groups of users come last, by name."""
         found: dict[str, list[str]] = {}
         for resource in self._resources.values():
             versions = found.setdefault(resource.group, [])
