@@ -18,6 +18,7 @@ import re
 from collections.abc import Container, Iterator, Sequence
 
 from isthmus.kernel.errors import KernelError, NftError, describe
+from isthmus.model.service import Target
 from isthmus.ruleset.sets import ElementChange, Field, Holds, Jump, Key, SetSpec, Value
 
 MAX_NAME = 255
@@ -162,7 +163,7 @@ class FakeKernel:
                 self.elements[name] = {}
             case "add", "chain":
                 self.chains.setdefault(name, [])
-                hook = re.search(r"type filter hook .*?;", rest)
+                hook = re.search(r"type (?:filter|nat) hook .*?;", rest)
                 if hook:
                     self.hooks[name] = hook[0]
             case "delete", "chain":
@@ -271,10 +272,10 @@ def _lookups(rule: str) -> list[str]:
 
 
 def _parse_spec(name: str, rest: str) -> SetSpec:
-    match = re.fullmatch(r"\{ type ([^:;]+?)(?: : ([^;]+?))?; \}", rest)
+    match = re.fullmatch(r"\{ type ([^:;]+?)(?: : ([^;]+?))?;(?: size (\d+); flags dynamic,timeout;)? \}", rest)
     assert match, f"not a set the fake kernel knows: {rest}"
     key = tuple(_FIELDS[part] for part in match[1].split(" . "))
-    return SetSpec(name, key, Holds(match[2]) if match[2] else None)
+    return SetSpec(name, key, Holds(match[2]) if match[2] else None, int(match[3] or 0))
 
 
 def _parse_elements(spec: SetSpec, rest: str) -> Iterator[tuple[Key, Value]]:
@@ -307,4 +308,9 @@ def _parse_identity(text: str) -> int:
 def _parse_value(spec: SetSpec, text: str) -> Value:
     if not text or spec.holds is None:
         return None
-    return Jump(text.removeprefix("jump ")) if spec.holds is Holds.VERDICT else _parse_identity(text)
+    if spec.holds is Holds.IDENTITY:
+        return _parse_identity(text)
+    if spec.holds is Holds.VERDICT:
+        return Jump(text.removeprefix("jump "))
+    address, _, port = text.partition(" . ")
+    return Target(address, int(port))
