@@ -17,6 +17,8 @@ from isthmus.lab.controllers.namespaces.gifts import Gifts
 from isthmus.lab.controllers.nodes.eviction import PodCollection, TaintEviction
 from isthmus.lab.controllers.nodes.lifecycle import GRACE, NodeLifecycle
 from isthmus.lab.controllers.scheduling.scheduler import Scheduler
+from isthmus.lab.controllers.workloads.jobs import Jobs
+from isthmus.lab.controllers.workloads.revisioned import DaemonSets, StatefulSets
 from isthmus.lab.controllers.workloads.sets import Deployments, ReplicaSets
 from isthmus.lab.controllers.world import World
 from isthmus.lab.daemon import set_up_logging, settle_memory
@@ -64,6 +66,9 @@ def controllers(world: World, *, root_ca: str, grace: float = GRACE) -> list[Cal
         Scheduler(world).serve,
         Deployments(world).serve,
         ReplicaSets(world).serve,
+        StatefulSets(world).serve,
+        DaemonSets(world).serve,
+        Jobs(world).serve,
         EndpointsController(world).serve,
         Emptying(world).serve,
         Gifts(world, root_ca=root_ca).serve,

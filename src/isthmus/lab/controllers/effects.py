@@ -28,7 +28,7 @@ class Create(msgspec.Struct, frozen=True):
 
 
 class Delete(msgspec.Struct, frozen=True):
-    """Delete this very object; tell `owner` SuccessfulDelete or FailedDelete."""
+    """Delete this very object; tell `owner` SuccessfulDelete or FailedDelete; `words` replaces what is said."""
 
     resource: Resource
     namespace: str
@@ -37,6 +37,7 @@ class Delete(msgspec.Struct, frozen=True):
     owner: ObjectReference | None = None
     propagation: str | None = None
     grace: int | None = None
+    words: tuple[str, str] | None = None
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -64,10 +65,12 @@ class Tell(msgspec.Struct, frozen=True):
 Effect = Create | Delete | Change | Tell
 
 
-def delete(item: Object, resource: Resource, *, owner: ObjectReference | None = None) -> Delete:
+def delete(
+    item: Object, resource: Resource, *, owner: ObjectReference | None = None, words: tuple[str, str] | None = None
+) -> Delete:
     """Returns the deletion of an object."""
     meta = item.metadata
-    return Delete(resource, meta.namespace, meta.name, meta.uid, owner)
+    return Delete(resource, meta.namespace, meta.name, meta.uid, owner, words=words)
 
 
 def status(item: Object, resource: Resource, patch: Json) -> Change:

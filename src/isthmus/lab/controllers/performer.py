@@ -144,8 +144,9 @@ class Performer:
             raise
         self._note_deleted(effect)
         if effect.owner is not None:
-            message = f"Deleted {effect.resource.kind.lower()}: {effect.name}"
-            self._events.emit(effect.owner, reason="SuccessfulDelete", message=message, type="Normal")
+            said = ("SuccessfulDelete", f"Deleted {effect.resource.kind.lower()}: {effect.name}")
+            reason, message = effect.words or said
+            self._events.emit(effect.owner, reason=reason, message=message, type="Normal")
 
     async def change(self, effect: Change) -> None:
         """Performs one change. Raises Conflict if it came too late."""

@@ -2,7 +2,8 @@
 
 Invariant: after an acknowledged write the store shows it, however late the watch is (`wrote`, `deleted`), so that no
 controller creates twice or deletes one too many. Events older than the write are ignored by resourceVersion; a
-snapshot that lacks the object is checked with a GET, because it may be older than the write. Rejected: counting
+snapshot that lacks the object is checked with a GET, because it may be older than the write; an answer that comes after
+the object's end was seen does not bring it back. Rejected: counting
 expected events per owner, which needs a time-out for the events that never come.
 """
 
@@ -19,6 +20,9 @@ from isthmus.kube.errors import DECODE_ERRORS, KubeError, NotFound
 from isthmus.kube.reflector import Change, Gone, Put, Snapshot, follow
 from isthmus.kube.resources import Resource
 from isthmus.lab.controllers.objects.meta import Key, Object
+
+DEAD = 1024
+"""Uids remembered after their end: an answer is late by seconds, not by a thousand deletions."""
 
 T = TypeVar("T", bound=Object)
 Listener = Callable[[T | None, T | None], None]
@@ -48,6 +52,7 @@ class Store(Generic[T]):
         self._indexes: dict[str, tuple[Callable[[T], Iterable[str]], dict[str, dict[Key, None]]]] = {}
         self._ahead: set[Key] = set()
         self._doomed: dict[str, str] = {}
+        self._dead: dict[str, None] = {}
         self.synced = asyncio.Event()
         """Set once the whole collection has been read."""
 
@@ -80,7 +85,7 @@ class Store(Generic[T]):
     def wrote(self, item: T) -> None:
         """Takes what the server returned for a write of ours, unless the watch has shown something newer."""
         known = self._objects.get(item.key)
-        if known is not None and not _newer(item, known):
+        if item.metadata.uid in self._dead or (known is not None and not _newer(item, known)):
             return
         self._ahead.add(item.key)
         self._put(item)
@@ -119,8 +124,9 @@ class Store(Generic[T]):
                     self._ahead.discard(item.key)
                     self._put(item)
             case Gone(item):
+                self._bury(item.metadata.uid)
                 known = self._objects.get(item.key)
-                if known is None or item.key not in self._ahead or not _newer(known, item):
+                if known is not None and known.metadata.uid == item.metadata.uid:
                     self._drop(item.key)
 
     async def _replace(self, objects: tuple[T, ...]) -> None:
@@ -164,9 +170,15 @@ class Store(Generic[T]):
         before = self._objects.pop(key, None)
         self._ahead.discard(key)
         if before is not None:
+            self._bury(before.metadata.uid)
             self._doomed.pop(before.metadata.uid, None)
             self._leave(key, before)
             self._tell(before, None)
+
+    def _bury(self, uid: str) -> None:
+        self._dead[uid] = None
+        while len(self._dead) > DEAD:
+            del self._dead[next(iter(self._dead))]
 
     def _tell(self, before: T | None, after: T | None) -> None:
         for listener in self._listeners:

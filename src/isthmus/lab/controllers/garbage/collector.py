@@ -113,7 +113,7 @@ class Collector:
             )
         except (NotFound, Conflict):
             return
-        _log.info("garbage collected", kind=resource.kind, namespace=node.namespace, name=node.name)
+        _log.debug("garbage collected", kind=resource.kind, namespace=node.namespace, name=node.name)
 
     async def _finish(self, node: Node) -> None:
         """Lets an owner go that is deleted in the foreground, once nothing blocks it; else sends its dependents away."""
