@@ -13,7 +13,7 @@ from isthmus.lab.apiserver import errors
 from isthmus.lab.apiserver.errors import FieldError, Json
 from isthmus.lab.apiserver.selectors import valid_key, valid_value
 
-PROTOCOLS = ("TCP", "UDP", "SCTP")
+PROTOCOLS = ("SCTP", "TCP", "UDP")
 MAX_ANNOTATIONS = 256 * 1024  # bytes of all keys and values
 
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
