@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -83,14 +84,17 @@ def test_deleting_the_last_cluster_leaves_nothing(small: Lab) -> None:
     assert json.loads(small.isthmus("lab", "list", "-o", "json").stdout) == []
 
 
-def test_a_killed_supervisor_takes_everything_along_and_the_next_create_cleans_up(small: Lab) -> None:
+def test_a_killed_supervisor_takes_everything_along_and_the_lab_comes_back(small: Lab) -> None:
     start_pod(small, "web")
     os.kill(small.processes()["", "supervisor"], signal.SIGKILL)
     until(lambda: not processes_of(small), "all processes are gone")
     assert str(small.directory) not in Path("/proc/mounts").read_text()
-    done = small.isthmus("lab", "create", "solo", "--nodes", "1", "--policy", "none")
-    assert "Removed what an earlier lab left: solo" in done.stderr
-    assert small.kubectl("solo", "get", "pods", "-o", "name").stdout == ""
+    refused = small.isthmus("lab", "create", "other", "--nodes", "1", "--policy", "none", check=False)
+    assert "the lab is not running, and it holds solo: bring it back with `isthmus lab start`" in refused.stderr
+    assert "The lab is stopped; it holds solo" in small.isthmus("lab", "status", check=False).stdout
+    assert 'Cluster "solo" is back' in small.isthmus("lab", "start").stderr
+    small.kubectl("solo", "wait", "--for=condition=Ready", "pod/web", "--timeout=30s")
+    assert small.kubectl("solo", "exec", "web", "--", "hostname").stdout == "web\n"
 
 
 def test_a_lab_whose_directory_is_removed_ends_by_itself(small: Lab) -> None:
@@ -122,6 +126,80 @@ def test_a_killed_api_server_comes_back_on_its_port_with_its_objects(shared: Lab
     os.kill(shared.processes()["solo", "apiserver"], signal.SIGKILL)
     assert "pod/before\n" in shared.kubectl("solo", "get", "pods", "-o", "name").stdout
     start_pod(shared, "after")
+
+
+def test_a_stopped_lab_comes_back_with_objects_addresses_ports_and_credentials(shared: Lab) -> None:
+    start_pod(shared, "kept")
+    before = shared.kubectl("solo", "get", "node,configmap,pod", "-A", "-o", "json").stdout
+    assert 'Stopped cluster "solo"' in shared.isthmus("lab", "stop").stderr
+    until(lambda: not processes_of(shared), "all processes are gone")
+    assert "No lab is running" in shared.isthmus("lab", "stop").stderr
+    assert json.loads(shared.isthmus("lab", "list", "-o", "json").stdout)[0]["state"] == "stopped"
+    words = [sys.executable, "-m", "isthmus", "lab", "start"]
+    both = [subprocess.Popen(words, env=shared.environ, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = sorted(process.communicate(timeout=60)[1].splitlines()[-1] for process in both)
+    assert said == [' ✓ Cluster "solo" is back', ' ✓ Cluster "solo" runs']
+    # The kubeconfig is that of before: same port, same certificates.
+    after = shared.kubectl("solo", "get", "node,configmap,pod", "-A", "-o", "json").stdout
+    assert names_and_uids(after) >= names_and_uids(before)
+    shared.kubectl("solo", "wait", "--for=condition=Ready", "pod/kept", "--timeout=30s")
+    assert shared.kubectl("solo", "exec", "kept", "--", "hostname").stdout == "kept\n"
+
+
+def names_and_uids(listed: str) -> set[tuple[str, str]]:
+    return {(item["metadata"]["name"], item["metadata"]["uid"]) for item in json.loads(listed)["items"]}
+
+
+def test_a_port_that_was_taken_meanwhile_is_named_and_nothing_is_lost(small: Lab) -> None:
+    server = json.loads(small.isthmus("lab", "list", "-o", "json").stdout)[0]["server"]
+    port = int(server.rpartition(":")[2])
+    small.isthmus("lab", "stop")
+    with socket.create_server(("127.0.0.1", port)):
+        done = small.isthmus("lab", "start", check=False)
+        message = (
+            f'Error: cluster "solo" had API server port {port}: cannot listen on 127.0.0.1:{port}: Address already'
+        )
+        assert message in done.stderr
+    small.isthmus("lab", "start")
+    assert small.kubectl("solo", "get", "nodes", "-o", "name").stdout == "node/solo-control-plane\n"
+
+
+def test_a_stopped_process_stays_stopped_until_it_is_started(shared: Lab) -> None:
+    try:
+        for _ in range(2):
+            shared.isthmus("lab", "stop", "apiserver")
+        assert "was refused" in shared.kubectl("solo", "get", "nodes", check=False).stderr
+        done = shared.isthmus("lab", "status", check=False)
+        assert done.returncode == 1
+        assert "stopped: apiserver" in done.stdout
+        assert shared.processes()["solo", "apiserver"] == 0
+    finally:
+        shared.isthmus("lab", "start", "apiserver")
+    shared.isthmus("lab", "start", "apiserver")
+    shared.isthmus("lab", "status", "--wait")
+
+
+def test_two_commands_that_create_the_same_cluster_make_one(shared: Lab) -> None:
+    words = [sys.executable, "-m", "isthmus", "lab", "create", "twin", "--nodes", "1", "--policy", "none"]
+    both = [subprocess.Popen(words, env=shared.environ, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=60)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 1]
+    assert sum('cluster already exists: "twin"' in text for text in said) == 1
+    shared.isthmus("lab", "delete", "twin")
+
+
+@pytest.mark.parametrize("size", ["200k", "1m"])
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, size: str) -> None:
+    place = tmp_path / "lab"
+    place.mkdir()
+    script = 'mount -t tmpfs -o "size=$1" none "$2" && shift 2 && exec "$@"'
+    inside = [sys.executable, "-m", "isthmus", "lab", "--state-dir", str(place), "create", "full", "--policy", "none"]
+    enter = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
+    words = [*enter, "sh", "-c", script, "sh", size, str(place), *inside]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_creator_that_is_killed_leaves_no_half_made_cluster(shared: Lab) -> None:
@@ -183,4 +261,4 @@ def test_contexts_are_merged_into_ones_own_kubeconfig_and_taken_out_again(small:
 
 def test_logs_and_status_are_there(shared: Lab) -> None:
     assert "node started" in shared.isthmus("lab", "logs", "solo", "node-control-plane").stdout
-    assert "✓ solo" in shared.isthmus("lab", "status").stdout
+    assert "✓ solo: API server ready; 1 of 1 nodes ready" in shared.isthmus("lab", "status", "--wait").stdout
