@@ -14,7 +14,10 @@ VECTORS = json.loads((Path(__file__).parents[4] / "vectors" / "custom-resources.
 CASES = {case["id"]: case for case in VECTORS["cases"]}
 SHIPPED = sorted((Path(isthmus.lab.addons.__file__).parent / "crds").glob("*.yaml"))
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-ENGINE_TEXTS = {"definition-pattern-bad", "definition-pattern-lookahead"}  # RE2 in C++ words errors otherwise than in Go
+ENGINE_TEXTS = {
+    "definition-pattern-bad",
+    "definition-pattern-lookahead",
+}  # RE2 in C++ words errors otherwise than in Go
 
 
 def causes_of(body: Any) -> list[list[str]]:
