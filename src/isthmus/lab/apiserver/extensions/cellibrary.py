@@ -19,6 +19,7 @@ from cel_expr_python import cel
 _T = cel.Type
 _STRING, _BOOL, _INT, _DYN = _T.STRING, _T.BOOL, _T.INT, _T.DYN
 _LIST, _VALUE = _T.List(_T.DYN), _T.Map(_T.STRING, _T.STRING)
+_ITEMS = (_STRING, _INT, _T.DOUBLE, _BOOL, _VALUE)  # arguments are told apart by type, and DYN is none
 _UNITS = {"": 0, "n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 
 
@@ -86,6 +87,14 @@ def _made(value: decimal.Decimal) -> dict[str, str]:
     return {"@quantity": format(value.normalize(), "f")}
 
 
+def _plus(one: Any, two: Any) -> dict[str, str]:
+    return _made(_amount(one) + _amount(two))
+
+
+def _minus(one: Any, two: Any) -> dict[str, str]:
+    return _made(_amount(one) - _amount(two))
+
+
 def _url(text: str) -> Any:
     found = urlsplit(text)
     if not (found.scheme or text.startswith("/")) or any(letter.isspace() for letter in text):
@@ -133,8 +142,8 @@ def _network_functions() -> list[tuple[str, bool, list[Any], Any, Any]]:
         ),
         ("isCIDR", False, [_STRING], _BOOL, _tells(_network)),
         ("cidr", False, [_STRING], _VALUE, lambda text: {"@cidr": str(_network(text))}),
-        ("containsIP", True, [_VALUE, _DYN], _BOOL, _contains),
-        ("containsCIDR", True, [_VALUE, _DYN], _BOOL, _contains),
+        *(("containsIP", True, [_VALUE, kind], _BOOL, _contains) for kind in (_STRING, _VALUE)),
+        *(("containsCIDR", True, [_VALUE, kind], _BOOL, _contains) for kind in (_STRING, _VALUE)),
         ("ip", True, [_VALUE], _VALUE, lambda value: {"@ip": str(_cidr(value).ip)}),
         ("masked", True, [_VALUE], _VALUE, lambda value: {"@cidr": str(_cidr(value).network)}),
         ("prefixLength", True, [_VALUE], _INT, lambda value: _cidr(value).network.prefixlen),
@@ -147,8 +156,8 @@ def _other_functions() -> list[tuple[str, bool, list[Any], Any, Any]]:
         ("sum", True, [_LIST], _DYN, sum),
         ("min", True, [_LIST], _DYN, _least(min)),
         ("max", True, [_LIST], _DYN, _least(max)),
-        ("indexOf", True, [_LIST, _DYN], _INT, _first),
-        ("lastIndexOf", True, [_LIST, _DYN], _INT, _last),
+        *(("indexOf", True, [_LIST, kind], _INT, _first) for kind in _ITEMS),
+        *(("lastIndexOf", True, [_LIST, kind], _INT, _last) for kind in _ITEMS),
         ("sets.contains", False, [_LIST, _LIST], _BOOL, lambda all_, some: all(item in all_ for item in some)),
         ("sets.intersects", False, [_LIST, _LIST], _BOOL, lambda all_, some: any(item in all_ for item in some)),
         (
@@ -175,8 +184,8 @@ def _other_functions() -> list[tuple[str, bool, list[Any], Any, Any]]:
         ("asInteger", True, [_VALUE], _INT, lambda value: int(_amount(value))),
         ("asApproximateFloat", True, [_VALUE], _T.DOUBLE, lambda value: float(_amount(value))),
         ("sign", True, [_VALUE], _INT, lambda value: (_amount(value) > 0) - (_amount(value) < 0)),
-        ("add", True, [_VALUE, _DYN], _VALUE, lambda one, two: _made(_amount(one) + _amount(two))),
-        ("sub", True, [_VALUE, _DYN], _VALUE, lambda one, two: _made(_amount(one) - _amount(two))),
+        *(("add", True, [_VALUE, kind], _VALUE, _plus) for kind in (_INT, _VALUE)),
+        *(("sub", True, [_VALUE, kind], _VALUE, _minus) for kind in (_INT, _VALUE)),
     ]
 
 
