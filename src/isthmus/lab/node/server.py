@@ -1,4 +1,4 @@
-"""The node's HTTP server, which the API server asks for logs, exec and attach: a kubelet's port 10250.
+"""The node's HTTP server, which the API server asks for logs, exec, attach and port-forward: a kubelet's port 10250.
 
 Invariants: only a client certificate of the cluster's authority opens it; what is asked for is looked up among the pods
 of this node, so a path can name nothing else; a request for something that is not there is answered with a reason that
@@ -8,22 +8,15 @@ kubectl shows. Answers to questions about pods that ended come from their files.
 import datetime
 import ssl
 
-from aiohttp import WSCloseCode, web
+from aiohttp import web
 
-from isthmus.lab.images.catalog import UnknownImage
 from isthmus.lab.node.containers.logs import OptionError, parse_options, read_log
-from isthmus.lab.node.environment.variables import ConfigError
 from isthmus.lab.node.pods.container import Container
-from isthmus.lab.node.sessions.channels import PROTOCOLS, STDERR, STDOUT, encode, exited, success
-from isthmus.lab.node.sessions.transfer import ExecError, Streams, attach, execute
-from isthmus.lab.node.worker.launch import command_spec
+from isthmus.lab.node.streaming import serve_attach, serve_exec, serve_forward
 from isthmus.lab.node.worker.pod import Finder
 from isthmus.lab.node.worker.state import PodState
 
 PORT = 10250
-
-_MAX_MESSAGE = 4 * 1024 * 1024
-"""Bytes of a WebSocket message; clients send 32 KiB."""
 
 
 class NodeServer:
@@ -40,8 +33,14 @@ class NodeServer:
         app = web.Application()
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/containerLogs/{namespace}/{pod}/{container}", self._logs)
-        for verb, handler in (("exec", self._exec), ("attach", self._attach)):
-            app.router.add_get(f"/{verb}/{{namespace}}/{{pod}}/{{container}}", handler)
+        for path, handler in (
+            ("/exec/{namespace}/{pod}/{container}", self._exec),
+            ("/attach/{namespace}/{pod}/{container}", self._attach),
+            ("/portForward/{namespace}/{pod}", self._forward),
+        ):
+            # GET for WebSocket, POST for SPDY.
+            app.router.add_route("GET", path, handler)
+            app.router.add_route("POST", path, handler)
         # A session that nobody ends must not hold up the end of this process.
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
@@ -80,52 +79,29 @@ class NodeServer:
 
     async def _exec(self, request: web.Request) -> web.StreamResponse:
         worker, container = self._target(request)
-        command = request.query.getall("command", [])
-        if not command:
-            raise web.HTTPBadRequest(text="you must specify at least one command for the container")
-        run = worker.runs.get(container.name)
-        if run is None or run.pid is None:
-            raise web.HTTPNotFound(text=f'container not found ("{container.name}")')
-        streams = _streams(request)
-        try:
-            spec = await command_spec(worker, container, tuple(command), tty=streams.tty)
-        except (UnknownImage, ConfigError) as error:
-            raise web.HTTPInternalServerError(text=str(error)) from error
-        socket = await _open(request, streams)
-        try:
-            await execute(socket, keeper=worker.context.keeper, target=run.process, spec=spec, streams=streams)
-        except ExecError as error:
-            said = f"OCI runtime exec failed: exec failed: unable to start container process: {error}\r\n"
-            await socket.send_bytes(encode(STDERR if streams.stderr else STDOUT, said.encode()))
-            await socket.send_bytes(exited(error.exit_code))
-        await socket.close(code=WSCloseCode.OK)
-        return socket
+        return await serve_exec(request, worker, container)
 
     async def _attach(self, request: web.Request) -> web.StreamResponse:
         worker, container = self._target(request)
-        output = worker.outputs.get(container.name)
-        run = worker.runs.get(container.name)
-        # A run that is over may still be attached to once: somebody asked for its output before it began.
-        if output is None or (run is None and output.seen):
-            raise web.HTTPNotFound(text=f"container {container.name} not found in pod {worker.pod.where}: not running")
-        streams = _streams(request)
-        socket = await _open(request, streams)
-        await attach(socket, output=output, run=run, streams=streams, once=container.stdinOnce)
-        if not socket.closed:
-            # Attaching succeeded; how the container ended is in the pod's status, where kubectl looks for it.
-            await socket.send_bytes(success())
-        await socket.close(code=WSCloseCode.OK)
-        return socket
+        return await serve_attach(request, worker, container)
 
-    def _target(self, request: web.Request) -> tuple[PodState, Container]:
+    async def _forward(self, request: web.Request) -> web.StreamResponse:
+        return await serve_forward(request, self._pod(request))
+
+    def _pod(self, request: web.Request) -> PodState:
         match = request.match_info
         worker = self._find(match["namespace"], match["pod"])
         if worker is None:
             raise web.HTTPNotFound(text=f'pod "{match["pod"]}" not found on this node')
-        container = worker.state.pod.container(match["container"])
+        return worker.state
+
+    def _target(self, request: web.Request) -> tuple[PodState, Container]:
+        state = self._pod(request)
+        match = request.match_info
+        container = state.pod.container(match["container"])
         if container is None:
             raise web.HTTPNotFound(text=f"container {match['container']} is not valid for pod {match['pod']}")
-        return worker.state, container
+        return state, container
 
 
 def server_tls(*, certificate: str, key: str, ca: str) -> ssl.SSLContext:
@@ -135,29 +111,6 @@ def server_tls(*, certificate: str, key: str, ca: str) -> ssl.SSLContext:
     context.load_verify_locations(ca)
     context.verify_mode = ssl.CERT_REQUIRED
     return context
-
-
-async def _open(request: web.Request, streams: Streams) -> web.WebSocketResponse:
-    socket = web.WebSocketResponse(protocols=PROTOCOLS, max_msg_size=_MAX_MESSAGE)
-    await socket.prepare(request)
-    # Tells the client that the streams are there, before there is anything to say (as kubelets do).
-    await socket.send_bytes(encode(STDOUT if streams.stdout else STDERR, b""))
-    return socket
-
-
-def _streams(request: web.Request) -> Streams:
-    """Reads both spellings: the API server's own and the one that it uses towards kubelets."""
-
-    def asked(*names: str) -> bool:
-        return any(request.query.get(name) in ("true", "1") for name in names)
-
-    tty = asked("tty")
-    return Streams(
-        stdin=asked("stdin", "input"),
-        stdout=asked("stdout", "output"),
-        stderr=asked("stderr", "error") and not tty,
-        tty=tty,
-    )
 
 
 def _not_started(worker: PodState, container: Container) -> str:

@@ -226,6 +226,7 @@ def main(path: str) -> None:
         pass
     os.umask(0o077)
     listener.bind(place)
+    os.umask(0o022)
     listener.listen(16)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

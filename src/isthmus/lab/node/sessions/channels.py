@@ -31,6 +31,14 @@ class Resize(msgspec.Struct, frozen=True, rename="pascal"):
 Message = Input | EndOfInput | Resize
 
 
+def decode_size(text: bytes) -> Resize | None:
+    """Returns the size in a message; None for nonsense."""
+    try:
+        return msgspec.json.decode(text, type=Resize)
+    except msgspec.DecodeError:
+        return None
+
+
 def decode(message: bytes) -> Message | None:
     """Returns what a client's message means; None if it means nothing."""
     if not message:
@@ -41,10 +49,7 @@ def decode(message: bytes) -> Message | None:
     if channel == CLOSE:
         return EndOfInput() if payload[:1] == bytes([STDIN]) else None
     if channel == RESIZE:
-        try:
-            return msgspec.json.decode(payload, type=Resize)
-        except msgspec.DecodeError:
-            return None
+        return decode_size(payload)
     return None
 
 
@@ -54,8 +59,8 @@ def encode(channel: int, data: bytes) -> bytes:
 
 
 def success() -> bytes:
-    """Returns the Status that says: exit code 0."""
-    return encode(ERROR, msgspec.json.encode({"metadata": {}, "status": "Success"}))
+    """Returns the Status that says: exit code 0. It goes to the error channel, as the others do."""
+    return msgspec.json.encode({"metadata": {}, "status": "Success"})
 
 
 def exited(code: int) -> bytes:
@@ -69,10 +74,4 @@ def exited(code: int) -> bytes:
         "reason": "NonZeroExitCode",
         "details": {"causes": [{"reason": "ExitCode", "message": str(code)}]},
     }
-    return encode(ERROR, msgspec.json.encode(status))
-
-
-def failed(message: str) -> bytes:
-    """Returns the Status for something that could not be done at all."""
-    status = {"metadata": {}, "status": "Failure", "message": message, "reason": "InternalError", "code": 500}
-    return encode(ERROR, msgspec.json.encode(status))
+    return msgspec.json.encode(status)

@@ -12,9 +12,11 @@ from typing import Protocol
 
 from isthmus.kernel.errors import KernelError
 from isthmus.kernel.namespaces import inside
+from isthmus.lab.spdy import Stream
 
 CONNECT_LIMIT = 10.0
 """Seconds."""
+MAX_WAITING = 64
 _CHUNK = 32 * 1024
 
 
@@ -38,7 +40,33 @@ class ByteStream(Protocol):
         ...
 
 
-async def connect(namespace: Path | int, port: int) -> socket.socket:
+class StreamPairs:
+    """Finds the two streams of each connection: an `error` stream and a `data` stream with the same request id.
+
+    At most MAX_WAITING halves wait for their other half; the oldest is forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._halves: dict[str, Stream] = {}
+
+    def add(self, stream: Stream) -> tuple[Stream, Stream, int] | None:
+        """Takes a stream; returns (error stream, data stream, port) when a pair is complete."""
+        port = stream.headers.get("port", "")
+        kind = stream.headers.get("streamtype", "")
+        # Clients without request ids open the data stream right after the error stream.
+        number = stream.headers.get("requestid") or str(stream.number - (2 if kind == "data" else 0))
+        other = self._halves.pop(number, None)
+        if other is None:
+            self._halves[number] = stream
+            while len(self._halves) > MAX_WAITING:
+                del self._halves[next(iter(self._halves))]
+            return None
+        if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            return None
+        return (other, stream, int(port)) if kind == "data" else (stream, other, int(port))
+
+
+async def connect(namespace: Path | str | int, port: int) -> socket.socket:
     """Returns a connected, non-blocking socket to `port` of the pod's loopback; raises ForwardError.
 
     `namespace` is the pod's network namespace: a file, or a process number. 127.0.0.1 is tried before ::1.
@@ -67,7 +95,7 @@ async def connect(namespace: Path | int, port: int) -> socket.socket:
     raise ForwardError(f"failed to connect to localhost:{port} inside the pod's network namespace: {said}")
 
 
-async def forward(namespace: Path | int, port: int, stream: ByteStream) -> None:
+async def forward(namespace: Path | str | int, port: int, stream: ByteStream) -> None:
     """Joins `stream` to a port of the pod until both directions have ended; raises ForwardError, OSError."""
     made = await connect(namespace, port)
     try:

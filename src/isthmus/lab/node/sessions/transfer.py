@@ -1,7 +1,7 @@
-"""`kubectl exec` and `kubectl attach`: moving bytes between a WebSocket and a process.
+"""`kubectl exec` and `kubectl attach`: moving bytes between a client and a process.
 
 Invariants: reading stops while the other side does not take what was read, so memory stays bounded; a program that
-`exec` started does not outlive its WebSocket; whoever is attached to a container that ends gets all of its output and
+`exec` started does not outlive its client; whoever is attached to a container that ends gets all of its output and
 its exit code.
 """
 
@@ -12,23 +12,14 @@ import signal
 from collections.abc import Awaitable, Callable
 
 import msgspec
-from aiohttp import WSMsgType, web
 
 from isthmus.lab.node.containers.output import Output
 from isthmus.lab.node.containers.process import is_alive, resolve, send
 from isthmus.lab.node.containers.run import UNKNOWN_EXIT, Run, StartError, begin, set_size
 from isthmus.lab.node.keeper.client import Keeper, KeeperError
 from isthmus.lab.node.pods.record import Process
-from isthmus.lab.node.sessions.channels import (
-    STDERR,
-    STDOUT,
-    EndOfInput,
-    Input,
-    Resize,
-    decode,
-    encode,
-    exited,
-)
+from isthmus.lab.node.sessions.channels import ERROR, STDERR, STDOUT, EndOfInput, Input, Resize, exited
+from isthmus.lab.node.sessions.clients import Client
 
 _READ_SIZE = 32 * 1024
 _END_OF_TRANSMISSION = b"\x04"
@@ -44,9 +35,7 @@ class Streams(msgspec.Struct, frozen=True):
     tty: bool = False
 
 
-async def attach(
-    socket: web.WebSocketResponse, *, output: Output, run: Run | None, streams: Streams, once: bool
-) -> None:
+async def attach(client: Client, *, output: Output, run: Run | None, streams: Streams, once: bool) -> None:
     """Joins a client to a container's output and, if asked for, its standard input, until either ends.
 
     `once` closes the container's standard input when the client's ends (stdinOnce).
@@ -57,7 +46,7 @@ async def attach(
         while (chunk := await subscriber.next()) is not None:
             stream, data = chunk
             if (stream == STDOUT and streams.stdout) or (stream == STDERR and streams.stderr):
-                await socket.send_bytes(encode(stream, data))
+                await client.send(stream, data)
 
     async def feed(data: bytes) -> None:
         if run is not None and streams.stdin:
@@ -74,7 +63,7 @@ async def attach(
         if run is not None:
             run.resize(columns=size.width, rows=size.height)
 
-    listening = asyncio.create_task(_listen(socket, feed=feed, end_input=end_input, resize=resize))
+    listening = asyncio.create_task(_listen(client, feed=feed, end_input=end_input, resize=resize))
     forwarding = asyncio.create_task(forward())
     try:
         # Attached for as long as the container runs and the client stays.
@@ -87,7 +76,7 @@ async def attach(
 
 
 async def execute(
-    socket: web.WebSocketResponse, *, keeper: Keeper, target: Process, spec: dict[str, object], streams: Streams
+    client: Client, *, keeper: Keeper, target: Process, spec: dict[str, object], streams: Streams
 ) -> None:
     """Runs a program in the container of `target` for a client, and tells its exit code at the end.
 
@@ -107,8 +96,8 @@ async def execute(
         set_size(session.input, columns=size.width, rows=size.height)
 
     ended = asyncio.create_task(_exit_code(keeper, process))
-    listening = asyncio.create_task(_listen(socket, feed=session.feed, end_input=end_input, resize=resize))
-    copying = asyncio.create_task(session.copy(socket))
+    listening = asyncio.create_task(_listen(client, feed=session.feed, end_input=end_input, resize=resize))
+    copying = asyncio.create_task(session.copy(client))
     try:
         # A program may run as long as its client wants it to.
         await asyncio.wait({ended, listening}, return_when=asyncio.FIRST_COMPLETED)
@@ -118,7 +107,7 @@ async def execute(
         session.finish()
         await copying
         with contextlib.suppress(ConnectionError):
-            await socket.send_bytes(exited(code))
+            await client.send(ERROR, exited(code))
     finally:
         _end(process)
         for task in (ended, listening, copying):
@@ -187,13 +176,13 @@ class _Session:
             os.close(self.input)
             self.input = -1
 
-    async def copy(self, socket: web.WebSocketResponse) -> None:
+    async def copy(self, client: Client) -> None:
         """Sends what the program writes until `finish`, and then what is left."""
         async with asyncio.TaskGroup() as group:
             for descriptor, stream in self._outputs.items():
-                group.create_task(self._copy_one(socket, descriptor, stream))
+                group.create_task(self._copy_one(client, descriptor, stream))
 
-    async def _copy_one(self, socket: web.WebSocketResponse, descriptor: int, stream: int) -> None:
+    async def _copy_one(self, client: Client, descriptor: int, stream: int) -> None:
         wanted = self._streams.stdout if stream == STDOUT else self._streams.stderr
         while True:
             try:
@@ -210,7 +199,7 @@ class _Session:
                 return
             if wanted:
                 with contextlib.suppress(ConnectionError):
-                    await socket.send_bytes(encode(stream, data))
+                    await client.send(stream, data)
 
     def finish(self) -> None:
         self._finished.set()
@@ -224,17 +213,15 @@ class _Session:
 
 
 async def _listen(
-    socket: web.WebSocketResponse,
+    client: Client,
     *,
     feed: Callable[[bytes], Awaitable[None]],
     end_input: Callable[[], Awaitable[None]],
     resize: Callable[[Resize], None],
 ) -> None:
     """Handles the client's messages until it goes away."""
-    async for message in socket:
-        if message.type is not WSMsgType.BINARY:
-            continue
-        match decode(message.data):
+    async for message in client.messages():
+        match message:
             case Input(data=data):
                 await feed(data)
             case EndOfInput():

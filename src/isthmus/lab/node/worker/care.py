@@ -31,6 +31,8 @@ SERVE_LIMIT = 15.0
 """Seconds that a server program may take until it listens; after that it counts as ready all the same."""
 EXPOSED_LIMIT = 3.0
 """The same for a program of which only the image says that it listens, somewhere."""
+PROBED_LIMIT = 1.0
+"""The same for a program that is probed: the probe decides in the end."""
 _SERVE_PAUSE = 0.02
 _KEPT_RUNS = 2
 """Logs of this many runs stay: the current one and the one before, for `kubectl logs --previous`."""
@@ -144,8 +146,7 @@ class Care:
             state.tell("FailedPostStartHook", "PostStartHook failed", type="Warning", container=container)
             await self.stop(container.name, grace=self._grace(), message="FailedPostStartHook")
             return
-        if container.readinessProbe is None and container.startupProbe is None:
-            await self._until_serving(container, launched)
+        await self._until_serving(container, launched)
         record = self._current(container, run)
         if record is None:
             return
@@ -154,15 +155,19 @@ class Care:
             self._started(container, run)
 
     async def _until_serving(self, container: Container, launched: Launched) -> None:
-        known = set(served_ports(launched.argv))
-        exposed = bool(launched.image.ports) and not container.command
-        deadline = time.monotonic() + (SERVE_LIMIT if known else EXPOSED_LIMIT)
-        while (known or exposed) and time.monotonic() < deadline:
+        """Waits until a server program listens.
+
+        The lab's programs take a tenth of a second for what takes the real ones a millisecond: without this their
+        first probe would come too early, and the second one only after its period.
+        """
+        ports, limit = _expected_ports(container, launched)
+        deadline = time.monotonic() + limit
+        while time.monotonic() < deadline:
             pid = launched.run.pid
             if pid is None:
                 return
-            open_ports = listening_ports(pid)
-            if known <= open_ports and open_ports:
+            found = listening_ports(pid)
+            if ports <= found and found:
                 return
             await asyncio.sleep(_SERVE_PAUSE)
 
@@ -247,3 +252,16 @@ class Care:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _expected_ports(container: Container, launched: Launched) -> tuple[set[int], float]:
+    """Returns the TCP ports that a program will listen on (none: any), and how many seconds to wait for that."""
+    probe = container.startupProbe or container.readinessProbe
+    if probe is not None:
+        wanted = [action.port for action in (probe.httpGet, probe.tcpSocket, probe.grpc) if action is not None]
+        ports = {number for port in wanted if (number := container.port(port)) is not None}
+        return ports, PROBED_LIMIT if ports else 0.0
+    known = set(served_ports(launched.argv))
+    if known:
+        return known, SERVE_LIMIT
+    return set(), EXPOSED_LIMIT if launched.image.ports and not container.command else 0.0
