@@ -30,9 +30,12 @@ _MODULES = ("wire/dns", "aio/backoff", "lab/dns", "lab/images/programs")
 _EVERYWHERE = {
     "nginx": "isthmus.lab.images.programs.nginx.main:main",
     "json-mock": "isthmus.lab.images.programs.jsonmock:main",
+    "nslookup": "isthmus.lab.images.programs.lookup:nslookup",
     "starwars": "isthmus.lab.images.programs.small:deathstar",
 }
-"""Programs in /bin."""
+"""Programs in /bin, some of them in the place of busybox's."""
+_UNLESS_INSTALLED = {"dig": "isthmus.lab.images.programs.lookup:dig"}
+"""Programs in /bin where the machine has none of that name."""
 _ELSEWHERE = {
     "agnhost": "isthmus.lab.images.programs.agnhost:main",
     "coredns": "isthmus.lab.dns.__main__:main",
@@ -116,7 +119,9 @@ def _make_library(folder: Path) -> None:
 
 
 def _make_programs(tree: Path) -> None:
-    for name, entry in _EVERYWHERE.items():
+    missing = {name: entry for name, entry in _UNLESS_INSTALLED.items() if shutil.which(name) is None}
+    for name, entry in (_EVERYWHERE | missing).items():
+        (tree / "bin" / name).unlink(missing_ok=True)
         _write_launcher(tree / "bin" / name, entry)
     (tree / "programs").mkdir()
     for name, entry in _ELSEWHERE.items():
@@ -146,10 +151,11 @@ def _version() -> str:
     digest = hashlib.sha256(f"{os.path.realpath(sys.executable)} {sys.version}".encode())
     for path in (*_sources(), Path(__file__)):
         digest.update(path.read_bytes())
-    busybox = shutil.which("busybox")
-    if busybox is not None:
-        found = os.stat(busybox)
-        digest.update(f"{busybox} {found.st_size} {found.st_mtime_ns}".encode())
+    for name in ("busybox", *_UNLESS_INSTALLED):
+        program = shutil.which(name)
+        if program is not None:
+            found = os.stat(program)
+            digest.update(f"{program} {found.st_size} {found.st_mtime_ns}".encode())
     return digest.hexdigest()[:16]
 
 
