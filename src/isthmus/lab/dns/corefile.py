@@ -72,7 +72,7 @@ def parse(text: str) -> Settings:
             at += 1
         settings = _plugin(settings, line, options)
     if at != len(lines) - 1:
-        where = lines[min(at, len(lines) - 1)].number
+        where = lines[min(at + 1, len(lines) - 1)].number
         raise CorefileError(f"Corefile:{where}: expected one server block, closed by a `}}`")
     if not settings.origins:
         raise CorefileError("Corefile: the plugin `kubernetes` is missing")
