@@ -10,7 +10,7 @@ import pytest
 from isthmus.lab.supervisor.nursery import Nursery, NurseryError, Seed
 
 OWN = {"net": "/proc/self/ns/net", "uts": "/proc/self/ns/uts"}
-AGNHOST = "isthmus.lab.images.agnhost"
+AGNHOST = "isthmus.lab.images.programs.agnhost"
 
 
 @pytest.fixture(scope="module")

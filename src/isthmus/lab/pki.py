@@ -7,7 +7,6 @@ everybody, which kube-apiserver reads from a file that has to be rewritten for e
 """
 
 import datetime
-import os
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,6 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from isthmus.lab.statedir import write_private
 
 _LIFETIME = datetime.timedelta(days=365)
 _CLOCK_SKEW = datetime.timedelta(hours=1)
@@ -79,15 +80,6 @@ def write_pair(directory: Path, name: str, pair: tuple[bytes, bytes]) -> None:
     """Writes NAME.crt and NAME.key."""
     write_private(directory / f"{name}.crt", pair[0])
     write_private(directory / f"{name}.key", pair[1])
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Writes a file that only its owner may read, never for a moment with wider permissions."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, 0o600)
-        file.write(data)
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:

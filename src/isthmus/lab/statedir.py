@@ -112,6 +112,15 @@ class ClusterDir:
         return self.logs / f"{component}.log"
 
 
+def write_private(path: Path, data: bytes) -> None:
+    """Writes a file that only its owner may read, never for a moment with wider permissions."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, 0o600)
+        file.write(data)
+
+
 def default_root() -> Path:
     """Returns the state directory that commands use unless told otherwise."""
     if chosen := os.environ.get(STATE_VARIABLE):

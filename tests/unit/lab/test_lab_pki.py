@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from isthmus.lab.pki import Authority, write_pair, write_private
+from isthmus.lab.pki import Authority, write_pair
+from isthmus.lab.statedir import write_private
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from isthmus.lab.pki import write_private
 from isthmus.lab.plan import ClusterPlan
-from isthmus.lab.statedir import StateDir
+from isthmus.lab.statedir import StateDir, write_private
 
 
 class Note(msgspec.Struct, frozen=True):

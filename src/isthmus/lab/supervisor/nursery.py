@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import traceback
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
@@ -125,6 +126,9 @@ def main(number: int) -> None:
         if name.endswith(".__main__"):
             # What it imports is what counts: runpy runs the module itself anew, and warns if it is there already.
             sys.modules.pop(name, None)
+    # Every TLS connection of asyncio holds a buffer of this size, 256 KiB by default, and a lab has hundreds of them,
+    # most of them watches on which nothing comes. Two TLS records (16 KiB, RFC 8446) fit.
+    SSLProtocol.max_size = 32 * 1024
     # Pages that the collector does not write to stay shared.
     gc.collect()
     gc.freeze()

@@ -7,9 +7,9 @@ a real kube-apiserver, have authorities of their own.
 from ipaddress import ip_network
 
 from isthmus.lab import kubeconfig
-from isthmus.lab.pki import Authority, new_key_pair, write_pair, write_private
+from isthmus.lab.pki import Authority, new_key_pair, write_pair
 from isthmus.lab.plan import ClusterPlan, Mode, service_address
-from isthmus.lab.statedir import ClusterDir, StateDir
+from isthmus.lab.statedir import ClusterDir, StateDir, write_private
 
 API_PORT = 6443
 CLUSTER_DOMAIN = "cluster.local"
