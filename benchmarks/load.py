@@ -58,9 +58,13 @@ class Burst:
 class Generator:
     """A client process in one namespace and a server process in another; use as a context manager."""
 
-    def __init__(self, client: Host, server: Host, *, address: str, ports: Sequence[int]) -> None:
+    def __init__(
+        self, client: Host, server: Host, *, address: str, ports: Sequence[int], through: str | None = None
+    ) -> None:
+        """`address` is the server's; the client connects to `through`, if that is another."""
+        self._addresses = {"client": through or address, "server": address}
         self._hosts = {"client": (client, _client, CLIENT_CPU), "server": (server, _server, SERVER_CPU)}
-        self._arguments = (address, tuple(ports))
+        self._ports = tuple(ports)
         self._processes: list[multiprocessing.process.BaseProcess] = []
         self._pipes: dict[str, Connection] = {}
 
@@ -69,7 +73,7 @@ class Generator:
         for side in ("server", "client"):
             host, work, cpu = self._hosts[side]
             here, there = context.Pipe()
-            arguments = (host.descriptor, cpu, work, there, *self._arguments)
+            arguments = (host.descriptor, cpu, work, there, self._addresses[side], self._ports)
             process = context.Process(target=_run, args=arguments, daemon=True)
             process.start()
             there.close()

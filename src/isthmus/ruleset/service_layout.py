@@ -24,7 +24,7 @@ docs/decisions.md.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from isthmus.ruleset.layout import PODS, SELF
 from isthmus.ruleset.rules import (
@@ -177,53 +177,59 @@ def service_chains() -> Iterator[Chain]:
             if size <= most:
                 tries = [size] if size <= EXACT else [size, size, size, SIZES[index - 1]]
                 yield Chain(f"{prefix}_{size}", tuple(_tries(tries, backend)))
+    yield from entry_chains()
     for v in (4, 6):
-        outside = Lookup((_SOURCE[v],), PODS[v].name, True)
+        # First what a packet of a pod that is not sent to itself fails at once.
+        itself = Lookup((_OPENER[v], _BACKEND[v]), SELF[v].name)
+        outsider = Lookup((_OPENER[v],), PODS[v].name, True)
+        elsewhere = Lookup((_BACKEND[v],), PODS[v].name, True)
+        ours = Lookup(_KEY[v], TARGETS[v].name)
         yield Chain(
-            f"services_outside{v}",
+            f"services_leave{v}",
             (
-                Rule((outside, Lookup(_KEY[v], KEPT[v].name), JumpTo(f"near_backend_known{v}"))),
-                Rule((outside, KeepFrom(_KEY[v], OUTSIDE[v].name), JumpTo("choose"))),
+                Rule((Keep(0),)),
+                Rule((itself, ours, Masquerade())),
+                Rule((outsider, elsewhere, ours, Masquerade())),
             ),
-            comment="clients that are neither pods of this node nor the node itself",
+            comment="who must be answered by way of this node",
         )
+    leave = (Rule((Family(6), GoTo("services_leave6"))), Rule((GoTo("services_leave4"),)))
+    yield Chain("services_out", leave)
+    yield Chain(HOOKED[0], (Rule((Family(6), GoTo("services_in6"))), Rule((GoTo("services_in4"),))), hook=PREROUTING)
+    yield Chain(HOOKED[1], (Rule((Family(6), GoTo("services_all6"))), Rule((GoTo("services_all4"),))), hook=OUTPUT)
+    yield Chain(HOOKED[2], (Rule((Translated(), JumpTo("services_out"))),), hook=POSTROUTING)
+
+
+def entry_chains(*, kept: Collection[int] = (), outside: Collection[int] = ()) -> Iterator[Chain]:
+    """Yields the chains in which packets arrive.
+
+    `kept` are the families that have frontends with session affinity, `outside` those with frontends that treat clients
+    from outside differently: new connections pass no rule for either where there are none.
+    """
+    for v in (4, 6):
+        known = Rule((Lookup(_KEY[v], KEPT[v].name), JumpTo(f"backend_known{v}")))
+        near = Rule((Lookup(_KEY[v], KEPT[v].name), JumpTo(f"near_backend_known{v}")))
         yield Chain(
             f"services_all{v}",
             (
-                Rule((Lookup(_KEY[v], KEPT[v].name), JumpTo(f"backend_known{v}"))),
+                *((known,) if v in kept else ()),
                 Rule((KeepFrom(_KEY[v], SERVICES[v].name), JumpTo("choose"))),
                 Rule((Lookup((_DESTINATION[v],), VIRTUAL[v].name), JumpTo("refuse"))),
             ),
         )
         yield Chain(
-            f"services_leave{v}",
+            f"services_outside{v}",
             (
-                Rule((Keep(0),)),
-                Rule((Lookup((_OPENER[v], _BACKEND[v]), SELF[v].name), Masquerade())),
-                Rule(
-                    (
-                        Lookup((_OPENER[v],), PODS[v].name, True),
-                        Lookup((_BACKEND[v],), PODS[v].name, True),
-                        Masquerade(),
-                    )
-                ),
+                *((near,) if v in kept else ()),
+                Rule((KeepFrom(_KEY[v], OUTSIDE[v].name), JumpTo("choose"))),
             ),
-            comment="who must be answered by way of this node",
+            comment="clients that are neither pods of this node nor the node itself",
         )
-        way = Chain(f"services_in{v}", (Rule((JumpTo(f"services_outside{v}"),)), Rule((JumpTo(f"services_all{v}"),))))
-        yield way
-    yield Chain(HOOKED[0], (Rule((Family(6), GoTo("services_in6"))), Rule((JumpTo("services_in4"),))), hook=PREROUTING)
-    yield Chain(HOOKED[1], (Rule((Family(6), GoTo("services_all6"))), Rule((JumpTo("services_all4"),))), hook=OUTPUT)
-    yield Chain("services_out", tuple(_leave()))
-    yield Chain(HOOKED[2], (Rule((Translated(), JumpTo("services_out"))),), hook=POSTROUTING)
+        apart = Rule((Lookup((_SOURCE[v],), PODS[v].name, True), JumpTo(f"services_outside{v}")))
+        yield Chain(f"services_in{v}", (*((apart,) if v in outside else ()), Rule((GoTo(f"services_all{v}"),))))
 
 
 def _tries(sizes: list[int], backend: str) -> Iterator[Rule]:
     for size in sizes:
         yield Rule((KeepRandom(size),))
         yield Rule((JumpTo(backend),))
-
-
-def _leave() -> Iterator[Rule]:
-    for v in (4, 6):
-        yield Rule((Lookup(_KEY[v], TARGETS[v].name), JumpTo(f"services_leave{v}")))

@@ -32,6 +32,7 @@ from isthmus.ruleset.service_layout import (
     TARGETS,
     TOKENS,
     VIRTUAL,
+    entry_chains,
     fates,
     remember,
     remembering,
@@ -72,6 +73,7 @@ class ServiceCompiler:
         self._held: dict[FrontendKey, Frontend] = {}
         self._uses: Counter[tuple[str, Key]] = Counter()
         self._timeouts: Counter[int] = Counter()
+        self._special: Counter[tuple[str, int]] = Counter()  # frontends with affinity, or with outsiders, by family
         self._stale: set[FrontendKey] = set()
         for pair in SETS:
             for spec in pair.values():
@@ -210,6 +212,7 @@ class ServiceCompiler:
             self._timeouts[frontend.affinity] += 1
             self.table.put(KEPT[frontend.version].name, frontend.key)
             self.table.put(STICKY[frontend.version].name, frontend.key, Jump(remember(frontend.affinity)))
+        self._count(frontend, 1)
         for reach, slots in line.slots.items():
             moves = [Move(slot, None, target) for slot, target in enumerate(slots.targets)]
             self._write(frontend, reach, moves, slots)
@@ -234,9 +237,21 @@ class ServiceCompiler:
             self._timeouts[frontend.affinity] -= 1
             if not self._timeouts[frontend.affinity]:
                 self.table.drop_chain(remember(frontend.affinity))
+        self._count(frontend, -1)
         if frontend.port.protocol == UDP:
             self._stale.add(frontend.key)
         self._tidy(frontend.service)
+
+    def _count(self, frontend: Frontend, step: int) -> None:
+        """Counts the frontends that need rules of their own where packets arrive, and puts those there or away."""
+        before = {place for place, count in self._special.items() if count}
+        self._special["kept", frontend.version] += step * bool(frontend.affinity)
+        self._special["outside", frontend.version] += step * (frontend.outside is not None)
+        after = {place for place, count in self._special.items() if count}
+        if after != before:
+            kept, outside = ({v for kind, v in after if kind == name} for name in ("kept", "outside"))
+            for chain in entry_chains(kept=kept, outside=outside):
+                self.table.put_chain(chain)
 
     def _decide(self, frontend: Frontend, line: _Line) -> None:
         """Writes what becomes of new connections to a frontend."""
