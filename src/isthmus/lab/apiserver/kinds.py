@@ -109,6 +109,11 @@ class Resource(msgspec.Struct, frozen=True):
         return None
 
     @property
+    def deprecation(self) -> str:
+        """Returns the warning that goes with every answer, "" for none."""
+        return ""
+
+    @property
     def strategic(self) -> bool:
         """Tells whether strategic merge patches are taken."""
         return True

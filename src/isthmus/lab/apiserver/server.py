@@ -23,7 +23,7 @@ from isthmus.lab.apiserver.representation import Renderer, as_yaml, negotiate
 from isthmus.lab.apiserver.routing import Target, flag, resolve
 from isthmus.lab.apiserver.state import State
 from isthmus.lab.apiserver.watching import watch
-from isthmus.lab.apiserver.writing import Writing, answer
+from isthmus.lab.apiserver.writing import Writing, answer, quoted
 
 _log = structlog.get_logger(__name__)
 
@@ -167,6 +167,8 @@ class Server:
                 raise errors.method_not_allowed()
             return await watch(request, state=self._state, target=target, renderer=renderer)
         response = await self._perform(request, target, verb, user=user, renderer=renderer)
+        if resource.deprecation:
+            response.headers.add("Warning", f'299 - "{quoted(resource.deprecation)}"')
         if form.media == "application/yaml" and isinstance(response.body, bytes):
             response.body = as_yaml(response.body)
             response.content_type = form.media

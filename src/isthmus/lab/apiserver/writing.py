@@ -52,12 +52,16 @@ def parse(body: bytes, offered: str) -> Json:
     return bodies.parse_object(body, yaml=offered == YAML)
 
 
+def quoted(text: str) -> str:
+    """Returns a text as it may stand between the quotes of a Warning header."""
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\r", " ").replace("\n", " ")
+
+
 def answer(body: bytes, *, code: int = 200, call: Call | None = None) -> web.Response:
     """Returns a JSON response with the call's warnings."""
     response = web.Response(body=body, status=code, content_type=JSON)
     for warning in call.warnings if call is not None else ():
-        quoted = warning.replace("\\", "\\\\").replace('"', '\\"').replace("\r", " ").replace("\n", " ")
-        response.headers.add("Warning", f'299 - "{quoted}"')
+        response.headers.add("Warning", f'299 - "{quoted(warning)}"')
     return response
 
 

@@ -87,6 +87,7 @@ class CustomResource(Resource, frozen=True, eq=False, kw_only=True):
     lists: str
     scale: ScalePaths | None = None
     definitions: Resource
+    deprecated: bool = False
 
     @property
     def singular(self) -> str:
@@ -97,6 +98,13 @@ class CustomResource(Resource, frozen=True, eq=False, kw_only=True):
     def list_kind(self) -> str:
         """Returns the accepted kind of lists."""
         return self.lists
+
+    @property
+    def deprecation(self) -> str:
+        """Returns what to say of a deprecated version."""
+        if not self.deprecated:
+            return ""
+        return self.model.version.get("deprecationWarning") or f"{self.api_version} {self.kind} is deprecated"
 
     @property
     def strategic(self) -> bool:

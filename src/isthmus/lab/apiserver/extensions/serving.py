@@ -64,6 +64,13 @@ class Serving:
         else:
             self._take(change.after)
 
+    def _take(self, stored: Stored) -> None:
+        """Serves a definition as it is now; one that cannot be served must not stop the others, nor the writer."""
+        try:
+            self._serve(stored)
+        except Exception:
+            _log.exception("kind_not_served", definition=stored.name)
+
     def _drop(self, stored: Stored) -> None:
         served = self._served.pop(stored.name, None)
         if served is not None:
@@ -82,8 +89,7 @@ class Serving:
             self._pending.update(names)
             self._wake.set()
 
-    def _take(self, stored: Stored) -> None:
-        """Serves a definition as it is now."""
+    def _serve(self, stored: Stored) -> None:
         value = decode(self._row, stored)
         metadata = value["metadata"]
         going = "deletionTimestamp" in metadata
@@ -99,8 +105,7 @@ class Serving:
         if not naming.is_true(value, "Established"):
             return
         rows = self._rows(stored, value)
-        if not self._adopt(rows[0]):
-            return
+        self._adopt(rows[0])
         for row in rows:
             row.model.terminating = going
         versions = {version["name"] for version in value["spec"]["versions"] if version.get("served")}
@@ -137,11 +142,12 @@ class Serving:
                 lists=accepted.get("listKind", ""),
                 scale=scale,
                 definitions=self._row,
+                deprecated=bool(version.get("deprecated")),
             )
             rows.insert(0 if at == storage else len(rows), row)
         return rows
 
-    def _adopt(self, row: CustomResource) -> bool:
+    def _adopt(self, row: CustomResource) -> None:
         """Keeps the objects of a kind, in the form that its schema gives them now."""
         self._state.adopt(row)
         cache = self._state.cache(row)
@@ -150,7 +156,6 @@ class Serving:
             shown = row.model.refreshed(value, kind=row.kind)
             if shown != value:
                 cache.objects[place] = encode(row, shown)
-        return True
 
     async def run(self) -> None:
         """Ends the kinds of deleted definitions, until it is cancelled."""

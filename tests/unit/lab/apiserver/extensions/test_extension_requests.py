@@ -254,3 +254,14 @@ async def test_nothing_hostile_in_a_definition_breaks_the_server(api: Api) -> No
     spec = {"type": "object", "properties": {"x": {**SPEC, "required": "x"}}}
     code, answer = await api.send("POST", DEFINITIONS, definition(version(schema={"openAPIV3Schema": spec})))
     assert code == 400 and "json: cannot unmarshal string into Go struct field" in answer["message"]
+
+
+async def test_a_deprecated_version_says_so_with_every_answer(api: Api) -> None:
+    old = version("v1beta1", storage=False, deprecated=True)
+    told = version("v1beta2", storage=False, deprecated=True, deprecationWarning='use "v1"')
+    await api.create(DEFINITIONS, definition(version(), old, told))
+    warnings = []
+    for name in ("v1", "v1beta1", "v1beta2"):
+        async with api.client.get(WIDGETS.replace("v1", name), headers={"Authorization": "Bearer secret"}) as answer:
+            warnings.append(answer.headers.get("Warning"))
+    assert warnings == [None, '299 - "example.com/v1beta1 Widget is deprecated"', '299 - "use \\"v1\\""']
