@@ -1,0 +1,63 @@
+"""The files that pods find."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isthmus.lab.images.builtin import BUILTIN, CATALOG
+from isthmus.lab.images.rootfs import LIBRARY, Rootfs
+
+IMPORT_ALL = """
+import sys
+sys.path.insert(0, sys.argv[1])
+for name in sys.argv[2:]:
+    __import__(name)
+bad = {name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names) - {"isthmus", "__main__"}
+sys.exit(str(bad) if bad else 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Rootfs:
+    found = Rootfs(tmp_path_factory.mktemp("images"))
+    found.prepare()
+    return found
+
+
+def test_every_image_finds_its_files(rootfs: Rootfs) -> None:
+    for image in BUILTIN:
+        binds = rootfs.binds(image)
+        assert {"/bin", LIBRARY} <= {target for _source, target in binds}
+        assert all(Path(source).exists() for source, _target in binds)
+        program = (image.entrypoint or image.command)[0]
+        if program.startswith("/bin/") or program in ("nginx", "sh"):
+            assert (rootfs.applets / program.rpartition("/")[2]).exists()
+        elif program.startswith("/"):
+            assert program in {target for _source, target in binds}
+    assert CATALOG.names
+
+
+def test_programs_need_the_standard_library_only(rootfs: Rootfs) -> None:
+    """Every module of the library can be imported as pods import it, and brings none of ours from elsewhere."""
+    library = next(Path(source) for source, target in rootfs.binds(BUILTIN[0]) if target == LIBRARY)
+    names = sorted(
+        str(path.relative_to(library).with_suffix("")).replace("/", ".").removesuffix(".__init__")
+        for path in library.rglob("*.py")
+    )
+    assert "isthmus.lab.dns.responder" in names and "isthmus.lab.images.programs.nginx.main" in names
+    done = subprocess.run(
+        [sys.executable, "-ISBc", IMPORT_ALL, str(library), *names],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_preparing_again_changes_nothing(rootfs: Rootfs) -> None:
+    before = sorted(path.name for path in rootfs.mount_point.parent.iterdir())
+    Rootfs(rootfs.mount_point.parent).prepare()
+    assert sorted(path.name for path in rootfs.mount_point.parent.iterdir()) == before
