@@ -1,14 +1,17 @@
 """Services in the real kernel: who answers, as seen by whom, and what changes under live traffic."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import pytest
 
+from isthmus.agent.writer import KernelWriter
 from isthmus.kernel.conntrack import forget_stale
+from isthmus.kernel.namespaces import enter
 from isthmus.model.service import PROTOCOLS, Port
 from isthmus.policy.networkpolicy import parse
-from isthmus.ruleset.service_layout import AFFINITY
+from isthmus.ruleset.service_layout import AFFINITY, HOOKED
 from isthmus.ruleset.text import replacement
 from tests.support.netns import World
 from tests.support.probes import Attempt
@@ -329,6 +332,38 @@ def test_clients_keep_their_backend_when_the_whole_table_is_written_anew(node: S
     assert token == memory.elements[0][1]
     assert timeout == 10_800_000 >= expires > 10_000_000
     assert node.ask_often("a", vip, 80, times=20) == {first: 20}
+
+
+def test_ten_thousand_services_load_at_once_and_a_change_of_one_is_elements_alone(node: ServiceNode):
+    for number in range(10_000):
+        name = f"s{number}"
+        node.services.put_service(service(name, cluster_ips=(f"172.20.{100 + (number >> 8)}.{number & 255}",)))
+        node.services.put_slice(backends(name, (B, 8080), (C, 8081)))
+    assert not node.push()
+
+    assert set(node.ask_often("a", "172.20.139.15", 80, times=20)) == {"b:8080", "c:8081"}
+    assert not node.put(backends("s9999", (C, 8081)))
+    assert set(node.ask_often("a", "172.20.139.15", 80, times=20)) == {"c:8081"}
+
+
+async def test_a_table_of_which_any_hook_is_gone_is_not_intact(node: ServiceNode):
+    async with _writer_in(node.world) as writer:
+        for chain in ("postrouting", *HOOKED):
+            await writer.replace(node.compiler.table.whole())
+            assert await writer.intact()
+            node.world.nft(f"flush chain inet isthmus {chain}\n")
+            assert not await writer.intact()
+        await writer.replace(node.compiler.table.whole())
+        assert await writer.present()
+
+
+@asynccontextmanager
+async def _writer_in(world: World) -> AsyncIterator[KernelWriter]:
+    """Opens the agent's writer in the router's namespace: its one thread is taken there before it does anything."""
+    writer = KernelWriter(services=True)
+    await writer._run(lambda: enter(world.router.descriptor))
+    async with writer:
+        yield writer
 
 
 def test_a_packet_for_nobodys_service_keeps_its_priority(node: ServiceNode):

@@ -102,7 +102,9 @@ class World:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.router = Host.make("router", self._node, stack, {**SYSCTLS, **FORWARDING})
-            self.router.ip("link set lo up", *(f"address add {_prefix(ip)} dev lo" for ip in self._node))
+            self.router.ip(
+                "link set lo up", *(f"address add {_prefix(ip)} dev lo{' nodad' * (':' in ip)}" for ip in self._node)
+            )
             self.pods: dict[str, Host] = {}
             self.responder = stack.enter_context(Responder())
             for name, ips in self._addresses.items():

@@ -28,7 +28,8 @@ class ServiceView:
         self._cluster = cluster
         self._known: set[str] = set()
         self._problems: dict[tuple[str, str, str], tuple[Problem, ...]] = {}
-        self._contested: dict[ServiceKey, tuple[ObjectRef, tuple[Problem, ...]]] = {}
+        self._told: dict[ServiceKey, tuple[ObjectRef, tuple[Problem, ...]]] = {}  # and what is wrong with it by itself
+        self._crowded: set[ServiceKey] = set()
 
     @property
     def missing(self) -> list[str]:
@@ -82,18 +83,16 @@ class ServiceView:
         facts = service_facts(obj)
         ref = ObjectRef(SERVICE, obj.metadata.namespace, obj.metadata.name, obj.metadata.uid)
         key = (ref.namespace, ref.name)
-        self._contested.pop(key, None)
+        self._told[key] = (ref, facts.problems)
         if facts.service is None:
             self.compiler.drop_service(key)
         else:
             self.compiler.put_service(facts.service)
-            if self._contests(key):
-                self._contested[key] = (ref, facts.problems)
-        return self._note(ref, facts.problems + self._contests(key))
+        return self._reconsider({key})
 
     def _drop_service(self, key: ServiceKey) -> None:
         self.compiler.drop_service(key)
-        self._contested.pop(key, None)
+        self._told.pop(key, None)
         self._problems.pop((SERVICE, *key), None)
 
     def _put_slice(self, obj: EndpointSlice) -> list[Report]:
@@ -101,28 +100,33 @@ class ServiceView:
         meta = obj.metadata
         if facts.slice is None:
             self.compiler.drop_slice((meta.namespace, meta.name))
+            of = (meta.namespace, "")
         else:
             self.compiler.put_slice(facts.slice)
-        return self._note(ObjectRef(SLICE, meta.namespace, meta.name, meta.uid), facts.problems)
+            of = facts.slice.service
+        reports = self._note(ObjectRef(SLICE, meta.namespace, meta.name, meta.uid), facts.problems)
+        crowded = self.compiler.waiting(of) > 0
+        if crowded or of in self._crowded:
+            (self._crowded.add if crowded else self._crowded.discard)(of)
+            reports += self._reconsider({of})
+        return reports
 
     def _drop_slice(self, key: tuple[str, str]) -> None:
         self.compiler.drop_slice(key)
         self._problems.pop((SLICE, *key), None)
 
-    def _contests(self, key: ServiceKey) -> tuple[Problem, ...]:
-        return tuple(
-            Problem(frontend.kind.field, f"{frontend} belongs to Service {'/'.join(holder)}")
-            for frontend, holder in self.compiler.refused(key)
-        )
-
-    def _reconsider(self) -> list[Report]:
-        """Looks again at the services that lost a frontend to another: it may be free now."""
+    def _reconsider(self, keys: Iterable[ServiceKey] = ()) -> list[Report]:
+        """Says what is wrong with services now: `keys`, and those that lost a frontend to another, or won one."""
         reports: list[Report] = []
-        for key, (ref, problems) in list(self._contested.items()):
-            contests = self._contests(key)
-            if not contests:
-                del self._contested[key]
-            reports += self._note(ref, problems + contests)
+        for key in sorted({*keys, *self.compiler.take_resettled()} & self._told.keys()):
+            ref, problems = self._told[key]
+            contests = tuple(
+                Problem(frontend.kind.field, f"{frontend} belongs to Service {'/'.join(holder)}")
+                for frontend, holder in self.compiler.refused(key)
+            )
+            waiting = self.compiler.waiting(key)
+            crowd = (Problem("spec.selector", f"too many backends: {waiting} of them get nothing"),) * bool(waiting)
+            reports += self._note(ref, problems + contests + crowd)
         return reports
 
     def _note(self, ref: ObjectRef, problems: tuple[Problem, ...]) -> list[Report]:

@@ -75,6 +75,7 @@ class ServiceCompiler:
         self._timeouts: Counter[int] = Counter()
         self._special: Counter[tuple[str, int]] = Counter()  # frontends with affinity, or with outsiders, by family
         self._stale: set[FrontendKey] = set()
+        self._resettled: set[ServiceKey] = set()
         for pair in SETS:
             for spec in pair.values():
                 table.add_set(spec)
@@ -142,6 +143,11 @@ class ServiceCompiler:
         wanted = self._wanted.get(key, ())
         return tuple((f, self._held[f.key].service) for f in wanted if self._held[f.key].service != key)
 
+    def take_resettled(self) -> set[ServiceKey]:
+        """Returns the services that, since the last time, lost or won a frontend."""
+        resettled, self._resettled = self._resettled, set()
+        return resettled
+
     def waiting(self, key: ServiceKey) -> int:
         """Returns how many backends of a service get nothing because there are too many of them."""
         lines = self._lines.get(key, {}).values()
@@ -196,8 +202,10 @@ class ServiceCompiler:
         if old == holder:
             return
         if old is not None:
+            self._resettled.add(old.service)
             self._take_down(old)
         if holder is not None:
+            self._resettled.add(holder.service)
             self._put_up(holder)
 
     def _put_up(self, frontend: Frontend) -> None:

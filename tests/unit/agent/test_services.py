@@ -17,8 +17,10 @@ from isthmus.kube.client import Client
 from isthmus.kube.reflector import Gone, Put, Snapshot
 from isthmus.kube.schema import EndpointSlice, Service
 from isthmus.model.service import Backend, Port, Target
+from isthmus.ruleset import services
 from isthmus.ruleset.service_layout import DISCARDED, REFUSED
 from isthmus.ruleset.table import Table
+from isthmus.services.pool import Reach
 from tests.support.agent_writer import FakeWriter
 from tests.unit.agent.test_daemon import _tell_all
 
@@ -222,16 +224,27 @@ def test_a_slice_may_move_to_another_service_and_a_service_may_stop_having_an_ad
 def test_of_two_services_with_one_address_one_has_it_and_the_other_is_told_until_it_is_free(view: ServiceView):
     first = service("a", clusterIPs=["172.20.0.5"], externalIPs=[VIP])
     assert view.services(Put(first)) == []
-    assert not _problems(view.services(Put(service("b")))), "a ClusterIP goes before an external IP"
-    (report,) = view.services(Put(first))
-    assert _problems([report]) == [f"spec.externalIPs: {VIP}:80/TCP belongs to Service x/b"]
+    (report,) = view.services(Put(service("b")))
+    assert (report.ref.name, _problems([report])) == ("a", [f"spec.externalIPs: {VIP}:80/TCP belongs to Service x/b"])
+    assert view.services(Put(first)) == []
     assert view.faulty == 1
-    assert view.compiler.frontends[VIP, 6, 80].service == ("x", "b")
+    assert view.compiler.frontends[VIP, 6, 80].service == ("x", "b"), "a ClusterIP goes before an external IP"
 
     (mended,) = view.services(Gone(service("b")))
     assert (mended.ref.name, mended.problems) == ("a", ())
     assert view.compiler.frontends[VIP, 6, 80].service == ("x", "a")
     assert view.faulty == 0
+
+
+def test_backends_beyond_what_a_list_holds_wait_and_are_counted(view: ServiceView, monkeypatch):
+    monkeypatch.setitem(services._ROOM, Reach.ALL, 2)
+    view.services(Put(service()))
+    (report,) = view.slices(Put(slice_("10.1.0.1", "10.1.0.2", "10.1.0.3")))
+    assert _problems([report]) == ["spec.selector: too many backends: 1 of them get nothing"]
+
+    (mended,) = view.slices(Put(slice_("10.1.0.1", "10.1.0.3")))
+    assert (mended.ref.name, mended.problems) == ("web", ())
+    assert view.compiler.reachable((VIP, 6, 80)) == {Target("10.1.0.1", 8080), Target("10.1.0.3", 8080)}
 
 
 def test_problems_are_said_once_and_once_more_when_they_are_mended(view: ServiceView):
