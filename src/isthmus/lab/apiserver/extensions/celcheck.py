@@ -18,7 +18,10 @@ from isthmus.lab.apiserver.extensions.values import INT_OR_STRING
 MAX_COST = 10_000_000  # of one rule
 MAX_TOTAL_COST = 100_000_000  # of all rules of one schema
 MAX_REQUEST = 3 * 1024 * 1024  # bytes; bounds what no schema bounds
+MAX_BYTES = 64 * 1024 * 1024  # of any value that a rule may make on its way
+SCALAR = 16  # bytes; also of the list or map around others
 
+_CAP = 1 << 60  # bytes; keeps estimates from growing without end
 _UNKNOWN: Json = {PRESERVE: True}
 _BOOL: Json = {"type": "boolean"}
 _METADATA: Json = {
@@ -77,12 +80,28 @@ def size(schema: Json) -> int:
     return int(schema.get("maxProperties", MAX_REQUEST // 6)) if kind == "object" else 1
 
 
+def most_bytes(schema: Json) -> int:
+    """Returns how many bytes a value of a schema takes at most."""
+    kind = schema.get("type")
+    if kind == "string":
+        return min(int(schema.get("maxLength", MAX_REQUEST)) * 4 + SCALAR, MAX_REQUEST)
+    return SCALAR if kind in ("integer", "number", "boolean") or schema.get(INT_OR_STRING) else MAX_REQUEST
+
+
 def least_bytes(schema: Json) -> int:
     """Returns how many bytes the smallest value of a schema takes."""
     kind = schema.get("type")
     if kind == "object":
         return 2 + sum(len(name) + 4 for name in schema.get("required", ()))
     return 2 if kind in ("string", "array") else 1
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What is known of a node: the schema of what it gives, its cost in steps, and how many bytes it may give."""
+
+    schema: Json
+    cost: int
+    bytes: int
 
 
 class Review:
@@ -93,82 +112,104 @@ class Review:
         self.uses_old = 0  # how often oldSelf is named
         self._top = top
         self._root = schema
-        self.gives, self.cost = self._visit(node, {"self": schema, "oldSelf": schema})
+        self._largest = 0
+        whole = Seen(schema, 1, most_bytes(schema))
+        seen = self._visit(node, {"self": whole, "oldSelf": whole})
+        self.gives = seen.schema
+        self.cost = seen.cost if self._largest <= MAX_BYTES else max(seen.cost, MAX_TOTAL_COST * 1000)
 
-    def _visit(self, node: Node, scope: dict[str, Json]) -> tuple[Json, int]:
-        """Returns the schema of what a node gives, and its cost."""
+    def _visit(self, node: Node, scope: dict[str, Seen]) -> Seen:
+        seen = self._node(node, scope)
+        self._largest = max(self._largest, seen.bytes)
+        return seen
+
+    def _node(self, node: Node, scope: dict[str, Seen]) -> Seen:
         if node.kind == "const":
             names = {bool: "boolean", int: "integer", float: "number", str: "string"}
             kind = names.get(type(node.value))
-            return ({"type": kind, "maxLength": len(str(node.value))} if kind else _UNKNOWN), 0
+            size = len(node.value) * 4 if isinstance(node.value, (str, bytes)) else SCALAR
+            return Seen({"type": kind, "maxLength": len(str(node.value))} if kind else _UNKNOWN, 0, size)
         if node.kind == "ident":
             self.uses_old += node.name == "oldSelf"
-            return scope.get(node.name, _UNKNOWN), 1
+            return scope.get(node.name, Seen(_UNKNOWN, 1, SCALAR))
         if node.kind == "comprehension":
             return self._loop(node, scope)
         visited = [self._visit(child, scope) for child in node.children]
-        cost = 1 + sum(held for _, held in visited)
+        cost, size = 1 + sum(held.cost for held in visited), SCALAR + sum(held.bytes for held in visited)
         if node.kind == "select":
-            return (
-                (self._select(node, visited[0][0]), cost) if not node.test else (self._test(node, visited[0][0]), cost)
-            )
+            return self._select(node, visited[0], cost)
         if node.kind == "call":
-            return self._call(node, [given for given, _ in visited], cost)
-        return _UNKNOWN, cost
+            return self._call(node, visited, cost, size)
+        return Seen(_UNKNOWN, cost, size)
 
-    def _test(self, node: Node, operand: Json) -> Json:
-        self._select(node, operand)
-        return _BOOL
+    def _select(self, node: Node, operand: Seen, cost: int) -> Seen:
+        found = self._field(node, operand.schema)
+        if node.test:
+            return Seen(_BOOL, cost, SCALAR)
+        return Seen(found, cost, min(operand.bytes, most_bytes(found)))
 
-    def _select(self, node: Node, operand: Json) -> Json:
+    def _field(self, node: Node, operand: Json) -> Json:
         if operand.get("type") != "object":
             return _UNKNOWN
         held = children(operand, top=self._top and operand is self._root)
         if held is None:
-            known: Json = (
-                operand.get("properties", {}).get(node.name) or operand.get("additionalProperties") or _UNKNOWN
-            )
-            return known if isinstance(known, dict) else _UNKNOWN
+            other = operand.get("properties", {}).get(node.name) or operand.get("additionalProperties")
+            return other if isinstance(other, dict) else _UNKNOWN
         name = unescaped(node.name)
         if name not in held:
             self.findings.append(Finding(node.place, f"undefined field '{node.name}'"))
             return _UNKNOWN
         return held[name]
 
-    def _call(self, node: Node, given: list[Json], cost: int) -> tuple[Json, int]:
+    def _call(self, node: Node, given: list[Seen], cost: int, size: int) -> Seen:
+        schemas = [one.schema for one in given]
         if node.name in _COMPARISONS:
-            words = [_WORDS.get(one.get("type", ""), "") if not one.get(INT_OR_STRING) else "" for one in given]
+            words = [_WORDS.get(one.get("type", ""), "") if not one.get(INT_OR_STRING) else "" for one in schemas]
             numbers = set(words) <= {"int", "double"}
-            if all(words) and words[0] != words[1] and not numbers and not any(one.get("nullable") for one in given):
+            if all(words) and words[0] != words[1] and not numbers and not any(one.get("nullable") for one in schemas):
                 text = f"found no matching overload for '{node.name}' applied to '({', '.join(words)})'"
                 self.findings.append(Finding(node.place, text))
-            return _BOOL, cost + min(size(one) for one in given) if all(given) else cost
-        if node.name in _TEXT and given:
-            cost += sum(size(one) for one in given if one.get("type") == "string")
+            return Seen(_BOOL, cost + min(one.bytes for one in given) // 40, SCALAR)
+        if node.name in _TEXT:
+            cost += size // 40
         if node.name in _LOGIC:
-            return _BOOL, cost
-        if node.name == "_[_]" and given:
-            other = given[0].get("items") or given[0].get("additionalProperties")
-            return (other if isinstance(other, dict) else _UNKNOWN), cost
+            return Seen(_BOOL, cost, SCALAR)
+        if node.name == "_[_]":
+            other = schemas[0].get("items") or schemas[0].get("additionalProperties")
+            return Seen(other if isinstance(other, dict) else _UNKNOWN, cost, given[0].bytes)
         if node.name == "size":
-            return {"type": "integer"}, cost
-        if node.name == "_?_:_" and len(given) == 3 and given[1] == given[2]:
-            return given[1], cost
-        return _UNKNOWN, cost
+            return Seen({"type": "integer"}, cost, SCALAR)
+        if node.name == "replace" and len(given) > 2:
+            size = (given[0].bytes + SCALAR) * (given[2].bytes + 1)
+        elif node.name == "join" and len(given) > 1:
+            size = (given[0].bytes + SCALAR) * (given[1].bytes + 1)
+        elif node.name == "_?_:_":
+            size = max(one.bytes for one in given)
+            if schemas[1] == schemas[2]:
+                return Seen(schemas[1], cost, size)
+        return Seen(_UNKNOWN, cost, min(size, _CAP))
 
-    def _loop(self, node: Node, scope: dict[str, Json]) -> tuple[Json, int]:
-        ranged, cost = self._visit(node.children[0], scope)
-        start, first = self._visit(node.children[1], scope)
-        kind = ranged.get("type")
-        item: Json = ranged.get("items") or _UNKNOWN if kind == "array" else {"type": "string"}
-        if kind not in ("array", "object"):
-            item = _UNKNOWN
-        inner = {**scope, node.name: item, node.accumulator: start}
-        _, condition = self._visit(node.children[2], inner)
-        _, step = self._visit(node.children[3], inner)
-        result, last = self._visit(node.children[4], {**scope, node.accumulator: start})
-        times = size(ranged) if kind in ("array", "object") else (1 if node.children[0].kind == "list" else 1000)
-        return result, cost + first + last + times * (condition + step + 1)
+    def _loop(self, node: Node, scope: dict[str, Seen]) -> Seen:
+        over = node.children[0]
+        ranged, start = self._visit(over, scope), self._visit(node.children[1], scope)
+        kind = ranged.schema.get("type")
+        item: Json = _UNKNOWN
+        if kind == "array":
+            item, times = ranged.schema.get("items") or _UNKNOWN, size(ranged.schema)
+        elif kind == "object":
+            item, times = {"type": "string"}, size(ranged.schema)
+        else:
+            times = len(over.children) if over.kind == "list" else min(ranged.bytes // SCALAR, 1000)
+        inner = {
+            **scope,
+            node.name: Seen(item, 1, min(ranged.bytes, most_bytes(item))),
+            node.accumulator: Seen(start.schema, 1, 0),
+        }
+        condition, step = self._visit(node.children[2], inner), self._visit(node.children[3], inner)
+        held = min(start.bytes + times * step.bytes, _CAP)
+        result = self._visit(node.children[4], {**scope, node.accumulator: Seen(start.schema, 1, held)})
+        cost = ranged.cost + start.cost + result.cost + times * (condition.cost + step.cost + 1)
+        return Seen(result.schema, cost, result.bytes)
 
 
 _ESCAPES = {"__underscores__": "__", "__dot__": ".", "__dash__": "-", "__slash__": "/"}
