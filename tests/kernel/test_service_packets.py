@@ -257,7 +257,12 @@ def test_udp_clients_that_send_on_are_given_another_backend_when_theirs_goes_and
         assert node.world.router.run(lambda: forget_stale(node.stale())) == 0
         assert ask() == "b:8080"
 
-        node.put(backends("dns", (C, 8081), protocol="UDP"))
+        dying = backends("dns", (B, 8080), protocol="UDP", key="dying", ready=False, terminating=True)
+        node.put(dying, backends("dns", (C, 8081), protocol="UDP"))
+        assert node.world.router.run(lambda: forget_stale(node.stale())) == 0
+        assert ask() == "b:8080", "it is terminating, but still serves"
+
+        node.put(backends("dns", protocol="UDP", key="dying"))
         assert node.world.router.run(lambda: forget_stale(node.stale())) == 1
         assert ask() == "c:8081"
 

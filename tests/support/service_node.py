@@ -85,7 +85,7 @@ class ServiceNode:
 
     def stale(self) -> dict[tuple[str, int], frozenset[Target]]:
         """Returns what `forget_stale` takes."""
-        return {(ip, port): self.services.reachable((ip, p, port)) for ip, p, port in self.services.take_stale()}
+        return {(ip, port): self.services.rightful((ip, p, port)) for ip, p, port in self.services.take_stale()}
 
     def ask(self, host: str, address: str, port: int, protocol: str = "TCP") -> str:
         """Opens one connection and returns who answered, or "refused"."""

@@ -64,7 +64,7 @@ class ServiceWatch:
     def taken(self) -> None:
         """Says that the table, as it is now, is about to be written."""
         self._due |= self.view.compiler.take_stale()
-        self._next = {key: self.view.compiler.reachable(key) for key in self._due}
+        self._next = {key: self.view.compiler.rightful(key) for key in self._due}
 
     def written(self) -> None:
         """Says that the kernel holds what the table held at `taken`."""

@@ -158,7 +158,7 @@ class ServiceCompiler:
         return {place: line.pool for place, line in self._lines.get(key, {}).items()}
 
     def reachable(self, key: FrontendKey) -> frozenset[Target]:
-        """Returns all targets that a connection to a frontend may have been sent to."""
+        """Returns all targets that a new connection to a frontend may be sent to."""
         frontend = self._held.get(key)
         if frontend is None or frontend.closed:
             return frozenset()
@@ -166,8 +166,16 @@ class ServiceCompiler:
         reaches = {frontend.inside, frontend.outside or frontend.inside}
         return frozenset(target for reach in reaches for target in line.slots[reach].targets)
 
+    def rightful(self, key: FrontendKey) -> frozenset[Target]:
+        """Returns all targets that a connection to a frontend may have been sent to, and may stay with.
+
+        More than `reachable`: a backend that is terminating and still serves keeps who it has.
+        """
+        frontend = self._held.get(key)
+        return self._line(frontend).pool.serving if frontend is not None and not frontend.closed else frozenset()
+
     def take_stale(self) -> set[FrontendKey]:
-        """Returns the UDP frontends, since the last time, of which connections may lead astray (see `reachable`)."""
+        """Returns the UDP frontends, since the last time, of which connections may lead astray (see `rightful`)."""
         stale, self._stale = self._stale, set()
         return stale
 
@@ -295,6 +303,7 @@ class ServiceCompiler:
                 changes.setdefault(place, ([], []))[side].append(backend)
         for place, (out, into) in changes.items():
             line = self._line_at(service, place)
+            empty = not line.pool.usable(Reach.ALL)
             turns = line.pool.change(gone=out, come=into)
             for reach, turn in turns.items():
                 if turn:
@@ -302,16 +311,15 @@ class ServiceCompiler:
             if any(turns.values()):
                 for frontend in line.frontends.values():
                     self._decide(frontend, line)
+            if place[0][1] == UDP and (out or empty):
+                self._stale |= line.frontends.keys()
         self._tidy(service)
 
     def _turn(self, line: _Line, reach: Reach, turn: Turn) -> None:
         slots = line.slots[reach]
-        empty = not slots
         moves = slots.change(gone=turn.gone, come=turn.come, room=_ROOM[reach])
         for frontend in line.frontends.values():
             self._write(frontend, reach, moves, slots)
-            if frontend.port.protocol == UDP and (turn.gone or empty) and reach in (frontend.inside, frontend.outside):
-                self._stale.add(frontend.key)
         for target in turn.gone:
             slots.forget(target)
 

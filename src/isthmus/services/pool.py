@@ -52,6 +52,11 @@ class Pool:
         """Returns all that was told, in use or not, sorted."""
         return tuple(sorted(self._told))
 
+    @property
+    def serving(self) -> frozenset[Target]:
+        """Returns the targets that answer, in use or not: connections that they have may stay."""
+        return frozenset(backend.target for backend in self._told if backend.ready or backend.serving)
+
     def usable(self, reach: Reach) -> set[Target]:
         """Returns the targets in use; not to be changed."""
         return self._groups[reach, True] or self._groups[reach, False]
