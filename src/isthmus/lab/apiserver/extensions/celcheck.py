@@ -28,7 +28,7 @@ _METADATA: Json = {
     "type": "object",
     "properties": {name: {"type": "string", "maxLength": 253} for name in ("name", "generateName")},
 }
-_WORDS = {"boolean": "bool", "integer": "int", "number": "double", "string": "string"}
+_WORDS = {"boolean": "bool", "integer": "int", "number": "double", "string": "string", "null": "null"}
 _COMPARISONS = ("_==_", "_!=_", "_<_", "_<=_", "_>_", "_>=_")
 _LOGIC = ("_&&_", "_||_", "!_", "@in", "@not_strictly_false", "matches", "startsWith", "endsWith", "contains")
 _TEXT = ("matches", "startsWith", "endsWith", "contains", "_+_", "replace", "split", "lowerAscii", "upperAscii", "join")
@@ -97,11 +97,15 @@ def least_bytes(schema: Json) -> int:
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """What is known of a node: the schema of what it gives, its cost in steps, and how many bytes it may give."""
+    """What is known of a node: the schema of what it gives, its cost in steps, and how many bytes it may give.
+
+    `count` is how many members a list has at most, None where only its bytes tell.
+    """
 
     schema: Json
     cost: int
     bytes: int
+    count: int | None = None
 
 
 class Review:
@@ -125,9 +129,9 @@ class Review:
 
     def _node(self, node: Node, scope: dict[str, Seen]) -> Seen:
         if node.kind == "const":
-            names = {bool: "boolean", int: "integer", float: "number", str: "string"}
+            names = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
             kind = names.get(type(node.value))
-            size = len(node.value) * 4 if isinstance(node.value, (str, bytes)) else SCALAR
+            size = len(str(node.value).encode()) if isinstance(node.value, (str, bytes)) else SCALAR
             return Seen({"type": kind, "maxLength": len(str(node.value))} if kind else _UNKNOWN, 0, size)
         if node.kind == "ident":
             self.uses_old += node.name == "oldSelf"
@@ -140,7 +144,7 @@ class Review:
             return self._select(node, visited[0], cost)
         if node.kind == "call":
             return self._call(node, visited, cost, size)
-        return Seen(_UNKNOWN, cost, size)
+        return Seen(_UNKNOWN, cost, size, len(visited) if node.kind == "list" else None)
 
     def _select(self, node: Node, operand: Seen, cost: int) -> Seen:
         found = self._field(node, operand.schema)
@@ -149,7 +153,10 @@ class Review:
         return Seen(found, cost, min(operand.bytes, most_bytes(found)))
 
     def _field(self, node: Node, operand: Json) -> Json:
-        if operand.get("type") != "object":
+        kind = operand.get("type", "")
+        if kind in _WORDS and not operand.get(INT_OR_STRING):
+            self.findings.append(Finding(node.place, f"type '{_WORDS[kind]}' does not support field selection"))
+        if kind != "object":
             return _UNKNOWN
         held = children(operand, top=self._top and operand is self._root)
         if held is None:
@@ -164,11 +171,7 @@ class Review:
     def _call(self, node: Node, given: list[Seen], cost: int, size: int) -> Seen:
         schemas = [one.schema for one in given]
         if node.name in _COMPARISONS:
-            words = [_WORDS.get(one.get("type", ""), "") if not one.get(INT_OR_STRING) else "" for one in schemas]
-            numbers = set(words) <= {"int", "double"}
-            if all(words) and words[0] != words[1] and not numbers and not any(one.get("nullable") for one in schemas):
-                text = f"found no matching overload for '{node.name}' applied to '({', '.join(words)})'"
-                self.findings.append(Finding(node.place, text))
+            self._agree(node, schemas)
             return Seen(_BOOL, cost + min(one.bytes for one in given) // 40, SCALAR)
         if node.name in _TEXT:
             cost += size // 40
@@ -185,9 +188,28 @@ class Review:
             size = (given[0].bytes + SCALAR) * (given[1].bytes + 1)
         elif node.name == "_?_:_":
             size = max(one.bytes for one in given)
+            if _word(schemas[0]) not in ("", "bool"):
+                words = ", ".join(_word(one) or "dyn" for one in schemas)
+                text = f"found no matching overload for '_?_:_' applied to '({words})'"
+                self.findings.append(Finding(node.place, text))
+            counts = [one.count for one in given[1:] if one.count is not None]
             if schemas[1] == schemas[2]:
-                return Seen(schemas[1], cost, size)
-        return Seen(_UNKNOWN, cost, min(size, _CAP))
+                return Seen(schemas[1], cost, size, max(counts) if len(counts) == 2 else None)
+        counts = [one.count for one in given if one.count is not None]
+        count = sum(counts) if node.name == "_+_" and len(counts) == len(given) else None
+        if node.name == "split":
+            count = given[0].bytes + 1
+        return Seen(_UNKNOWN, cost, min(size, _CAP), count)
+
+    def _agree(self, node: Node, schemas: list[Json]) -> None:
+        """Notes two sides of a comparison that can never be compared."""
+        if any(one.get("nullable") for one in schemas):
+            return
+        words = [_word(one) for one in schemas]
+        ordered = node.name not in ("_==_", "_!=_") and set(words) <= {"int", "double"}
+        if all(words) and words[0] != words[1] and not ordered:
+            text = f"found no matching overload for '{node.name}' applied to '({', '.join(words)})'"
+            self.findings.append(Finding(node.place, text))
 
     def _loop(self, node: Node, scope: dict[str, Seen]) -> Seen:
         over = node.children[0]
@@ -199,17 +221,24 @@ class Review:
         elif kind == "object":
             item, times = {"type": "string"}, size(ranged.schema)
         else:
-            times = len(over.children) if over.kind == "list" else min(ranged.bytes // SCALAR, 1000)
+            times = ranged.count if ranged.count is not None else min(ranged.bytes // SCALAR, 1000)
         inner = {
             **scope,
             node.name: Seen(item, 1, min(ranged.bytes, most_bytes(item))),
-            node.accumulator: Seen(start.schema, 1, 0),
+            node.accumulator: Seen(start.schema, 1, 0, start.count if start.count is None else 0),
         }
         condition, step = self._visit(node.children[2], inner), self._visit(node.children[3], inner)
         held = min(start.bytes + times * step.bytes, _CAP)
-        result = self._visit(node.children[4], {**scope, node.accumulator: Seen(start.schema, 1, held)})
+        count = None if start.count is None or step.count is None else start.count + times * step.count
+        ended = Seen(start.schema, 1, held, count)
+        result = self._visit(node.children[4], {**scope, node.accumulator: ended})
         cost = ranged.cost + start.cost + result.cost + times * (condition.cost + step.cost + 1)
-        return Seen(result.schema, cost, result.bytes)
+        return Seen(result.schema, cost, result.bytes, result.count)
+
+
+def _word(schema: Json) -> str:
+    """Returns the name of a scalar type, "" where the type is not known or none."""
+    return "" if schema.get(INT_OR_STRING) else _WORDS.get(schema.get("type", ""), "")
 
 
 _ESCAPES = {"__underscores__": "__", "__dot__": ".", "__dash__": "-", "__slash__": "/"}

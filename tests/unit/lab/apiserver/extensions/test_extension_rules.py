@@ -1,5 +1,6 @@
 """Rules in CEL: what they can say, when they are asked, and what a hostile one can do."""
 
+import re
 from typing import Any
 
 import pytest
@@ -111,7 +112,10 @@ def test_no_rule_is_asked_after_the_time_is_up() -> None:
     ("rule", "told"),
     [
         ("self.nope", "undefined field 'nope'"),
-        ("self.words.all(w, w.x == 1)", ""),
+        ("self.words.all(w, w.x == 1)", "type 'string' does not support field selection"),
+        ("self.s == null", "applied to '(string, null)'"),
+        ("self.d == 1", "applied to '(double, int)'"),
+        ("self.s ? true : false", "applied to '(string, bool, bool)'"),
         ("self.n == 's'", "found no matching overload for '_==_' applied to '(int, string)'"),
         ("self.n +", "Syntax error"),
         ("a" * 20_000, "longer than"),
@@ -119,10 +123,7 @@ def test_no_rule_is_asked_after_the_time_is_up() -> None:
     ],
 )
 def test_a_rule_that_cannot_be_is_refused_with_its_place(rule: str, told: str) -> None:
-    if told:
-        with pytest.raises(CelError, match=told.replace("(", r"\(").replace(")", r"\)")):
-            compile_text(rule, ANY)
-    else:
+    with pytest.raises(CelError, match=re.escape(told)):
         compile_text(rule, ANY)
 
 
@@ -138,6 +139,14 @@ def test_loops_in_loops_over_lists_without_end_are_refused() -> None:
     assert cost_of("self.all(a, self.all(b, a == b))", bounded) == []
     doubled = {"type": "array", "items": {"type": "string"}, "maxItems": 100_000}
     assert any("exceeds budget" in text for text in cost_of("self.map(a, a + a).size() > 0", doubled))
+
+
+def test_values_that_would_grow_without_end_are_refused() -> None:
+    doubling = "[self]" + ".map(a, a + a)" * 40 + ".size() > 0"
+    assert any("exceeds budget" in text for text in cost_of(doubling, TEXT))
+    replacing = "self" + ".replace('a', 'aaaaaaaaaa')" * 12 + " != ''"
+    assert any("exceeds budget" in text for text in cost_of(replacing, TEXT))
+    assert cost_of("self.replace('a', 'bb').split(',').all(x, x.size() < 9)", TEXT) == []
 
 
 def test_the_engine_gives_up_on_loops_that_are_too_long() -> None:
