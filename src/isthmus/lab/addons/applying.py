@@ -54,12 +54,12 @@ def _apply(api: Api, collection: str, manifest: Manifest) -> dict[str, Any]:
     try:
         return api.send("POST", collection, manifest)
     except ApiError as error:
-        if error.status != 409:
-            raise AddonError(f"{manifest['kind']} {metadata['name']}: {error}") from error
+        refused = error
+    # Not by the status alone: a Service that exists may be refused because its own address is taken (422).
     path = f"{collection}/{metadata['name']}"
     found = api.read(path)
     if found is None:
-        return api.send("POST", collection, manifest)
+        raise AddonError(f"{manifest['kind']} {metadata['name']}: {refused}") from refused
     there = found["metadata"]
     if (there.get("annotations") or {}).get(DIGEST) == metadata["annotations"][DIGEST]:
         return found

@@ -18,6 +18,8 @@ from isthmus.lab.statedir import StateDir
 
 HOPELESS = 3
 """Restarts within one creation: what is slow to start does not end."""
+HOPELESS_REAL = 8
+"""The same where kube-apiserver runs, which ends when its etcd is slow to answer."""
 _PAUSE = 0.05
 """Seconds between two questions; there is nobody to tell a command when another process is ready."""
 
@@ -82,9 +84,10 @@ class Waiting:
         return "" if status == 200 else "no default ServiceAccount yet"
 
     def _give_up_on_broken(self) -> None:
+        limit = HOPELESS_REAL if self._plan.binaries else HOPELESS
         for cluster in self._connection.ask(Describe()).clusters:
             for unit in cluster.units if cluster.plan.name == self._plan.name else ():
-                if unit.restarts >= HOPELESS:
+                if unit.restarts >= limit:
                     path = self._state.cluster(self._plan.name).log(unit.name)
                     said = [line for line in tail(path, 20) if line[:2] != "--"]
                     raise NotReadyError(f"{unit.name} keeps ending: {said[-1] if said else 'it says nothing'}")

@@ -47,7 +47,8 @@ class FakeApi(Api):
         if method == "POST":
             path = f"{path}/{sent['metadata']['name']}"
             if path in self.objects:
-                raise ApiError(409, "exists")
+                # As kube-apiserver: the address of a Service is looked at before its name.
+                raise ApiError(422 if sent["kind"] == "Service" else 409, "exists")
         elif sent["metadata"].get("resourceVersion") != self.objects[path]["metadata"]["resourceVersion"]:
             raise ApiError(409, "conflict")
         sent["metadata"]["resourceVersion"] = str(len(self.calls))
