@@ -81,7 +81,9 @@ def size(schema: Json) -> int:
 
 
 def most_bytes(schema: Json) -> int:
-    """Returns how many bytes a value of a schema takes at most."""
+    """Returns how many bytes a value of a schema takes at most; of what a rule has made, nothing is known."""
+    if schema is _UNKNOWN:
+        return _CAP
     kind = schema.get("type")
     if kind == "string":
         return min(int(schema.get("maxLength", MAX_REQUEST)) * 4 + SCALAR, MAX_REQUEST)

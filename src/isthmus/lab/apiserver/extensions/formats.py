@@ -8,12 +8,15 @@ A format that is not known here is not checked, as in the real server.
 import base64
 import binascii
 import datetime
+import functools
 import ipaddress
 import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from isthmus.lab.apiserver.extensions.engine import Engine
+
+MAX_REMEMBERED = 128  # characters of a text whose verdict is kept: names, labels and ports come again and again
 
 _DURATION = re.compile(r"[+-]?(0|(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)((\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h))*)")
 _WORDS = re.compile(
@@ -115,6 +118,11 @@ def has_format(text: str, name: str) -> bool:
 
 def matches(text: str, pattern: str) -> bool:
     """Tells whether `pattern` is found in `text`; False for a pattern that is none."""
+    return _remembered(text, pattern) if len(text) <= MAX_REMEMBERED else Engine.shared().matches(text, pattern)
+
+
+@functools.lru_cache(maxsize=2048)
+def _remembered(text: str, pattern: str) -> bool:
     return Engine.shared().matches(text, pattern)
 
 
