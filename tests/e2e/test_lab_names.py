@@ -115,9 +115,8 @@ def test_lookups_say_what_there_is(world: World) -> None:
 
 
 def test_one_dns_pod_is_enough(world: World) -> None:
-    pods = world.lab.kubectl(
-        ONE, "-n", "kube-system", "get", "pods", "-l", "k8s-app=kube-dns", "-o", "name"
-    ).stdout.split()
+    system = ("-n", "kube-system")
+    pods = world.lab.kubectl(ONE, *system, "get", "pods", "-l", "k8s-app=kube-dns", "-o", "name").stdout.split()
     assert len(pods) == 2
     world.lab.kubectl(ONE, *system, "delete", "--now", pods[0])
     assert world.client("curl", "-sS", "--max-time", "10", "web") == '{"Cluster": "one"}\n'
