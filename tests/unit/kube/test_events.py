@@ -72,6 +72,16 @@ async def test_an_event_is_written_beside_its_object() -> None:
         }
 
 
+async def test_names_sort_as_the_events_came() -> None:
+    async with recording(*[stored] * 20) as (recorder, server):
+        for number in range(20):
+            recorder.emit(POLICY, reason="R", message=str(number))
+        await asyncio.sleep(60)
+
+        named = [(body["metadata"]["name"], int(body["message"])) for body in map(json.loads, server.bodies)]
+        assert [number for _, number in sorted(named)] == list(range(20))
+
+
 async def test_a_repetition_is_counted_on_the_first_event() -> None:
     async with recording(stored, stored, stored) as (recorder, server):
         for _ in range(3):
