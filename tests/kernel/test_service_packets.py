@@ -3,6 +3,7 @@
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 
 import pytest
 
@@ -198,6 +199,20 @@ def test_external_traffic_policy_local_with_affinity(node: ServiceNode):
     node.put(backends("web", (B, 8081 if first == "b:8080" else 8080)))
     ((second, _),) = node.ask_often("d", "10.0.0.1", 30080, times=20).items()
     assert second.startswith("b:") and second != first
+
+
+def test_a_load_balancers_address_lets_in_only_whom_it_is_said_to(node: ServiceNode):
+    sources = (ip_network(f"{A}/32"), ip_network("fd00::/16"))
+    ingress = ("198.51.100.1", "2001:db8::1")
+    node.put(service(ingress_ips=ingress, sources=sources), backends("web", (B, 8080), (B6, 8080)))
+
+    assert node.ask("a", ingress[0], 80) == "b:8080"
+    assert node.silent("c", ingress[0], 80)
+    assert node.ask("c", VIP4, 80) == "b:8080", "nothing is said of the ClusterIP"
+    assert node.ask("c", ingress[1], 80) == "b:8080"
+
+    node.put(service(ingress_ips=ingress))
+    assert node.ask("c", ingress[0], 80) == "b:8080"
 
 
 def test_internal_traffic_policy_local_uses_this_nodes_backends_or_none(node: ServiceNode):

@@ -23,13 +23,12 @@ from tests.support import service_worlds as s
 from tests.support.fake_table import apply
 from tests.support.worlds import seeded
 
-POD4, POD6 = "10.1.0.1", "fd00:1::1"
-OUTSIDER4, OUTSIDER6 = "192.0.2.7", "2001:db8:7::7"
+POD4, OUTSIDER4 = s.PODS[0], s.OUTSIDERS[0]
 
 
 def _compiler() -> ServiceCompiler:
     policies = PolicyWorld("east")
-    policies.pods["x/pod"] = LocalPod("x", "pod", "", {}, (POD4, POD6))
+    policies.pods["x/pod"] = LocalPod("x", "pod", "", {}, s.PODS)
     services = ServiceCompiler(Compiler(policies).table, node=s.NODE)
     services.set_node(s.NODE_ADDRESSES)
     return services
@@ -63,7 +62,15 @@ def _resolved(table: Table) -> dict[str, object]:
                 assert sorted(slot for slot, _ in slots) == list(range(len(slots))), "no holes"
             assert used == {key for key in table.elements[maps[version].name] if key[-1] >= TOKEN}, "nothing left over"
             content[maps[version].name] = {key: Counter(target for _, target in slots) for key, slots in found.items()}
-        for pair in (layout.SERVICES, layout.OUTSIDE, layout.STICKY, layout.KEPT, layout.VIRTUAL, layout.TARGETS):
+        for pair in (
+            layout.SERVICES,
+            layout.OUTSIDE,
+            layout.STICKY,
+            layout.KEPT,
+            layout.GUARDED,
+            layout.VIRTUAL,
+            layout.TARGETS,
+        ):
             content[pair[version].name] = table.elements[pair[version].name]
     content["chains"] = table.chains
     return content
@@ -105,9 +112,9 @@ def test_every_connection_goes_where_the_rule_says_and_every_backend_gets_its_sh
     services.set_node(s.NODE_ADDRESSES)
     for key, frontend in s.holders(services.services.values()).items():
         for outside in (False, True):
-            client = (OUTSIDER4 if outside else POD4) if frontend.version == 4 else OUTSIDER6 if outside else POD6
+            client = (s.OUTSIDERS if outside else s.PODS)[frontend.version == 6]
             flow = Flow(client, key[0], key[1], key[2])
-            wanted = s.expected(frontend, services.slices.values(), outside=outside)
+            wanted = s.expected(frontend, services.slices.values(), client)
             note(f"{flow} {frontend} {wanted}")
             assert services.frontends[key] == frontend
             if isinstance(wanted, str):
@@ -133,11 +140,12 @@ def test_every_outcome_is_met_in_the_random_worlds():
         slices = {one.key: one for one in (s.slice_(rng) for _ in range(4))}.values()
         for frontend in s.holders(services).values():
             for outside in (False, True):
-                wanted = s.expected(frontend, slices, outside=outside)
+                wanted = s.expected(frontend, slices, (s.OUTSIDERS if outside else s.PODS)[frontend.version == 6])
                 met[wanted if isinstance(wanted, str) else "served"] += 1
+                met["guarded"] += frontend.sources is not None
                 met["affinity"] += bool(frontend.affinity and not isinstance(wanted, str))
                 met["near"] += bool(frontend.outside and outside and not isinstance(wanted, str))
-    assert min(met[name] for name in ("refused", "dropped", "served", "affinity", "near")) > 50, met
+    assert min(met[name] for name in ("refused", "dropped", "served", "affinity", "near", "guarded")) > 50, met
 
 
 def _first(number):

@@ -5,6 +5,7 @@ tests/property/test_service_agreement.py.
 """
 
 from collections.abc import Iterable
+from ipaddress import ip_address, ip_network
 from random import Random
 
 from isthmus.model.service import Backend, Port, Service, Slice, Target
@@ -17,6 +18,9 @@ NAMES = ("a", "b", "c")
 PORTS = (Port("", 6, 80, 30080), Port("", 17, 80), Port("web", 6, 81, 30081), Port("dns", 17, 53, 30053))
 VIPS = {name: (f"172.20.0.{n}", f"fd00:20::{n}") for n, name in enumerate(NAMES, start=1)}
 SHARED = ("198.51.100.1", "198.51.100.2", "172.20.0.1", "2001:db8::1")
+PODS = ("10.1.0.1", "fd00:1::1")  # of the node
+OUTSIDERS = ("192.0.2.7", "2001:db8:7::7")
+SOURCES = (ip_network("192.0.2.0/24"), ip_network("fd00::/16"))
 ADDRESSES = tuple(f"10.1.0.{n}" for n in range(1, 7)) + tuple(f"fd00:1::{n}" for n in range(1, 4))
 
 
@@ -29,7 +33,7 @@ def service(rng: Random) -> Service:
         cluster_ips=rng.choice([VIPS[name], VIPS[name][:1], VIPS[name][1:]]),
         external_ips=tuple(rng.sample(SHARED, rng.choice([0, 0, 1, 2]))),
         ingress_ips=tuple(rng.sample(SHARED[:2], rng.choice([0, 1]))),
-        closed_ips=SHARED[:1] if rng.random() < 0.1 else (),
+        sources=rng.choice([None, None, None, (), SOURCES[:1], SOURCES]),
         local_internal=rng.random() < 0.2,
         local_external=rng.random() < 0.4,
         affinity=rng.choice([0, 0, 10, 20]),
@@ -58,7 +62,7 @@ def holders(services: Iterable[Service]) -> dict[tuple[str, int, int], Frontend]
     return {key: min((c for c in claims if c.key == key), key=lambda c: c.rank) for key in {c.key for c in claims}}
 
 
-def expected(frontend: Frontend, slices: Iterable[Slice], *, outside: bool) -> set[Target] | str:
+def expected(frontend: Frontend, slices: Iterable[Slice], client: str) -> set[Target] | str:
     """Returns the targets that a new connection may go to, or "refused" or "dropped"."""
     everyone = [
         backend
@@ -69,10 +73,10 @@ def expected(frontend: Frontend, slices: Iterable[Slice], *, outside: bool) -> s
         and (":" in backend.target.address) == (":" in frontend.address)
     ]
     local_only = Reach.NEAR in (
-        frontend.outside if outside and frontend.kind is not Kind.CLUSTER_IP else None,
+        frontend.outside if client not in PODS and frontend.kind is not Kind.CLUSTER_IP else None,
         frontend.inside,
     )
-    if frontend.closed:
+    if frontend.sources is not None and not any(ip_address(client) in network for network in frontend.sources):
         return "dropped"
     chosen = _chosen(b for b in everyone if b.node == NODE or not local_only)
     if chosen:

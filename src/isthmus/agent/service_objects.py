@@ -5,14 +5,14 @@ a port out of range) is left out and said, and the rest counts. What would restr
 closes what it restricts.
 """
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import msgspec
 
 from isthmus.kube.schema import EndpointOfSlice, EndpointSlice
 from isthmus.kube.schema import Service as ServiceObject
 from isthmus.mesh.objects import canonical_ip
-from isthmus.model.service import PROTOCOLS, Backend, Port, PortKey, Service, Slice, Target
+from isthmus.model.service import PROTOCOLS, Backend, Network, Port, PortKey, Service, Slice, Target
 from isthmus.policy.rules import Problem
 
 SERVICE_NAME = "kubernetes.io/service-name"
@@ -23,6 +23,7 @@ MAX_AFFINITY = 86400
 MAX_PORT = 65535
 MAX_PORTS = 1000
 MAX_ADDRESSES = 100
+MAX_SOURCES = 500
 MAX_ENDPOINTS = 1000
 """What an API server lets into one EndpointSlice; ports and addresses of a Service are bounded by its size alone."""
 
@@ -50,9 +51,6 @@ def service_facts(obj: ServiceObject) -> Facts:
     balanced = spec.type == "LoadBalancer"
     ingress = [entry.ip for entry in obj.status.loadBalancer.ingress if entry.ip and entry.ipMode in ("", "VIP")]
     ingress_ips = _addresses(ingress if balanced else [], "status.loadBalancer.ingress", problems)
-    if spec.loadBalancerSourceRanges and ingress_ips:
-        message = "is not supported: nothing is reachable at the load balancer's addresses"
-        problems.append(Problem("spec.loadBalancerSourceRanges", message))
     service = Service(
         namespace=meta.namespace,
         name=meta.name,
@@ -61,7 +59,7 @@ def service_facts(obj: ServiceObject) -> Facts:
         cluster_ips=cluster_ips,
         external_ips=_addresses(spec.externalIPs, "spec.externalIPs", problems),
         ingress_ips=ingress_ips,
-        closed_ips=ingress_ips if spec.loadBalancerSourceRanges else (),
+        sources=_sources(spec.loadBalancerSourceRanges, problems) if balanced else None,
         local_internal=_local(spec.internalTrafficPolicy, "spec.internalTrafficPolicy", problems),
         local_external=_local(spec.externalTrafficPolicy, "spec.externalTrafficPolicy", problems),
         affinity=_affinity(obj, problems),
@@ -153,6 +151,21 @@ def _ports(obj: ServiceObject, problems: list[Problem]) -> tuple[Port, ...]:
     if len(obj.spec.ports) > MAX_PORTS:
         problems.append(Problem("spec.ports", f"more than {MAX_PORTS}; the rest is left out"))
     return tuple(found.values())
+
+
+def _sources(given: tuple[str, ...], problems: list[Problem]) -> tuple[Network, ...] | None:
+    """Returns who may come; None if nothing is said, and nobody for what cannot be read."""
+    if not given:
+        return None
+    found: set[Network] = set()
+    for index, text in enumerate(given[:MAX_SOURCES]):
+        try:
+            found.add(ip_network(text.strip(), strict=False))
+        except ValueError:
+            problems.append(Problem(f"spec.loadBalancerSourceRanges[{index}]", f"{text!r} is no network"))
+    if len(given) > MAX_SOURCES:
+        problems.append(Problem("spec.loadBalancerSourceRanges", f"more than {MAX_SOURCES}; the rest may not come"))
+    return tuple(sorted(found, key=lambda network: (network.version, network)))
 
 
 def _local(policy: str, field: str, problems: list[Problem]) -> bool:

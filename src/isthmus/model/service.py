@@ -5,7 +5,11 @@ protocols IANA numbers. Rejected: keeping the API's own types, which say in a do
 must be decided once.
 """
 
+from ipaddress import IPv4Network, IPv6Network
+
 import msgspec
+
+Network = IPv4Network | IPv6Network
 
 PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 """Numbers of the protocols that a Service can have."""
@@ -64,7 +68,7 @@ class Port(msgspec.Struct, frozen=True):
 class Service(msgspec.Struct, frozen=True):
     """A Service that has addresses; `affinity` is in seconds, 0 for none.
 
-    `closed_ips` are addresses at which nothing may be reached, because what restricts them cannot be enforced.
+    `sources` are the networks whose clients may use the `ingress_ips`; None for everyone.
     """
 
     namespace: str
@@ -74,7 +78,7 @@ class Service(msgspec.Struct, frozen=True):
     cluster_ips: tuple[str, ...] = ()
     external_ips: tuple[str, ...] = ()
     ingress_ips: tuple[str, ...] = ()
-    closed_ips: tuple[str, ...] = ()
+    sources: tuple[Network, ...] | None = None
     local_internal: bool = False
     local_external: bool = False
     affinity: int = 0

@@ -24,10 +24,14 @@ docs/decisions.md.
 """
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from hashlib import blake2b
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 
+from isthmus.model.service import Network
 from isthmus.ruleset.layout import PODS, SELF
 from isthmus.ruleset.rules import (
+    AddressIn,
     Chain,
     Drop,
     Expr,
@@ -44,6 +48,7 @@ from isthmus.ruleset.rules import (
     Masquerade,
     Refuse,
     Remember,
+    Return,
     Rule,
     Translate,
     Translated,
@@ -73,6 +78,7 @@ NEAR = {v: SetSpec(f"near{v}", (_ADDRESS[v], *_FRONTEND, Field.IDENTITY), _TARGE
 TOKENS = _pair("tokens", *_FRONTEND, Field.IDENTITY, holds=Holds.IDENTITY)
 NEAR_TOKENS = _pair("near_tokens", *_FRONTEND, Field.IDENTITY, holds=Holds.IDENTITY)
 STICKY = _pair("sticky", *_FRONTEND, holds=Holds.VERDICT)
+GUARDED = _pair("guarded", *_FRONTEND, holds=Holds.VERDICT)
 KEPT = _pair("kept", *_FRONTEND)
 AFFINITY = {
     4: SetSpec("affinity4", (Field.IPV4, Field.IPV4, *_FRONTEND), Holds.IDENTITY, REMEMBERED),
@@ -81,7 +87,7 @@ AFFINITY = {
 VIRTUAL = _pair("virtual")
 TARGETS = _pair("targets", *_FRONTEND)
 FATES = SetSpec("fates", (Field.IDENTITY,), Holds.VERDICT)
-SETS = (SERVICES, OUTSIDE, BACKENDS, NEAR, TOKENS, NEAR_TOKENS, STICKY, KEPT, AFFINITY, VIRTUAL, TARGETS)
+SETS = (SERVICES, OUTSIDE, BACKENDS, NEAR, TOKENS, NEAR_TOKENS, GUARDED, STICKY, KEPT, AFFINITY, VIRTUAL, TARGETS)
 
 EXACT = 16
 """Up to so many slots every number has a chain of its own; from there on, eight sizes to each doubling."""
@@ -109,11 +115,6 @@ def size_for(slots: int) -> int:
     return SIZES[bisect_left(SIZES, slots)]
 
 
-def remember(seconds: int) -> str:
-    """Returns the name of the chain that remembers a client for so long."""
-    return f"remember_{seconds}"
-
-
 _SOURCE = {4: Expr.HEADER_SOURCE4, 6: Expr.HEADER_SOURCE6}
 _DESTINATION = {4: Expr.HEADER_TARGET4, 6: Expr.HEADER_TARGET6}
 _PORT = (Expr.PROTOCOL, Expr.DESTINATION_PORT)
@@ -127,7 +128,21 @@ _BACKEND = {4: Expr.TARGET4, 6: Expr.TARGET6}
 def remembering(seconds: int) -> Chain:
     """Returns the chain for one time-out of session affinity."""
     rules = tuple(Rule((Remember(_CLIENT[v], AFFINITY[v].name, seconds),)) for v in (4, 6))
-    return Chain(remember(seconds), rules, comment=f"session affinity for {seconds} s")
+    return Chain(f"remember_{seconds}", rules, comment=f"session affinity for {seconds} s")
+
+
+def guarding(sources: Iterable[Network]) -> Chain:
+    """Returns the chain that lets only clients from `sources` go on."""
+    networks = [*collapse_addresses(n for n in sources if isinstance(n, IPv4Network))]
+    networks6 = [*collapse_addresses(n for n in sources if isinstance(n, IPv6Network))]
+    rules = [
+        Rule((AddressIn(_SOURCE[v], tuple(mine)) if mine[0].prefixlen else Family(v), Return()))
+        for v, mine in ((4, networks), (6, networks6))
+        if mine
+    ]
+    text = " ".join(map(str, (*networks, *networks6)))
+    name = f"guard_{blake2b(text.encode(), digest_size=6).hexdigest()}"
+    return Chain(name, (*rules, Rule((Drop(),))), comment=f"only from {text}")
 
 
 def fates() -> Iterator[tuple[int, Jump]]:
@@ -196,15 +211,18 @@ def service_chains() -> Iterator[Chain]:
     leave = (Rule((Family(6), GoTo("services_leave6"))), Rule((GoTo("services_leave4"),)))
     yield Chain("services_out", leave)
     yield Chain(HOOKED[0], (Rule((Family(6), GoTo("services_in6"))), Rule((GoTo("services_in4"),))), hook=PREROUTING)
-    yield Chain(HOOKED[1], (Rule((Family(6), GoTo("services_all6"))), Rule((GoTo("services_all4"),))), hook=OUTPUT)
+    yield Chain(HOOKED[1], (Rule((Family(6), GoTo("services_own6"))), Rule((GoTo("services_own4"),))), hook=OUTPUT)
     yield Chain(HOOKED[2], (Rule((Translated(), JumpTo("services_out"))),), hook=POSTROUTING)
 
 
-def entry_chains(*, kept: Collection[int] = (), outside: Collection[int] = ()) -> Iterator[Chain]:
+def entry_chains(
+    *, kept: Collection[int] = (), outside: Collection[int] = (), guarded: Collection[int] = ()
+) -> Iterator[Chain]:
     """Yields the chains in which packets arrive.
 
     `kept` are the families that have frontends with session affinity, `outside` those with frontends that treat clients
-    from outside differently: new connections pass no rule for either where there are none.
+    from outside differently, `guarded` those with frontends that not everyone may use: new connections pass no rule for
+    any of these where there are none.
     """
     for v in (4, 6):
         known = Rule((Lookup(_KEY[v], KEPT[v].name), JumpTo(f"backend_known{v}")))
@@ -226,7 +244,10 @@ def entry_chains(*, kept: Collection[int] = (), outside: Collection[int] = ()) -
             comment="clients that are neither pods of this node nor the node itself",
         )
         apart = Rule((Lookup((_SOURCE[v],), PODS[v].name, True), JumpTo(f"services_outside{v}")))
-        yield Chain(f"services_in{v}", (*((apart,) if v in outside else ()), Rule((GoTo(f"services_all{v}"),))))
+        guard = (Rule((GoBy(_KEY[v], GUARDED[v].name),)),) if v in guarded else ()
+        rest = Rule((GoTo(f"services_all{v}"),))
+        yield Chain(f"services_in{v}", (*guard, *((apart,) if v in outside else ()), rest), comment="from elsewhere")
+        yield Chain(f"services_own{v}", (*guard, rest), comment="from the node itself")
 
 
 def _tries(sizes: list[int], backend: str) -> Iterator[Rule]:

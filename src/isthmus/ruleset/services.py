@@ -14,10 +14,12 @@ import msgspec
 
 from isthmus.model.service import Backend, PortKey, Service, ServiceKey, Slice, Target
 from isthmus.ruleset.layout import family_of
+from isthmus.ruleset.rules import Chain
 from isthmus.ruleset.service_layout import (
     BACKENDS,
     DISCARDED,
     FATES,
+    GUARDED,
     KEPT,
     MOST_NEAR,
     MOST_SLOTS,
@@ -34,7 +36,7 @@ from isthmus.ruleset.service_layout import (
     VIRTUAL,
     entry_chains,
     fates,
-    remember,
+    guarding,
     remembering,
     service_chains,
     size_for,
@@ -72,8 +74,8 @@ class ServiceCompiler:
         self._claims: dict[FrontendKey, list[Frontend]] = {}
         self._held: dict[FrontendKey, Frontend] = {}
         self._uses: Counter[tuple[str, Key]] = Counter()
-        self._timeouts: Counter[int] = Counter()
-        self._special: Counter[tuple[str, int]] = Counter()  # frontends with affinity, or with outsiders, by family
+        self._jumps: Counter[str] = Counter()  # elements that lead to chains made for a setting, not for a service
+        self._special: Counter[tuple[str, int]] = Counter()  # frontends with settings, by family
         self._stale: set[FrontendKey] = set()
         self._resettled: set[ServiceKey] = set()
         for pair in SETS:
@@ -160,7 +162,7 @@ class ServiceCompiler:
     def reachable(self, key: FrontendKey) -> frozenset[Target]:
         """Returns all targets that a new connection to a frontend may be sent to."""
         frontend = self._held.get(key)
-        if frontend is None or frontend.closed:
+        if frontend is None:
             return frozenset()
         line = self._line(frontend)
         reaches = {frontend.inside, frontend.outside or frontend.inside}
@@ -172,7 +174,7 @@ class ServiceCompiler:
         More than `reachable`: a backend that is terminating and still serves keeps who it has.
         """
         frontend = self._held.get(key)
-        return self._line(frontend).pool.serving if frontend is not None and not frontend.closed else frozenset()
+        return self._line(frontend).pool.serving if frontend is not None else frozenset()
 
     def take_stale(self) -> set[FrontendKey]:
         """Returns the UDP frontends, since the last time, of which connections may lead astray (see `rightful`)."""
@@ -223,11 +225,10 @@ class ServiceCompiler:
         if frontend.kind is Kind.CLUSTER_IP:
             self._use(VIRTUAL[frontend.version].name, (frontend.address,))
         if frontend.affinity:
-            if not self._timeouts[frontend.affinity]:
-                self.table.put_chain(remembering(frontend.affinity))
-            self._timeouts[frontend.affinity] += 1
             self.table.put(KEPT[frontend.version].name, frontend.key)
-            self.table.put(STICKY[frontend.version].name, frontend.key, Jump(remember(frontend.affinity)))
+            self._jump(STICKY[frontend.version].name, frontend.key, remembering(frontend.affinity))
+        if frontend.sources is not None:
+            self._jump(GUARDED[frontend.version].name, frontend.key, guarding(frontend.sources))
         self._count(frontend, 1)
         for reach, slots in line.slots.items():
             moves = [Move(slot, None, target) for slot, target in enumerate(slots.targets)]
@@ -249,10 +250,9 @@ class ServiceCompiler:
             self._unuse(VIRTUAL[frontend.version].name, (frontend.address,))
         if frontend.affinity:
             self.table.discard(KEPT[frontend.version].name, frontend.key)
-            self.table.discard(STICKY[frontend.version].name, frontend.key)
-            self._timeouts[frontend.affinity] -= 1
-            if not self._timeouts[frontend.affinity]:
-                self.table.drop_chain(remember(frontend.affinity))
+            self._unjump(STICKY[frontend.version].name, frontend.key)
+        if frontend.sources is not None:
+            self._unjump(GUARDED[frontend.version].name, frontend.key)
         self._count(frontend, -1)
         if frontend.port.protocol == UDP:
             self._stale.add(frontend.key)
@@ -263,10 +263,12 @@ class ServiceCompiler:
         before = {place for place, count in self._special.items() if count}
         self._special["kept", frontend.version] += step * bool(frontend.affinity)
         self._special["outside", frontend.version] += step * (frontend.outside is not None)
+        self._special["guarded", frontend.version] += step * (frontend.sources is not None)
         after = {place for place, count in self._special.items() if count}
         if after != before:
-            kept, outside = ({v for kind, v in after if kind == name} for name in ("kept", "outside"))
-            for chain in entry_chains(kept=kept, outside=outside):
+            kinds = ("kept", "outside", "guarded")
+            kept, outside, guarded = ({v for kind, v in after if kind == name} for name in kinds)
+            for chain in entry_chains(kept=kept, outside=outside, guarded=guarded):
                 self.table.put_chain(chain)
 
     def _decide(self, frontend: Frontend, line: _Line) -> None:
@@ -281,8 +283,6 @@ class ServiceCompiler:
                 self.table.put(maps[frontend.version].name, frontend.key, fate)
 
     def _fate(self, frontend: Frontend, line: _Line, reach: Reach) -> int:
-        if frontend.closed:
-            return DISCARDED
         if line.slots[reach]:
             return size_for(len(line.slots[reach]))
         return DISCARDED if line.slots[Reach.ALL] else REFUSED
@@ -374,6 +374,21 @@ class ServiceCompiler:
     def _use(self, name: str, key: Key) -> None:
         self._uses[name, key] += 1
         self.table.put(name, key)
+
+    def _jump(self, name: str, key: Key, chain: Chain) -> None:
+        if not self._jumps[chain.name]:
+            self.table.put_chain(chain)
+        self._jumps[chain.name] += 1
+        self.table.put(name, key, Jump(chain.name))
+
+    def _unjump(self, name: str, key: Key) -> None:
+        value = self.table.elements[name][key]
+        self.table.discard(name, key)
+        if isinstance(value, Jump):
+            self._jumps[value.chain] -= 1
+            if not self._jumps[value.chain]:
+                del self._jumps[value.chain]
+                self.table.drop_chain(value.chain)
 
     def _unuse(self, name: str, key: Key) -> None:
         self._uses[name, key] -= 1

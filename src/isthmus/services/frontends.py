@@ -11,7 +11,7 @@ from ipaddress import ip_address
 
 import msgspec
 
-from isthmus.model.service import PROTOCOLS, Port, Service, ServiceKey
+from isthmus.model.service import PROTOCOLS, Network, Port, Service, ServiceKey
 from isthmus.services.pool import Reach
 
 FrontendKey = tuple[str, int, int]
@@ -42,7 +42,10 @@ _NAMES = {number: name for name, number in PROTOCOLS.items()}
 
 
 class Frontend(msgspec.Struct, frozen=True):
-    """Where a port of a service is found. `outside` is None where clients from outside are no different."""
+    """Where a port of a service is found.
+
+    `outside` is None where clients from outside are no different, `sources` where every client may come.
+    """
 
     service: ServiceKey
     port: Port
@@ -52,7 +55,7 @@ class Frontend(msgspec.Struct, frozen=True):
     inside: Reach = Reach.ALL
     outside: Reach | None = None
     affinity: int = 0
-    closed: bool = False
+    sources: tuple[Network, ...] | None = None
 
     @property
     def key(self) -> FrontendKey:
@@ -84,10 +87,8 @@ def frontends(service: Service, *, node_addresses: Iterable[str]) -> Iterator[Fr
             inside = Reach.NEAR if service.local_internal else Reach.ALL
             yield Frontend(service.key, port, ip, port.port, Kind.CLUSTER_IP, inside, None, service.affinity)
         for ip in service.ingress_ips:
-            closed = ip in service.closed_ips
-            yield Frontend(
-                service.key, port, ip, port.port, Kind.LOAD_BALANCER, Reach.ALL, outside, service.affinity, closed
-            )
+            balancer = Frontend(service.key, port, ip, port.port, Kind.LOAD_BALANCER, Reach.ALL, outside)
+            yield msgspec.structs.replace(balancer, affinity=service.affinity, sources=service.sources)
         for ip in service.external_ips:
             yield Frontend(service.key, port, ip, port.port, Kind.EXTERNAL_IP, Reach.ALL, outside, service.affinity)
         if port.node_port:

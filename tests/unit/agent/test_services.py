@@ -18,8 +18,9 @@ from isthmus.kube.reflector import Gone, Put, Snapshot
 from isthmus.kube.schema import EndpointSlice, Service
 from isthmus.model.service import Backend, Port, Target
 from isthmus.ruleset import services
-from isthmus.ruleset.service_layout import DISCARDED, REFUSED
+from isthmus.ruleset.service_layout import REFUSED
 from isthmus.ruleset.table import Table
+from isthmus.ruleset.text import rule_text
 from isthmus.services.pool import Reach
 from tests.support.agent_writer import FakeWriter
 from tests.unit.agent.test_daemon import _tell_all
@@ -128,13 +129,27 @@ def test_what_no_service_can_have_is_named_by_field(obj, field):
     assert field in {problem.field for problem in service_facts(obj).problems}
 
 
-def test_a_restriction_that_is_not_supported_closes_what_it_restricts_and_nothing_else(view: ServiceView):
+def test_who_may_use_a_load_balancer_is_enforced_there_and_what_cannot_be_read_lets_nobody_in(view: ServiceView):
     ingress = {"loadBalancer": {"ingress": [{"ip": "192.0.2.2"}]}}
-    reports = view.services(Put(service(type="LoadBalancer", loadBalancerSourceRanges=["10.0.0.0/8"], status=ingress)))
+    obj = service(type="LoadBalancer", loadBalancerSourceRanges=[" 10.1.2.3/8", "10.0.0.0/33"], status=ingress)
+    reports = view.services(Put(obj))
     view.slices(Put(slice_("10.1.0.1")))
 
-    assert "spec.loadBalancerSourceRanges" in _problems(reports)[0]
-    assert view.compiler.table.elements["services4"] == {("192.0.2.2", 6, 80): DISCARDED, (VIP, 6, 80): 1}
+    assert _problems(reports) == ["spec.loadBalancerSourceRanges[1]: '10.0.0.0/33' is no network"]
+    ((key, jump),) = view.compiler.table.elements["guarded4"].items()
+    assert key == ("192.0.2.2", 6, 80)
+    chain = view.compiler.table.chains[jump.chain]
+    assert [rule_text(rule) for rule in chain.rules] == ["ip saddr 10.0.0.0/8 return", "counter drop"]
+
+    view.services(Put(service(type="LoadBalancer", loadBalancerSourceRanges=["nonsense"], status=ingress)))
+    (jump,) = view.compiler.table.elements["guarded4"].values()
+    assert [rule_text(rule) for rule in view.compiler.table.chains[jump.chain].rules] == ["counter drop"]
+    view.services(Put(service(type="LoadBalancer", loadBalancerSourceRanges=["0.0.0.0/0"], status=ingress)))
+    (jump,) = view.compiler.table.elements["guarded4"].values()
+    first = rule_text(view.compiler.table.chains[jump.chain].rules[0])
+    assert first == "meta nfproto ipv4 return"
+    view.services(Put(service(type="LoadBalancer", status=ingress)))
+    assert not [name for name in view.compiler.table.chains if name.startswith("guard_")]
 
 
 def test_conditions_have_the_defaults_of_the_api():
