@@ -97,10 +97,16 @@ class Run:
             send(self.process.pid, signal.SIGKILL)
 
     def close_stdin(self) -> None:
-        """Closes the container's standard input."""
+        """Closes the node's end of the container's standard input."""
         if self.stdin >= 0:
             os.close(self.stdin)
             self.stdin = -1
+
+    async def end_stdin(self) -> None:
+        """Ends the container's standard input: closes every write end of it."""
+        self.close_stdin()
+        with contextlib.suppress(KeeperError):
+            await self._keeper.do("release", pid=self.process.pid)
 
     def resize(self, *, columns: int, rows: int) -> None:
         """Tells the container's terminal its size."""

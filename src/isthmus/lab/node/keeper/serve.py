@@ -149,6 +149,11 @@ class Keeper:
                     child.held += [os.dup(descriptor) for descriptor in descriptors]
                     for descriptor in child.held:
                         os.set_inheritable(descriptor, False)
+            case "release":
+                child = self._children.get(request["pid"])
+                if child is not None:
+                    _close_all(child.held)
+                    child.held = []
             case "held":
                 child = self._children.get(request["pid"])
                 say(reply, {"held": len(child.held) if child else 0}, child.held if child else [])

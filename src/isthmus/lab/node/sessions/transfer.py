@@ -57,7 +57,8 @@ async def attach(client: Client, *, output: Output, run: Run | None, streams: St
             return
         if run.terminal >= 0:
             await _write(run.terminal, _END_OF_TRANSMISSION)
-        run.close_stdin()
+        else:
+            await run.end_stdin()
 
     def resize(size: Resize) -> None:
         if run is not None:
