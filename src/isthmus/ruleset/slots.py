@@ -7,6 +7,7 @@ target is in the list, and over a restart, because they are made from the target
 
 from collections.abc import Iterable
 from hashlib import blake2b
+from heapq import nsmallest
 
 import msgspec
 
@@ -70,19 +71,17 @@ class Slots:
         free = [self._slot.pop(target) for target in sorted(gone) if target in self._slot]
         for slot in free:
             touched[slot] = self._order[slot]
-        for target in (*sorted(come), *sorted(self.waiting)):
-            if target in self._slot:
-                continue
+        self.waiting.update(target for target in come if target not in self._slot)
+        # Sorted, so that the same changes make the same slots; whoever waited takes part, if there is room for anyone.
+        vacant = len(free) + max(0, room - before)
+        for target in nsmallest(vacant, self.waiting) if vacant else ():
             if free:
                 slot = free.pop()
                 self._order[slot] = target
-            elif len(self._order) < room:
+            else:
                 slot = len(self._order)
                 self._order.append(target)
                 touched.setdefault(slot, None)
-            else:
-                self.waiting.add(target)
-                continue
             self.waiting.discard(target)
             self._slot[target] = slot
         holes = set(free)
