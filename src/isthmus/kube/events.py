@@ -67,6 +67,9 @@ class EventRecorder:
         host: str = "",
         *,
         now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+        rate: float = RATE,
+        burst: int = BURST,
+        queue: int = QUEUE_SIZE,
     ) -> None:
         self._client = client
         self._component = component
@@ -76,7 +79,10 @@ class EventRecorder:
         self._wake = asyncio.Event()
         self._written: OrderedDict[_Key, _Written] = OrderedDict()
         self._trouble = ""
-        self._tokens = float(BURST)
+        self._rate = rate
+        self._burst = burst
+        self._queue_size = queue
+        self._tokens = float(burst)
         self._refilled: float | None = None
         self._latest = 0
         self.lost = 0
@@ -85,11 +91,11 @@ class EventRecorder:
     def emit(self, about: ObjectReference, *, reason: str, message: str, type: str = "Warning") -> None:
         """Queues an Event about an object; `type` is Normal or Warning, `reason` one CamelCase word."""
         text = message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 3] + "..."
-        if len(self._queue) >= QUEUE_SIZE:
+        if len(self._queue) >= self._queue_size:
             self._queue.popleft()
             self.lost += 1
             if self.lost == 1:
-                _log.warning(EVENTS_LOST, component=self._component, queue=QUEUE_SIZE)
+                _log.warning(EVENTS_LOST, component=self._component, queue=self._queue_size)
         self._queue.append(_Entry((about, type, reason, text), self._now()))
         self._wake.set()
 
@@ -116,10 +122,10 @@ class EventRecorder:
         loop = asyncio.get_running_loop()
         now = loop.time()
         if self._refilled is not None:
-            self._tokens = min(self._tokens + (now - self._refilled) * RATE, BURST)
+            self._tokens = min(self._tokens + (now - self._refilled) * self._rate, self._burst)
         self._refilled = now
         if self._tokens < 1:
-            await asyncio.sleep((1 - self._tokens) / RATE)
+            await asyncio.sleep((1 - self._tokens) / self._rate)
             self._tokens, self._refilled = 1.0, loop.time()
         self._tokens -= 1
 

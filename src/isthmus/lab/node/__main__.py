@@ -27,6 +27,11 @@ from isthmus.lab.node.volumes.objects import Objects
 from isthmus.lab.node.worker.context import NodeContext
 from isthmus.lab.supervisor.commands import CommandError
 
+EVENT_RATE, EVENT_BURST = 50.0, 100
+"""As the kubelet's eventRecordQPS and eventBurst."""
+EVENT_QUEUE = 1024
+"""Five Events of each pod, when a node's pods all start at once."""
+
 _log = structlog.get_logger()
 
 
@@ -74,7 +79,9 @@ async def _serve(options: argparse.Namespace) -> None:
             address=options.address,
             address6=options.address6,
             client=client,
-            events=EventRecorder(client, "kubelet", options.node_name),
+            events=EventRecorder(
+                client, "kubelet", options.node_name, rate=EVENT_RATE, burst=EVENT_BURST, queue=EVENT_QUEUE
+            ),
             pool=AddressPool(options.pod_cidr, taken=taken),
             pool6=AddressPool(options.pod_cidr6, taken=taken6) if options.pod_cidr6 else None,
             rootfs=rootfs,

@@ -43,7 +43,11 @@ def conditions(
         if message:
             condition["message"] = message
         result.append(condition)
-    return result + [condition for condition in previous if condition.get("type") not in OURS]
+    result += [condition for condition in previous if condition.get("type") not in OURS]
+    if "PodScheduled" not in before:
+        # Of a pod that was created for this node nobody else says so.
+        result.append({"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": stamp})
+    return result
 
 
 def _containers_ready(pod: Pod, records: Mapping[str, Record], *, word: str) -> _Wanted:

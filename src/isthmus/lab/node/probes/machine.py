@@ -29,14 +29,17 @@ class Verdict(Enum):
 
 
 class ProbeMachine:
-    """Decides for `probe`; `began` is when the run began, in any clock's seconds that is used throughout."""
+    """Decides for `probe`; `began` is when the run began, in any clock's seconds that is used throughout.
 
-    def __init__(self, kind: Kind, probe: Probe, *, began: float) -> None:
+    `ready` is what is known of readiness already, after a restart of the node.
+    """
+
+    def __init__(self, kind: Kind, probe: Probe, *, began: float, ready: bool = False) -> None:
         self._kind = kind
         self._probe = probe
         self._last: bool | None = None
         self._in_a_row = 0
-        self._ready = False
+        self._ready = ready
         self.over = False
         """Whether no more answers are needed."""
         self.due = began + max(probe.initialDelaySeconds, 0)

@@ -29,8 +29,8 @@ class Prober:
         self._started = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self, *, started: bool) -> None:
-        """Begins; `started` says that the startup probe has passed already (after a restart of the node)."""
+    def start(self, *, started: bool, ready: bool) -> None:
+        """Begins; `started` says that the startup probe has passed already, `ready` that the readiness probe has."""
         if started or self._container.startupProbe is None:
             self._started.set()
         for kind, probe in (
@@ -39,7 +39,7 @@ class Prober:
             (Kind.READINESS, self._container.readinessProbe),
         ):
             if probe is not None:
-                self._tasks.append(asyncio.create_task(self._probe(kind, probe)))
+                self._tasks.append(asyncio.create_task(self._probe(kind, probe, ready=ready)))
 
     def close(self) -> None:
         """Ends all probes."""
@@ -47,11 +47,11 @@ class Prober:
             task.cancel()
         self._tasks.clear()
 
-    async def _probe(self, kind: Kind, probe: Probe) -> None:
+    async def _probe(self, kind: Kind, probe: Probe, *, ready: bool) -> None:
         if kind is not Kind.STARTUP:
             # Until the startup probe has passed; its failure ends the run, and us with it.
             await self._started.wait()
-        machine = ProbeMachine(kind, probe, began=self._began)
+        machine = ProbeMachine(kind, probe, began=self._began, ready=ready)
         while not machine.over:
             await asyncio.sleep(max(machine.due - time.time(), 0.0))
             asked_at = time.time()

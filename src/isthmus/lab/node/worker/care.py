@@ -190,7 +190,7 @@ class Care:
             tell=lambda text: self._state.tell("Unhealthy", text, type="Warning", container=container),
         )
         self._probers[container.name] = prober
-        prober.start(started=started)
+        prober.start(started=started, ready=record.ready)
 
     def _decided(self, container: Container, run: Run, kind: Kind, verdict: Verdict) -> None:
         record = self._current(container, run)

@@ -95,6 +95,10 @@ class PodWorker:
                     wake_at = await self._step()
                 except OSError as error:
                     wake_at = self._trouble("FailedCreatePodSandBox", f"{error}")
+                except Exception as error:
+                    # Whatever it is, this pod is tried again, and the others go on.
+                    state.log.exception("pod worker failed")
+                    wake_at = self._trouble("FailedSync", f"error syncing pod: {error}")
                 self._publish()
                 limit = None if wake_at is None else max(wake_at - time.time(), 0.0)
                 with contextlib.suppress(TimeoutError):
@@ -123,6 +127,8 @@ class PodWorker:
             state.save(begun_at=now)
         deadline = self._check_deadline(now)
         if state.record.failure[0]:
+            if not state.runs:
+                await self._settle()
             return None
         if not self._ground.ready:
             if now < self._retry_at:
@@ -141,13 +147,16 @@ class PodWorker:
         for name in step.stop:
             self._stop_later(name)
         if is_over(state.pod, state.records) and not state.runs:
-            # Nothing runs and nothing will: the status says so first.
-            self._publish()
-            await self._publisher.flush(limit=PUBLISH_LIMIT)
-            await self._ground.release()
+            await self._settle()
             return None
         times = [moment for moment in (step.wake_at, deadline, state.volumes.renew_at) if moment is not None]
         return min(times, default=None)
+
+    async def _settle(self) -> None:
+        """Nothing runs and nothing will: says so, then gives back what the pod held."""
+        self._publish()
+        await self._publisher.flush(limit=PUBLISH_LIMIT)
+        await self._ground.release()
 
     async def _prepare(self) -> float | None:
         """Makes what containers stand on; returns when to try again if that failed."""
