@@ -15,6 +15,7 @@ from isthmus.lab.control import (
     StopUnits,
     UnitState,
 )
+from isthmus.lab.life.readiness import Waiting
 from isthmus.lab.units import apiserver
 
 KINDS = ("node", "tracker", "apiserver", "controllers", "agent")
@@ -33,9 +34,26 @@ class Target:
         self.node = node
         self.units = units
 
+    def is_stopped(self, clusters: Sequence[ClusterState]) -> bool:
+        """Tells whether it is stopped now, whole."""
+        cluster = next(found for found in clusters if found.plan.name == self.cluster)
+        if self.node:
+            return self.node in cluster.stopped_nodes
+        return all(unit.state == "stopped" for unit in cluster.units if unit.name in self.units)
+
     def stop(self, connection: Connection) -> None:
         """Stops it; raises ControlError."""
         connection.ask(StopNode(self.cluster, self.node) if self.node else StopUnits(self.cluster, self.units))
+
+    def wait(self, waiting: Waiting) -> None:
+        """Waits until what was started is well again, as far as that can be asked; raises NotReadyError."""
+        nodes = [self.node] if self.node else [unit.removeprefix("agent-") for unit in self.units]
+        if self.node or "apiserver" in self.units:
+            waiting.api_server()
+        if self.node:
+            waiting.nodes_named(nodes)
+        if self.node or any(unit.startswith("agent-") for unit in self.units):
+            waiting.agents(nodes)
 
     def start(self, connection: Connection) -> None:
         """Starts it; raises ControlError."""

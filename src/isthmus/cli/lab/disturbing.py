@@ -1,7 +1,9 @@
 """`isthmus lab stop`, `start`, `partition`, `heal`: the whole lab, or faults in it."""
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +13,10 @@ from isthmus.lab.statedir import StateDir
 
 if TYPE_CHECKING:
     from isthmus.lab.control import Connection
+    from isthmus.lab.faults import Target
 
+_READY_LIMIT = 60.0
+"""Seconds until what was started must be well."""
 _KIND = click.Choice(["node", "tracker", "apiserver", "controllers", "agent"])
 
 
@@ -41,7 +46,7 @@ def stop(state: StateDir, kind: str | None, names: tuple[str, ...]) -> None:
 @click.command()
 @click.argument("kind", type=_KIND, required=False)
 @click.argument("names", nargs=-1, shell_complete=all_names)
-@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until the whole lab is ready.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until what is started is well.")
 @click.pass_obj
 def start(state: StateDir, kind: str | None, names: tuple[str, ...], *, wait: bool) -> None:
     """Start a lab that was stopped or killed, with all it held; or a KIND of things that was stopped."""
@@ -49,7 +54,7 @@ def start(state: StateDir, kind: str | None, names: tuple[str, ...], *, wait: bo
     from isthmus.lab.life.restarting import start_lab
 
     if kind is not None:
-        _change(state, kind, names, starting=True)
+        _change(state, kind, names, starting=True, wait=wait)
         return
     with changing(state):
         started, there = start_lab(state, patience=Patience(all_of_it=wait), tell=tick)
@@ -92,17 +97,43 @@ def heal(state: StateDir, names: tuple[str, ...]) -> None:
         click.echo("There was no partition." if not names else "They were not cut off from each other.", err=True)
 
 
-def _change(state: StateDir, kind: str, names: Sequence[str], *, starting: bool) -> None:
+def _change(state: StateDir, kind: str, names: Sequence[str], *, starting: bool, wait: bool = False) -> None:
     from isthmus.lab.control import Describe
     from isthmus.lab.faults import targets
 
     with _connected(state) as connection:
-        for target in targets(connection.ask(Describe()).clusters, kind, names):
+        begun = datetime.now(UTC)
+        clusters = connection.ask(Describe()).clusters
+        changed = []
+        for target in targets(clusters, kind, names):
+            if target.is_stopped(clusters) != starting:
+                tick(f"{target.title} {'runs' if starting else 'is stopped'} already")
+                continue
             if starting:
                 target.start(connection)
             else:
                 target.stop(connection)
             tick(f"{'Started' if starting else 'Stopped'} {target.title}")
+            changed.append(target)
+        if wait:
+            _await(state, connection, changed, since=begun)
+
+
+def _await(state: StateDir, connection: "Connection", chosen: "Sequence[Target]", *, since: datetime) -> None:
+    from isthmus.lab import kubeconfig
+    from isthmus.lab.control import Describe
+    from isthmus.lab.life.api import Api
+    from isthmus.lab.life.readiness import NotReadyError, Waiting
+
+    plans = {cluster.plan.name: cluster.plan for cluster in connection.ask(Describe()).clusters}
+    for target in chosen:
+        api = Api(kubeconfig.load(state.cluster(target.cluster).kubeconfig("admin")))
+        deadline = time.monotonic() + _READY_LIMIT
+        waiting = Waiting(state, plans[target.cluster], connection=connection, api=api, deadline=deadline, since=since)
+        try:
+            target.wait(waiting)
+        except NotReadyError as error:
+            raise click.ClickException(f"{target.title} was started and is not well: {error}") from error
 
 
 @contextlib.contextmanager

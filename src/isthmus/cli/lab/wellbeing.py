@@ -60,7 +60,8 @@ def _words(cluster: "ClusterHealth") -> list[str]:
     if cluster.state == "stopped":
         return ["stopped; start it with: isthmus lab start"]
     words = [f"API server: {cluster.api_server}" if cluster.api_server else "API server ready"]
-    words.append(cluster.nodes if cluster.nodes else f"{cluster.node_count} of {cluster.node_count} nodes ready")
+    if not cluster.api_server:
+        words.append(cluster.nodes or f"{cluster.node_count} of {cluster.node_count} nodes ready")
     if cluster.agents:
         words.append(cluster.agents)
     elif cluster.agent_count:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -71,8 +72,8 @@ def bring_up(
         def work(note: Note, listener: Listener) -> None:
             said = _prefixed(tell, note.plan.name) if several else tell
             with listener, Connection(state.socket) as connection:
-                raising = _Raising(state, note, connection, tell=said, patience=patience, given_up=given_up)
-                raising.perform(listener, definitions, keep=keep)
+                raising = _Raising(state, note, connection, tell=said, patience=patience, keep=keep, given_up=given_up)
+                raising.perform(listener, definitions)
 
         tasks = [pool.submit(work, note, listener) for note, listener in zip(notes, listeners, strict=True)]
         try:
@@ -97,9 +98,11 @@ class _Raising:
         *,
         tell: Tell,
         patience: Patience,
+        keep: bool,
         given_up: threading.Event,
     ) -> None:
         self._state = state
+        self._keep = keep
         self._note = note
         self._plan = note.plan
         self._connection = connection
@@ -108,12 +111,18 @@ class _Raising:
         self._api = Api(kubeconfig.load(state.cluster(note.plan.name).kubeconfig("admin")))
         self._deadline = time.monotonic() + patience.limit
         self._waiting = Waiting(
-            state, note.plan, connection=connection, api=self._api, deadline=self._deadline, given_up=given_up
+            state,
+            note.plan,
+            connection=connection,
+            api=self._api,
+            deadline=self._deadline,
+            since=datetime.now(UTC) if keep else None,
+            given_up=given_up,
         )
 
-    def perform(self, listener: Listener, definitions: "Future[list[Manifest]]", *, keep: bool) -> None:
+    def perform(self, listener: Listener, definitions: "Future[list[Manifest]]") -> None:
         plan = self._plan
-        self._connection.ask(Create(plan, keep=keep))
+        self._connection.ask(Create(plan, keep=self._keep))
         networks = " and ".join(plan.pod_subnets)
         self._tell(f"Network: {len(plan.nodes)} node(s) on the segment, pods in {networks}")
         try:
@@ -125,7 +134,7 @@ class _Raising:
             if self._patience.all_of_it:
                 self._await_all(deployments)
         except (NotReadyError, AddonError, ManifestError, *TROUBLE) as error:
-            raise CreationError(self._failed(error, keep=keep)) from error
+            raise CreationError(self._failed(error)) from error
         write_note(self._state, msgspec.structs.replace(self._note, complete=True))
         self._connection.ask(Commit(plan.name))
         self._tell_restarts()
@@ -172,9 +181,9 @@ class _Raising:
         if deployments:
             self._tell("Cluster DNS ready")
 
-    def _failed(self, error: Exception, *, keep: bool) -> str:
-        kept = self._state.cluster(self._plan.name).logs if keep else _keep_logs(self._state, self._plan)
-        what = "does not come back" if keep else "does not become ready"
+    def _failed(self, error: Exception) -> str:
+        kept = self._state.cluster(self._plan.name).logs if self._keep else _keep_logs(self._state, self._plan)
+        what = "does not come back" if self._keep else "does not become ready"
         return f'cluster "{self._plan.name}" {what}: {error}\nlogs: {kept}'
 
     def _tell_restarts(self) -> None:

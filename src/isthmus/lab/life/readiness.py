@@ -7,8 +7,10 @@ it said last is the reason.
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 from isthmus.lab.control import Connection, Describe, Health
 from isthmus.lab.inspection import tail
@@ -29,7 +31,10 @@ class NotReadyError(Exception):
 
 
 class Waiting:
-    """Waits for the parts of one cluster, until `deadline` of time.monotonic()."""
+    """Waits for the parts of one cluster, until `deadline` of time.monotonic().
+
+    The API server of a cluster that comes back still says what was true before: with `since` nothing older counts.
+    """
 
     def __init__(
         self,
@@ -39,14 +44,16 @@ class Waiting:
         connection: Connection,
         api: Api,
         deadline: float,
-        given_up: threading.Event,
+        since: datetime | None = None,
+        given_up: threading.Event | None = None,
     ) -> None:
         self._state = state
         self._plan = plan
         self._connection = connection
         self._api = api
         self._deadline = deadline
-        self._given_up = given_up
+        self._since = since
+        self._given_up = given_up or threading.Event()
 
     def api_server(self) -> None:
         """Waits for the API server. Raises NotReadyError."""
@@ -54,18 +61,22 @@ class Waiting:
 
     def nodes(self) -> None:
         """Waits until every node is ready, and pods can be made in the default namespace. Raises NotReadyError."""
-        self._until(lambda: missing_nodes(self._api, [node.name for node in self._plan.nodes]))
+        self.nodes_named([node.name for node in self._plan.nodes])
         self._until(self._missing_account)
 
-    def agents(self) -> None:
-        """Waits until every agent has written its first ruleset. Raises NotReadyError."""
+    def nodes_named(self, names: Sequence[str]) -> None:
+        """Waits until these nodes are ready. Raises NotReadyError."""
+        self._until(lambda: missing_nodes(self._api, names, since=self._since))
+
+    def agents(self, names: Sequence[str] = ()) -> None:
+        """Waits until the agents of these nodes, or all, have written their first ruleset. Raises NotReadyError."""
         if self._plan.mode is not Mode.NONE:
-            self._until(lambda: missing_agents(self._connection, self._plan))
+            self._until(lambda: missing_agents(self._connection, self._plan, names))
 
     def deployments(self, names: Sequence[tuple[str, str]]) -> None:
         """Waits until each Deployment (namespace, name) has a pod that is ready. Raises NotReadyError."""
         for namespace, name in names:
-            self._until(partial(missing_deployment, self._api, namespace, name))
+            self._until(partial(missing_deployment, self._api, namespace, name, since=self._since))
 
     def _until(self, missing: Callable[[], str]) -> None:
         while reason := asked(missing):
@@ -101,28 +112,55 @@ def asked(missing: Callable[[], str]) -> str:
         return f"API server: {error}"
 
 
-def missing_nodes(api: Api, names: Sequence[str]) -> str:
-    """Returns which of these nodes are not ready; raises one of TROUBLE."""
-    listed = (api.read("/api/v1/nodes") or {}).get("items") or []
-    ready = {item["metadata"]["name"] for item in listed if _is_ready(item)}
+def missing_nodes(api: Api, names: Sequence[str], *, since: datetime | None = None) -> str:
+    """Returns which of these nodes are not ready, or have not been heard of `since`; raises one of TROUBLE."""
+    ready = {item["metadata"]["name"] for item in _items(api, "/api/v1/nodes") if _is_ready(item)}
+    if since is not None:
+        leases = _items(api, "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases")
+        ready &= {item["metadata"]["name"] for item in leases if _is_after(item["spec"].get("renewTime"), since)}
     waiting = [name for name in names if name not in ready]
     return f"nodes not ready: {', '.join(waiting)}" if waiting else ""
 
 
-def missing_agents(connection: Connection, plan: ClusterPlan) -> str:
-    """Returns what the agents that do not enforce say; raises ControlError."""
-    answers = connection.ask(Health(plan.name)).health
-    return "; ".join(f"agent of {answer.node}: {answer.missing}" for answer in answers if answer.missing)
+def missing_agents(connection: Connection, plan: ClusterPlan, names: Sequence[str] = ()) -> str:
+    """Returns what the agents that do not enforce say, of these nodes or of all; raises ControlError."""
+    answers = [answer for answer in connection.ask(Health(plan.name)).health if not names or answer.node in names]
+    silent = [answer for answer in answers if answer.missing]
+    if not silent:
+        return ""
+    nodes = ", ".join(answer.node for answer in silent)
+    return f"agents that do not enforce: {nodes} ({silent[0].missing})"
 
 
-def missing_deployment(api: Api, namespace: str, name: str) -> str:
-    """Returns what a Deployment lacks, empty if one of its pods is ready; raises one of TROUBLE."""
+def missing_deployment(api: Api, namespace: str, name: str, *, since: datetime | None = None) -> str:
+    """Returns what a Deployment lacks, empty if one of its pods is ready (and began `since`); raises one of TROUBLE."""
     found = api.read(f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}")
     if found is not None and (found.get("status") or {}).get("readyReplicas"):
-        return ""
+        labels = found["spec"]["selector"].get("matchLabels") or {}
+        query = quote(",".join(f"{key}={value}" for key, value in labels.items()))
+        if since is None or any(
+            _is_ready(pod) and _began(pod, since)
+            for pod in _items(api, f"/api/v1/namespaces/{namespace}/pods?labelSelector={query}")
+        ):
+            return ""
     return f"{name} in {namespace} is not ready"
 
 
-def _is_ready(node: dict[str, Any]) -> bool:
-    conditions = node.get("status", {}).get("conditions") or []
+def _items(api: Api, path: str) -> list[dict[str, Any]]:
+    return list((api.read(path) or {}).get("items") or [])
+
+
+def _is_ready(item: dict[str, Any]) -> bool:
+    """Tells whether a node or a pod is ready."""
+    conditions = item.get("status", {}).get("conditions") or []
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
+def _began(pod: dict[str, Any], since: datetime) -> bool:
+    statuses = pod.get("status", {}).get("containerStatuses") or []
+    return any(_is_after((entry["state"].get("running") or {}).get("startedAt"), since) for entry in statuses)
+
+
+def _is_after(stamp: object, since: datetime) -> bool:
+    """Compares by the second, which is all that some of the API's times have."""
+    return isinstance(stamp, str) and datetime.fromisoformat(stamp) >= since.replace(microsecond=0)

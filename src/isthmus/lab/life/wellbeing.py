@@ -77,7 +77,7 @@ def _health(state: StateDir, cluster: ClusterState, connection: Connection, *, m
     plan = cluster.plan
     api = Api(kubeconfig.load(state.cluster(plan.name).kubeconfig("admin")), patience=3.0)
     names = [node.name for node in plan.nodes]
-    server = asked(lambda: _missing_api(api))
+    server = asked(lambda: _missing_api(api)).removeprefix("API server: ")
     nodes = "not known" if server else asked(lambda: missing_nodes(api, names))
     agents = missing_agents(connection, plan)
     stopped = tuple(unit.name for unit in cluster.units if unit.state == "stopped")
