@@ -200,8 +200,9 @@ def test_a_file_that_includes_itself_is_an_error() -> None:
 
 
 def test_the_files_of_the_image_are_a_configuration(tmp_path: Path) -> None:
-    site, daemon = load(parse(["-g", "daemon off;"]), dict(FILES), [])
-    assert site.addresses == [("", 80)] and not daemon
+    start = load(parse(["-g", "daemon off; pid /tmp/own.pid;"]), dict(FILES), [])
+    assert start.site.addresses == [("", 80)] and not start.daemon
+    assert load(parse([]), dict(FILES), []).pid_file == "/run/nginx.pid"
     files = {f"{tmp_path}{path}": text for path, text in FILES.items()}
     (tmp_path / "etc/nginx/conf.d").mkdir(parents=True)
     (tmp_path / "etc/nginx/conf.d/default.conf").write_text("mine")

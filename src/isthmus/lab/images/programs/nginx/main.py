@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+from typing import NamedTuple
 
 from isthmus.lab.images.programs.loop import Loop, end_on_signals, listen
 from isthmus.lab.images.programs.messages import MONTHS, REASONS, Peer, Request, Response, http_date, one_line
@@ -26,6 +27,14 @@ _PID = "/run/nginx.pid"
 _STANDARD_LOGS = {"/dev/stdout": 1, "/var/log/nginx/access.log": 1, "logs/access.log": 1, "/dev/stderr": 2}
 _SIGNALS = {"stop": signal.SIGTERM, "quit": signal.SIGQUIT, "reload": signal.SIGHUP, "reopen": signal.SIGUSR1}
 _USAGE = "Usage: nginx [-?hvVtTq] [-s signal] [-p prefix] [-e filename] [-c filename] [-g directives]\n"
+
+
+class Start(NamedTuple):
+    """What the configuration says at the start: the site, whether to go to the background, where the number goes."""
+
+    site: Site
+    daemon: bool
+    pid_file: str
 
 
 class Options:
@@ -48,17 +57,17 @@ def main(argv: list[str]) -> int:
     if options.version or options.usage:
         sys.stderr.write(f"nginx version: {VERSION}\n" + (_USAGE if options.usage else ""))
         return 0
-    if options.signal:
-        return send_signal(options.signal)
     virtual = install(FILES)
     files: list[tuple[str, str]] = []
     try:
-        site, daemon = load(options, virtual, files)
+        start = load(options, virtual, files)
     except ConfigError as error:
         complain("emerg", str(error), prefix="nginx: ")
         if options.test:
             sys.stderr.write(f"nginx: configuration file {options.config} test failed\n")
         return 1
+    if options.signal:
+        return send_signal(options.signal, start.pid_file)
     if options.test or options.dump:
         if not options.quiet:
             sys.stderr.write(f"nginx: the configuration file {options.config} syntax is ok\n")
@@ -67,9 +76,9 @@ def main(argv: list[str]) -> int:
             for path, text in files:
                 sys.stdout.write(f"# configuration file {path}:\n{text}\n")
         return 0
-    if daemon and os.fork():
+    if start.daemon and os.fork():
         return 0
-    return Nginx(options, site, virtual).run()
+    return Nginx(options, start, virtual).run()
 
 
 def parse(argv: list[str]) -> Options:
@@ -129,8 +138,8 @@ def install(files: dict[str, str]) -> dict[str, str]:
     return left
 
 
-def load(options: Options, virtual: dict[str, str], seen: list[tuple[str, str]]) -> tuple[Site, bool]:
-    """Returns the site, and whether to run in the background; raises ConfigError."""
+def load(options: Options, virtual: dict[str, str], seen: list[tuple[str, str]]) -> Start:
+    """Returns what the files and -g say; raises ConfigError."""
 
     def read_file(path: str) -> str:
         if path in virtual:
@@ -147,11 +156,9 @@ def load(options: Options, virtual: dict[str, str], seen: list[tuple[str, str]])
 
     reader = Reader(read_file, find)
     directives = reader.parse(options.globals, "command line") if options.globals else []
-    daemon = ["off"] not in [found.args for found in directives if found.name == "daemon"]
-    main_file = reader.read(options.config)
-    if any(found.name == "daemon" and found.args == ["off"] for found in main_file):
-        daemon = False
-    return build([*directives, *main_file]), daemon
+    directives += reader.read(options.config)
+    said = {found.name: found.args[0] for found in directives if found.name in ("daemon", "pid") and found.args}
+    return Start(build(directives), said.get("daemon") != "off", said.get("pid", _PID))
 
 
 def matches(path: str, pattern: str) -> bool:
@@ -162,17 +169,18 @@ def matches(path: str, pattern: str) -> bool:
     return at == folder and last.startswith(head) and last.endswith(tail)
 
 
-def send_signal(name: str) -> int:
+def send_signal(name: str, pid_file: str) -> int:
     """Does `nginx -s`; returns the exit code."""
     try:
-        with open(_PID) as file:
-            pid = int(file.read())
-        os.kill(pid, _SIGNALS[name])
-    except FileNotFoundError:
-        complain("error", f'open() "{_PID}" failed (2: No such file or directory)', prefix="nginx: ")
+        with open(pid_file) as file:
+            number = file.read(100).strip()
+    except OSError as error:
+        complain("error", f'open() "{pid_file}" failed ({error.errno}: {error.strerror})', prefix="nginx: ")
         return 1
-    except (OSError, ValueError) as error:
-        complain("error", f"{error}", prefix="nginx: ")
+    try:
+        os.kill(int(number), _SIGNALS[name])
+    except (OSError, ValueError, OverflowError):
+        complain("error", f'invalid PID number "{number}" in "{pid_file}"', prefix="nginx: ")
         return 1
     return 0
 
@@ -198,12 +206,13 @@ def write_line(descriptor: int, line: str, *, wait: bool = False) -> None:
 class Nginx:
     """The running server."""
 
-    def __init__(self, options: Options, site: Site, virtual: dict[str, str]) -> None:
+    def __init__(self, options: Options, start: Start, virtual: dict[str, str]) -> None:
         self._options = options
         self._virtual = virtual
         self._loop = Loop()
         self._servers: dict[tuple[str, int], Server] = {}
-        self._answerer = Answerer(site, pages=virtual, types=TYPES)
+        self._pid_file = start.pid_file
+        self._answerer = Answerer(start.site, pages=virtual, types=TYPES)
         self._logs: dict[str, int] = {}
 
     def run(self) -> int:
@@ -218,11 +227,13 @@ class Nginx:
             complain("emerg", f"{error.args[-1]}", prefix="nginx: ")
             return 1
         try:
-            os.makedirs(os.path.dirname(_PID), exist_ok=True)
-            with open(_PID, "w") as file:
+            with open(self._pid_file, "w") as file:
                 file.write(f"{os.getpid()}\n")
         except OSError as error:
-            complain("warn", f'could not write "{_PID}" ({error.strerror})')
+            # As the original, which does not run on a read-only file system unless told to write elsewhere.
+            reason = f'open() "{self._pid_file}" failed ({error.errno}: {error.strerror})'
+            complain("emerg", reason, prefix="nginx: ")
+            return 1
         complain("notice", f"{VERSION}")
         complain("notice", "start worker processes")
         self._loop.run()
@@ -255,7 +266,7 @@ class Nginx:
 
     def _reload(self) -> None:
         try:
-            site, _ = load(self._options, self._virtual, [])
+            site = load(self._options, self._virtual, []).site
             self._bind(site)
         except (ConfigError, OSError) as error:
             complain("emerg", str(error.args[-1]))
