@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
 RETRY = 1.0  # seconds until a failed clean-up is tried again
+MAX_DELETED = 500  # objects of a kind that is going, in one transaction: other writes have to wait for it
 MANAGER = "kube-apiserver"
 
 _log = structlog.get_logger(__name__)
@@ -169,6 +170,9 @@ class Serving:
                 except ApiError as failure:
                     _log.warning("kind_not_settled", definition=name, error=failure.message)
                     asyncio.get_running_loop().call_later(RETRY, self._later, name)
+                except Exception:
+                    _log.exception("kind_not_settled", definition=name)
+                    asyncio.get_running_loop().call_later(RETRY, self._later, name)
 
     def _settle(self, name: str, transaction: Transaction) -> None:
         """Does the next step for one definition: its objects go, then it, or its names are looked at again."""
@@ -201,7 +205,9 @@ class Serving:
         row = served.rows[0]
         chosen = [held for held in transaction.all(row) if b'"deletionTimestamp"' not in held.tail]
         call = Call(resource=row, manager=MANAGER)
-        deletion.delete_all(self._life, transaction, call, deletion.Options(), chosen=chosen)
+        deletion.delete_all(self._life, transaction, call, deletion.Options(), chosen=chosen[:MAX_DELETED])
+        if len(chosen) > MAX_DELETED:
+            self._later(name)
         left = any(True for _ in transaction.all(row))
         if left:
             self._watch(row, name)

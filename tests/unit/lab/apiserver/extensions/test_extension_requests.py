@@ -3,6 +3,9 @@
 import asyncio
 from typing import Any
 
+import pytest
+
+from isthmus.lab.apiserver.extensions import serving
 from tests.support.apihttp import Api
 from tests.support.definitions import DEFINITIONS, SPEC, WIDGETS, definition, version, widget
 
@@ -265,3 +268,27 @@ async def test_a_deprecated_version_says_so_with_every_answer(api: Api) -> None:
         async with api.client.get(WIDGETS.replace("v1", name), headers={"Authorization": "Bearer secret"}) as answer:
             warnings.append(answer.headers.get("Warning"))
     assert warnings == [None, '299 - "example.com/v1beta1 Widget is deprecated"', '299 - "use \\"v1\\""']
+
+
+async def test_a_kind_with_many_objects_goes_in_pieces(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "MAX_DELETED", 3)
+    await api.create(DEFINITIONS, definition())
+    for number in range(8):
+        await api.create(WIDGETS, widget(f"w{number}"))
+    await api.send("DELETE", f"{DEFINITIONS}/widgets.example.com")
+    await gone(api, f"{DEFINITIONS}/widgets.example.com")
+    assert (await api.send("GET", WIDGETS))[0] == 404
+
+
+async def test_metadata_of_custom_objects_can_be_listed_and_watched(api: Api) -> None:
+    """The garbage collector and the emptying of namespaces know kinds from discovery and nothing but metadata."""
+    await api.create(DEFINITIONS, definition())
+    await api.create(WIDGETS, widget("a", size=1))
+    accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+    found = await api.get(WIDGETS, Accept=accept)
+    assert found["kind"] == "PartialObjectMetadataList"
+    assert "spec" not in found["items"][0] and found["items"][0]["metadata"]["name"] == "a"
+    code, _ = await api.send("DELETE", f"{WIDGETS}?labelSelector=a%3Db")
+    assert (code, len((await api.get(WIDGETS))["items"])) == (200, 1)
+    code, _ = await api.send("DELETE", WIDGETS)
+    assert (code, (await api.get(WIDGETS))["items"]) == (200, [])
