@@ -137,6 +137,7 @@ def _path(stack: ExitStack, script: str, address: str) -> Generator:
     world.nft(script)
     world.router.ip(f"route add {BACKENDS} dev pod1")
     world["server"].ip(f"route add local {BACKENDS} dev lo")
+    world["server"].sysctl("net/core/somaxconn", "32768")  # on a busy machine the server is late to take them
     # Entries of reset connections would otherwise pile up to the limit of the table.
     world.router.sysctl("net/netfilter/nf_conntrack_tcp_timeout_close", "1")
     return stack.enter_context(

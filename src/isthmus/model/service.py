@@ -21,14 +21,14 @@ PortKey = tuple[str, int]
 """Name of the port ("" for the only one) and protocol: what leads from a Service to the backends of a slice."""
 
 
-class Target(msgspec.Struct, frozen=True, order=True):
+class Target(msgspec.Struct, frozen=True, order=True, gc=False):
     """Where a connection is sent to: an address in canonical text, and a port."""
 
     address: str
     port: int
 
 
-class Backend(msgspec.Struct, frozen=True, order=True):
+class Backend(msgspec.Struct, frozen=True, order=True, gc=False):
     """Something that answers for a port of a Service.
 
     The flags are those of EndpointSlice conditions with their defaults filled in (KEP-1672): `ready` is true also of
@@ -43,7 +43,7 @@ class Backend(msgspec.Struct, frozen=True, order=True):
     terminating: bool = False
 
 
-class Slice(msgspec.Struct, frozen=True):
+class Slice(msgspec.Struct, frozen=True, gc=False):
     """A part of a Service's backends: one EndpointSlice, or what another cluster tells. `key` is unique of its kind."""
 
     key: tuple[str, str]
@@ -51,7 +51,7 @@ class Slice(msgspec.Struct, frozen=True):
     backends: frozenset[tuple[PortKey, Backend]]
 
 
-class Port(msgspec.Struct, frozen=True):
+class Port(msgspec.Struct, frozen=True, gc=False):
     """A port of a Service; `node_port` is 0 if it has none."""
 
     name: str
@@ -65,7 +65,7 @@ class Port(msgspec.Struct, frozen=True):
         return self.name, self.protocol
 
 
-class Service(msgspec.Struct, frozen=True):
+class Service(msgspec.Struct, frozen=True, gc=False):
     """A Service that has addresses; `affinity` is in seconds, 0 for none.
 
     `sources` are the networks whose clients may use the `ingress_ips`; None for everyone.

@@ -73,7 +73,7 @@ class ServiceCompiler:
         self._wanted: dict[ServiceKey, tuple[Frontend, ...]] = {}
         self._claims: dict[FrontendKey, list[Frontend]] = {}
         self._held: dict[FrontendKey, Frontend] = {}
-        self._uses: Counter[tuple[str, Key]] = Counter()
+        self._more_uses: Counter[tuple[str, Key]] = Counter()  # of elements, beyond the first
         self._jumps: Counter[str] = Counter()  # elements that lead to chains made for a setting, not for a service
         self._special: Counter[tuple[str, int]] = Counter()  # frontends with settings, by family
         self._stale: set[FrontendKey] = set()
@@ -372,8 +372,10 @@ class ServiceCompiler:
             self._lines.pop(service, None)
 
     def _use(self, name: str, key: Key) -> None:
-        self._uses[name, key] += 1
-        self.table.put(name, key)
+        if key in self.table.elements[name]:
+            self._more_uses[name, key] += 1
+        else:
+            self.table.put(name, key)
 
     def _jump(self, name: str, key: Key, chain: Chain) -> None:
         if not self._jumps[chain.name]:
@@ -391,7 +393,10 @@ class ServiceCompiler:
                 self.table.drop_chain(value.chain)
 
     def _unuse(self, name: str, key: Key) -> None:
-        self._uses[name, key] -= 1
-        if not self._uses[name, key]:
-            del self._uses[name, key]
+        more = self._more_uses.get((name, key), 0)
+        if not more:
             self.table.discard(name, key)
+        elif more > 1:
+            self._more_uses[name, key] = more - 1
+        else:
+            del self._more_uses[name, key]

@@ -17,7 +17,7 @@ TOKEN = 1 << 31
 """Tokens have this bit and slots do not: both are looked up in the same maps."""
 
 
-class Move(msgspec.Struct, frozen=True):
+class Move(msgspec.Struct, frozen=True, gc=False):
     """What is in a slot now, and was before; None for nothing."""
 
     slot: int

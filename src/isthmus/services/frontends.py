@@ -41,7 +41,7 @@ _FIELDS = {
 _NAMES = {number: name for name, number in PROTOCOLS.items()}
 
 
-class Frontend(msgspec.Struct, frozen=True):
+class Frontend(msgspec.Struct, frozen=True, gc=False):
     """Where a port of a service is found.
 
     `outside` is None where clients from outside are no different, `sources` where every client may come.

@@ -22,7 +22,7 @@ class Reach(Enum):
     NEAR = "near"  # those of this node
 
 
-class Turn(msgspec.Struct, frozen=True):
+class Turn(msgspec.Struct, frozen=True, gc=False):
     """Targets that came into use and went out of it."""
 
     come: frozenset[Target] = frozenset()
@@ -41,7 +41,7 @@ class Pool:
     def __init__(self, node: str) -> None:
         self._node = node
         self._told: Counter[Backend] = Counter()
-        self._by_target: dict[Target, set[Backend]] = {}
+        self._by_target: dict[Target, tuple[Backend, ...]] = {}  # mostly one: a set takes five times as much
         self._groups: dict[_Group, set[Target]] = {(reach, ready): set() for reach in Reach for ready in (True, False)}
 
     def __bool__(self) -> bool:
@@ -68,15 +68,15 @@ class Pool:
             self._told[backend] -= 1
             if self._told[backend] <= 0:
                 del self._told[backend]
-                told = self._by_target[backend.target]
-                told.discard(backend)
-                if not told:
-                    del self._by_target[backend.target]
+                told = tuple(other for other in self._by_target.pop(backend.target) if other != backend)
+                if told:
+                    self._by_target[backend.target] = told
                 touched.add(backend.target)
         for backend in come:
             self._told[backend] += 1
-            self._by_target.setdefault(backend.target, set()).add(backend)
-            touched.add(backend.target)
+            if self._told[backend] == 1:
+                self._by_target[backend.target] = (*self._by_target.get(backend.target, ()), backend)
+                touched.add(backend.target)
         leading = {reach: self._leading(reach) for reach in Reach}
         moves: dict[_Group, tuple[set[Target], set[Target]]] = {}
         for group, members in self._groups.items():
