@@ -1,6 +1,7 @@
 """Nodes that run nothing and say that they do: they register, renew their Leases, and bring pods to Ready and away.
 
-Against any API server. `hold` keeps pods pending, `broken` makes those whose image is in it never ready.
+Against any API server. `hold` keeps pods pending, `permits` lets only so many become ready, `broken` makes those whose
+image is in it never ready.
 """
 
 import asyncio
@@ -31,12 +32,14 @@ class Kubelets:
         self.finish: dict[str, str] = {}
         """Phases in which pods with an image end at once."""
         self.hold = False
+        self.permits: int | None = None
         self._capacity = {"cpu": cpu, "memory": "64Gi", "pods": pods}
         self._numbers = itertools.count(2)
         self._known: dict[str, dict[str, Any]] = {}
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._again: set[str] = set()
         self._limit = asyncio.Semaphore(16)
+        self._over = asyncio.Event()
 
     async def register(self) -> None:
         for number, name in enumerate(self.names):
@@ -69,16 +72,22 @@ class Kubelets:
     async def running(self, *, beat: float = 1.0) -> AsyncIterator["Kubelets"]:
         await self.register()
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._serve()), group.create_task(self._beat(beat))]
+            watch = group.create_task(self._serve())
+            group.create_task(self._beat(beat))
             try:
                 yield self
             finally:
-                for task in (*tasks, *self._busy.values()):
-                    task.cancel()
+                # Requests come to their end: a connection that is cut in its handshake is closed by the collector alone.
+                self._over.set()
+                watch.cancel()
+                while self._busy:
+                    await asyncio.wait(self._busy.values())
 
     async def _beat(self, pause: float) -> None:
-        while True:
-            await asyncio.sleep(pause)
+        while not self._over.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._over.wait()
             for name in self.names:
                 if name not in self.silent:
                     with contextlib.suppress(KubeError):
@@ -103,6 +112,8 @@ class Kubelets:
             self.look(uid)
 
     def look(self, uid: str) -> None:
+        if self._over.is_set():
+            return
         if uid in self._busy:
             self._again.add(uid)
             return
@@ -145,6 +156,9 @@ class Kubelets:
         phase = next((self.finish[image] for image in images if image in self.finish), "Running")
         ready = phase == "Running" and not images & self.broken
         held = {one["type"]: one["status"] for one in status.get("conditions") or ()}
+        if ready and held.get("Ready") != "True" and self.permits is not None:
+            ready = self.permits > 0
+            self.permits -= ready
         if status.get("phase") == phase and held.get("Ready") == str(ready):
             return None
         number = next(self._numbers)
