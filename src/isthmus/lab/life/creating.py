@@ -14,7 +14,7 @@ import msgspec
 from isthmus.lab.control import Connection, Delete, Describe
 from isthmus.lab.launch import check_programs, connect, start_supervisor, wait_until_gone
 from isthmus.lab.life.listening import listen
-from isthmus.lab.life.notes import Note, complete, noted, write_note
+from isthmus.lab.life.notes import Note, complete, noted, read_note, write_note
 from isthmus.lab.life.ownconfig import forget_merged, merge_user_config, write_lab_config
 from isthmus.lab.life.raising import CreationError, Patience, Tell, bring_up
 from isthmus.lab.plan import ClusterPlan, Mode, PlanError
@@ -23,6 +23,9 @@ from isthmus.lab.units.credentials import write_credentials
 
 Planner = Callable[[list[ClusterPlan]], list[ClusterPlan]]
 """Plans new clusters beside those that exist; raises PlanError."""
+
+
+_KERNEL_IPV6 = Path("/proc/net/if_inet6")
 
 
 class Wishes(msgspec.Struct, frozen=True):
@@ -55,6 +58,8 @@ def create_clusters(
             return []
         for plan in plans:
             check_programs(programs(plan))
+            if plan.pod_subnet6 and not _KERNEL_IPV6.exists():
+                raise CreationError("--ip-family dual: this machine's kernel has no IPv6")
         listeners = [
             stack.enter_context(listen(wishes.api_host, wishes.api_port, origin=wishes.port_origin)) for _plan in plans
         ]
@@ -65,8 +70,13 @@ def create_clusters(
         ]
         if connection is None:
             start_supervisor(state)
-        notes = [_write_files(state, note, images_file=wishes.images_file) for note in notes]
-        bring_up(state, notes, listeners=listeners, patience=patience, keep=False, tell=tell)
+        try:
+            notes = [_write_files(state, note, images_file=wishes.images_file) for note in notes]
+            bring_up(state, notes, listeners=listeners, patience=patience, keep=False, tell=tell)
+        except BaseException:
+            # The supervisor removes what it was told of; an interrupt may come before that.
+            _remove_incomplete(state, plans)
+            raise
     if wishes.merge_into is not None:
         for plan in plans:
             merge_user_config(state, plan.name, wishes.merge_into)
@@ -158,6 +168,13 @@ def _write_files(state: StateDir, note: Note, *, images_file: Path | None) -> No
         where = error.filename or place.root
         raise CreationError(f"cannot write {where}: {error.strerror or error}") from error
     return note
+
+
+def _remove_incomplete(state: StateDir, plans: Iterable[ClusterPlan]) -> None:
+    for plan in plans:
+        note = read_note(state, plan.name)
+        if note is None or not note.complete:
+            shutil.rmtree(state.cluster(plan.name).root, ignore_errors=True)
 
 
 def _check_known(names: Iterable[str], known: Sequence[str]) -> None:
