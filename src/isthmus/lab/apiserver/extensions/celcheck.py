@@ -85,6 +85,8 @@ def most_bytes(schema: Json) -> int:
     if schema is _UNKNOWN:
         return _CAP
     kind = schema.get("type")
+    if kind == "string" and schema.get("enum"):
+        return max(len(str(word).encode()) for word in schema["enum"]) + SCALAR
     if kind == "string":
         return min(int(schema.get("maxLength", MAX_REQUEST)) * 4 + SCALAR, MAX_REQUEST)
     return SCALAR if kind in ("integer", "number", "boolean") or schema.get(INT_OR_STRING) else MAX_REQUEST
@@ -175,7 +177,8 @@ class Review:
         if node.name in _COMPARISONS:
             self._agree(node, schemas)
             return Seen(_BOOL, cost + min(one.bytes for one in given) // 40, SCALAR)
-        if node.name in _TEXT:
+        lists = any(one.count is not None or one.schema.get("type") == "array" for one in given)
+        if node.name in _TEXT and not lists:
             cost += size // 40
         if node.name in _LOGIC:
             return Seen(_BOOL, cost, SCALAR)

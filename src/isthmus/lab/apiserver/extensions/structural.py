@@ -276,18 +276,23 @@ class Structural:
         if isinstance(schema.get("items"), dict):
             self._junctor(schema["items"], f"{path}.items", depth + 1)
 
-    def _rules(self, schema: Json, path: str, *, times: int, correlatable: str, top: bool = False) -> None:
-        """Compiles the rules of a schema that is sound; `correlatable` is the path from which old values are lost."""
+    def _rules(self, schema: Json, path: str, *, times: int | None, correlatable: str, top: bool = False) -> None:
+        """Compiles the rules of a schema that is sound.
+
+        `times` is how often a value of it can be in an object, None where only the size of a request bounds that;
+        `correlatable` is the path from which old values are lost.
+        """
         for at, rule in enumerate(schema.get(RULES) or ()):
-            self._rule(rule, schema, f"{path}.{RULES}[{at}]", times=times, correlatable=correlatable, top=top)
+            often = celcheck.MAX_REQUEST // (celcheck.least_bytes(schema) + 1) if times is None else times
+            self._rule(rule, schema, f"{path}.{RULES}[{at}]", times=often, correlatable=correlatable, top=top)
         for name, below in sorted((schema.get("properties") or {}).items()):
             self._rules(below, f"{path}.properties[{name}]", times=times, correlatable=correlatable)
         items, other = schema.get("items"), schema.get("additionalProperties")
         if isinstance(items, dict):
             lost = correlatable or ("" if schema.get(LIST_TYPE) == "map" else path)
-            self._rules(items, f"{path}.items", times=times * celcheck.size(schema), correlatable=lost)
+            self._rules(items, f"{path}.items", times=_times(times, schema, "maxItems"), correlatable=lost)
         if isinstance(other, dict):
-            inner = times * celcheck.size(schema)
+            inner = _times(times, schema, "maxProperties")
             self._rules(other, f"{path}.additionalProperties", times=inner, correlatable=correlatable)
 
     def _rule(self, rule: Json, schema: Json, path: str, *, times: int, correlatable: str, top: bool) -> None:
@@ -356,6 +361,11 @@ def _is_spelled(name: str, schema: Json) -> bool:
     words = [{"type": "integer"}, {"type": "string"}]
     held = schema[name]
     return (name == "anyOf" and held == words) or (name == "allOf" and held[0].get("anyOf") == words)
+
+
+def _times(times: int | None, schema: Json, bound: str) -> int | None:
+    most = schema.get(bound)
+    return None if times is None or most is None else times * int(most)
 
 
 def _factor(cost: int, limit: int) -> str:
