@@ -1,9 +1,11 @@
 """What is wrong with a rule before it is ever run: fields that do not exist, types that never agree, and cost.
 
 The engine sees objects as maps, so it cannot know their fields; the schema does. What an expression gives is followed
-as far as a schema can tell; where it cannot, nothing is said. Cost is counted as the real server counts it, roughly: a
-step for every node, times the largest size of every list that is walked; without such a bound an expression of two
-nested loops could keep the server busy (reference: k8s.io/apiserver `pkg/cel`, cost estimation).
+as far as a schema can tell; where it cannot, nothing is said. Fields of the formats date-time and duration are strings
+here, because the engine takes no times from outside: a rule says `timestamp(self.t)`, and one that compares the bare
+field with a time is refused. Cost is counted as the real server counts it, roughly: a step for every node, times the
+largest size of every list that is walked; without such a bound an expression of two nested loops could keep the server
+busy (reference: k8s.io/apiserver `pkg/cel`, cost estimation).
 """
 
 from typing import Any
@@ -28,7 +30,16 @@ _METADATA: Json = {
     "type": "object",
     "properties": {name: {"type": "string", "maxLength": 253} for name in ("name", "generateName")},
 }
-_WORDS = {"boolean": "bool", "integer": "int", "number": "double", "string": "string", "null": "null"}
+_TIMES = ("timestamp", "duration")
+_WORDS = {
+    "timestamp": "timestamp",
+    "duration": "duration",
+    "boolean": "bool",
+    "integer": "int",
+    "number": "double",
+    "string": "string",
+    "null": "null",
+}
 _COMPARISONS = ("_==_", "_!=_", "_<_", "_<=_", "_>_", "_>=_")
 _LOGIC = ("_&&_", "_||_", "!_", "@in", "@not_strictly_false", "matches", "startsWith", "endsWith", "contains")
 _TEXT = ("matches", "startsWith", "endsWith", "contains", "_+_", "replace", "split", "lowerAscii", "upperAscii", "join")
@@ -187,6 +198,8 @@ class Review:
             return Seen(other if isinstance(other, dict) else _UNKNOWN, cost, given[0].bytes)
         if node.name == "size":
             return Seen({"type": "integer"}, cost, SCALAR)
+        if node.name in _TIMES:
+            return Seen({"type": node.name}, cost, SCALAR)
         if node.name == "replace" and len(given) > 2:
             size = (given[0].bytes + SCALAR) * (given[2].bytes + 1)
         elif node.name == "join" and len(given) > 1:

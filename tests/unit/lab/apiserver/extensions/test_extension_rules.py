@@ -66,6 +66,7 @@ def ask(rule: str, value: Any, old: Any = ABSENT, **fields: Any) -> list[str]:
         ("self.?s.orValue('none') == 'none'", {}),
         ("sets.contains(self.words, ['a']) && !sets.intersects(self.words, ['z'])", {"words": ["a", "b"]}),
         ("duration('1h') > duration('59m')", {}),
+        ("timestamp(self.s) > timestamp('2020-01-01T00:00:00Z')", {"s": "2021-01-01T00:00:00Z"}),
         ("math.greatest(self.n, 3) == 5", {"n": 5}),
     ],
 )
@@ -113,6 +114,7 @@ def test_no_rule_is_asked_after_the_time_is_up() -> None:
     [
         ("self.nope", "undefined field 'nope'"),
         ("self.words.all(w, w.x == 1)", "type 'string' does not support field selection"),
+        ("self.s > timestamp('2020-01-01T00:00:00Z')", "applied to '(string, timestamp)'"),
         ("self.s == null", "applied to '(string, null)'"),
         ("self.d == 1", "applied to '(double, int)'"),
         ("self.s ? true : false", "applied to '(string, bool, bool)'"),
