@@ -86,7 +86,7 @@ def _real(directory: Path) -> Iterator[ApiServer]:
     api = [str(ASSETS / "kube-apiserver"), f"--etcd-servers={url}", "--bind-address=127.0.0.1"]
     api += ["--advertise-address=127.0.0.1", f"--secure-port={server.port}", "--service-cluster-ip-range=10.96.0.0/16"]
     api += [f"--tls-cert-file={at}/server.crt", f"--tls-private-key-file={at}/server.key"]
-    api += [f"--client-ca-file={at}/ca.crt", f"--service-account-key-file={at}/server.key"]
+    api += [f"--client-ca-file={at}/ca.crt", f"--service-account-key-file={at}/server.crt"]
     api += [f"--service-account-signing-key-file={at}/server.key", "--service-account-issuer=https://test"]
     api += ["--authorization-mode=RBAC"]
     with (directory / "log").open("ab") as log, contextlib.ExitStack() as stack:

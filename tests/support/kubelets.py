@@ -77,7 +77,7 @@ class Kubelets:
             try:
                 yield self
             finally:
-                # Requests come to their end: a connection that is cut in its handshake is closed by the collector alone.
+                # Requests come to their end: a connection cut in its handshake is closed by the collector alone.
                 self._over.set()
                 watch.cancel()
                 while self._busy:

@@ -85,7 +85,7 @@ _HEADS = msgspec.json.Decoder(_Head)
 class Decoder(Generic[T]):
     """Decodes objects of one resource into `type`: a KubeObject, `dict`, or `msgspec.Raw` for the bytes.
 
-    With `metadata_only` the server was asked for metadata alone, so any kind goes: a server that cannot answers in full.
+    With `metadata_only` the server was asked for metadata alone, so any kind goes; one that cannot answers in full.
     """
 
     def __init__(self, resource: Resource, type: type[T], *, metadata_only: bool = False) -> None:
@@ -153,7 +153,8 @@ class Decoder(Generic[T]):
     def _item(self, found: T, kind: str | None, meta: Any) -> Item[T]:
         name, namespace = meta.name or "", meta.namespace or ""
         if kind and kind != self.resource.kind and not self.metadata_only:
-            raise Undecodable(self._spoken(namespace, name), f"kind: expected {self.resource.kind}, got {clip(kind)!r}")
+            problem = f"kind: expected {self.resource.kind}, got {clip(kind)!r}"
+            raise Undecodable(self._spoken(namespace, name), problem)
         if not name:
             raise Undecodable(self.resource.kind, "metadata.name is missing")
         if bool(namespace) != self.resource.namespaced:

@@ -1,4 +1,8 @@
-"""`python -m isthmus.lab.controllers --kubeconfig FILE`: all controllers of one cluster."""
+"""`python -m isthmus.lab.controllers --kubeconfig FILE`: all controllers of one cluster.
+
+There is no leader election: a cluster of a lab has one such process, and two of them would only conflict, which costs
+rounds and breaks nothing, because every write names the uid or the version that it means.
+"""
 
 import argparse
 import asyncio
@@ -8,7 +12,9 @@ from pathlib import Path
 import structlog
 
 from isthmus.aio.signals import run_until_signal
+from isthmus.kube.access import Access
 from isthmus.kube.client import Client
+from isthmus.kube.errors import ConfigError
 from isthmus.kube.kubeconfig import load
 from isthmus.lab.controllers.endpoints.shell import EndpointsController
 from isthmus.lab.controllers.garbage.collector import Collector
@@ -38,14 +44,20 @@ def main() -> int:
         "--node-monitor-grace-period", type=float, default=GRACE, help="seconds of silence after which a node is lost"
     )
     options = parser.parse_args()
-    return run_until_signal(
-        lambda: _serve(options.kubeconfig, root_ca_file=options.root_ca_file, grace=options.node_monitor_grace_period)
-    )
+    try:
+        access = load(options.kubeconfig)
+        root_ca = (access.tls.ca or b"").decode("ascii")
+        if options.root_ca_file is not None:
+            root_ca = options.root_ca_file.read_text(encoding="ascii")
+    except (ConfigError, OSError, UnicodeError) as error:
+        parser.error(str(error))
+    grace = options.node_monitor_grace_period
+    if grace <= 0:
+        parser.error(f"--node-monitor-grace-period: {grace} is not a time to wait")
+    return run_until_signal(lambda: _serve(access, root_ca=root_ca, grace=grace))
 
 
-async def _serve(kubeconfig: Path, *, root_ca_file: Path | None, grace: float) -> None:
-    access = load(kubeconfig)
-    root_ca = root_ca_file.read_text() if root_ca_file is not None else (access.tls.ca or b"").decode()
+async def _serve(access: Access, *, root_ca: str, grace: float) -> None:
     async with Client(access) as client:
         world = World(client)
         loops = controllers(world, root_ca=root_ca, grace=grace)

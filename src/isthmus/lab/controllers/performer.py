@@ -1,7 +1,7 @@
 """Performs effects over HTTP and shows their results in the stores at once.
 
-Invariants: creates and deletes go out in growing batches (1, 2, 4, ... up to LIMIT), so a quota or a full disk is met by
-one request and not by a hundred (as upstream's slow start); after the first failure the rest is left for the next
+Invariants: creates and deletes go out in growing batches (1, 2, 4, ... up to LIMIT), so a quota or a full disk is met
+by one request and not by a hundred (as upstream's slow start); after the first failure the rest is left for the next
 round. A create whose answer was lost is looked up by its name before anything else is created: names are chosen here,
 so that this can be known.
 """

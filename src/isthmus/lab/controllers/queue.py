@@ -1,8 +1,8 @@
 """Keys that need work: each is worked on by one task at a time, again if it changed meanwhile, later if it failed.
 
-Invariants: a key waits at most once, so the queue is bounded by the number of objects there are, and nothing overflows;
-after work a key rests for a moment, so that
-a burst of events is one more round and not one round each; a failing key is tried again after a growing pause (5 ms to 60 s, as client-go's rate limiter) and holds nobody up.
+Invariants: a key waits at most once, so the queue is bounded by the number of objects there are, and nothing
+overflows; after work a key rests for a moment, so that a burst of events is one more round and not one round each; a
+failing key is tried again after a growing pause (5 ms to 60 s, as client-go's rate limiter) and holds nobody up.
 Rejected: one loop over all objects for each controller, which costs a look at everything for every event.
 """
 

@@ -1,8 +1,8 @@
 """Endpoints into slices of at most MAX, with few writes: an endpoint stays where it is as long as it is wanted.
 
-A slice that is written anyway takes newcomers first; then one with room for all of them; only then a new one is made. An
-empty slice gets the next group rather than being deleted. Rejected: packing anew each time, which rewrites every slice
-when one pod goes, and every node reads every slice.
+A slice that is written anyway takes newcomers first; then one with room for all of them; only then a new one is made.
+An empty slice gets the next group rather than being deleted. Rejected: packing anew each time, which rewrites every
+slice when one pod goes, and every node reads every slice.
 """
 
 from collections.abc import Mapping, Sequence

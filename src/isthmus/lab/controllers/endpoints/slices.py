@@ -115,8 +115,7 @@ def _writes(
     for family, groups in wanted.items():
         existing = [item for item in slices if item.addressType == family and not item.leaving]
         packed = pack(groups, existing, limit=limit)
-        for group in packed.new:
-            effects.append(Create(ENDPOINT_SLICES, _body(owner, kind, family, group, labels, fresh)))
+        effects += [Create(ENDPOINT_SLICES, _body(owner, kind, family, group, labels, fresh)) for group in packed.new]
         changed = {item.metadata.name: group for item, group in packed.changed}
         gone = {item.metadata.name for item in packed.surplus}
         for item in existing:

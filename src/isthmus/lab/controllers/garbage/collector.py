@@ -116,7 +116,7 @@ class Collector:
         _log.debug("garbage collected", kind=resource.kind, namespace=node.namespace, name=node.name)
 
     async def _finish(self, node: Node) -> None:
-        """Lets an owner go that is deleted in the foreground, once nothing blocks it; else sends its dependents away."""
+        """Lets an owner go that is deleted in the foreground, once nothing blocks it; until then sends those away."""
         blocking = self.graph.blocking(node.uid)
         if not blocking:
             await self._drop_finalizer(node, FOREGROUND)

@@ -1,8 +1,9 @@
 """Who owns whom, over all resources of the API, by uid: the memory of the garbage collector, and what it concludes.
 
-Invariants: a node knows its owners by uid and its dependents; an owner that is only known from references is *virtual* until
-it is seen or the server says that it does not exist, so a restart finds what went while nobody looked. Nothing here
-speaks to anybody. Rejected: keeping whole metadata: a cluster has many objects, and few have owners.
+Invariants: a node knows its owners by uid and its dependents; an owner that is only known from references is
+*virtual* until it is seen or the server says that it does not exist, so a restart finds what went while nobody
+looked. Nothing here speaks to anybody. Rejected: keeping whole metadata: a cluster has many objects, and few have
+owners.
 """
 
 from collections.abc import Iterable, Iterator

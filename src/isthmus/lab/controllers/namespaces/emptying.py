@@ -1,7 +1,7 @@
 """Empties namespaces that are being deleted, and lets them go.
 
-Invariant: a namespace is released only when a look at every kind of the API, found by discovery in that very round, shows
-that nothing is left in it; so objects of CRDs count too, also of those that came a moment ago.
+Invariant: a namespace is released only when a look at every kind of the API, found by discovery in that very round,
+shows that nothing is left in it; so objects of CRDs count too, also of those that came a moment ago.
 """
 
 from collections import Counter

@@ -1,7 +1,7 @@
 """Sends pods away from nodes whose taints they do not tolerate (any more), and removes what is left of lost pods.
 
-Invariants: a time-out counts from the taint's own time, so a restart of this process neither shortens nor prolongs it; a pod
-is removed without its node's word only if the server confirms that the node is gone.
+Invariants: a time-out counts from the taint's own time, so a restart of this process neither shortens nor prolongs
+it; a pod is removed without its node's word only if the server confirms that the node is gone.
 """
 
 from isthmus.kube.client import Patch

@@ -1,8 +1,8 @@
 """What the health of a node means for its conditions, its taints and its pods: pure functions.
 
-A node whose kubelet is silent becomes Unknown and unreachable; one that says so itself is not ready. Both keep new pods away
-(NoSchedule) and send pods away that do not tolerate it (NoExecute) - except when no node at all is well: then it is more
-likely this side that is cut off, and nobody is sent away (upstream's full disruption).
+A node whose kubelet is silent becomes Unknown and unreachable; one that says so itself is not ready. Both keep new
+pods away (NoSchedule) and send pods away that do not tolerate it (NoExecute) - except when no node at all is well:
+then it is more likely this side that is cut off, and nobody is sent away (upstream's full disruption).
 """
 
 from collections.abc import Sequence
@@ -60,9 +60,11 @@ def taints(node: Node, *, evicting: bool, now: float) -> tuple[Taint, ...]:
         wanted.append((UNREACHABLE, NO_SCHEDULE))
     if node.spec.unschedulable:
         wanted.append((UNSCHEDULABLE, NO_SCHEDULE))
-    for condition in node.status.conditions:
-        if condition.status == "True" and condition.type in _PRESSURES:
-            wanted.append((_PRESSURES[condition.type], NO_SCHEDULE))
+    wanted += [
+        (_PRESSURES[condition.type], NO_SCHEDULE)
+        for condition in node.status.conditions
+        if condition.status == "True" and condition.type in _PRESSURES
+    ]
     if evicting and node.ready in ("False", "Unknown"):
         wanted.append((NOT_READY if node.ready == "False" else UNREACHABLE, NO_EXECUTE))
     kept = [taint for taint in node.spec.taints if taint.key not in _OURS or (taint.key, taint.effect) in wanted]

@@ -1,7 +1,8 @@
 """Watches over heartbeats: a node whose Lease is not renewed for GRACE seconds is lost until it speaks again.
 
-A renewal is what *this* process saw change, so clocks need not agree. Before a node is given up its Lease is read from
-the server; if that fails, it is this side that is cut off, and every node's silence counts from anew when the server is back.
+A renewal is what *this* process saw change, so clocks need not agree. Before a node is given up its Lease is read
+from the server; if that fails, it is this side that is cut off, and every node's silence counts from anew when the
+server is back.
 """
 
 import asyncio

@@ -182,7 +182,7 @@ class DaemonSet(Object, frozen=True, gc=False, kw_only=True):
 class ControllerRevision(Object, frozen=True, gc=False, kw_only=True):
     """apps/v1 ControllerRevision: `data` is a patch that brings a template back."""
 
-    data: Json = {}
+    data: Json = msgspec.field(default_factory=dict)
     revision: int = 0
 
 

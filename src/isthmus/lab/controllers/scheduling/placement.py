@@ -1,9 +1,9 @@
 """Which node a pod goes to: kube-scheduler's filters with its words, and a score that spreads.
 
-Of the nodes that pass all filters the best one has, in this order: the highest preference of the pod itself, the fewest
-pods of the same owner, the fewest unwelcoming taints, the least load, the first name. Priority is not looked at: nothing is
-ever preempted, and no message says that it was tried. Rejected: weighted sums of scores, whose outcome nobody can
-predict, and a lab is for understanding.
+Of the nodes that pass all filters the best one has, in this order: the highest preference of the pod itself, the
+fewest pods of the same owner, the fewest unwelcoming taints, the least load, the first name. Priority is not looked
+at: nothing is ever preempted, and no message says that it was tried. Rejected: weighted sums of scores, whose outcome
+nobody can predict, and a lab is for understanding.
 """
 
 from collections import Counter

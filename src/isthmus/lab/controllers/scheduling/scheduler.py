@@ -1,8 +1,8 @@
 """Binds pods to nodes.
 
-Invariants: a pod bound a moment ago counts on its node although the watch does not show it yet (`_assumed`), so a burst
-of pods is spread as well as a trickle; binds go out side by side, at most BINDS at once; why a pod has no node is told when
-the reason changes, not at each try.
+Invariants: a pod bound a moment ago counts on its node although the watch does not show it yet (`_assumed`), so a
+burst of pods is spread as well as a trickle; binds go out side by side, at most BINDS at once; why a pod has no node
+is told when the reason changes, not at each try.
 """
 
 import asyncio

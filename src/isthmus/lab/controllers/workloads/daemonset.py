@@ -1,7 +1,8 @@
 """DaemonSet: one pod on every node that will have it.
 
-Each pod is pinned to its node by node affinity and placed by the scheduler, as upstream, so that a full node is told as such.
-maxSurge is taken as that many nodes that may be without: two pods of one DaemonSet on a node would fight for its ports.
+Each pod is pinned to its node by node affinity and placed by the scheduler, as upstream, so that a full node is told
+as such. maxSurge is taken as that many nodes that may be without: two pods of one DaemonSet on a node would fight for
+its ports.
 """
 
 import copy

@@ -1,8 +1,8 @@
 """Deployment: a ReplicaSet for each template, and the way from the old ones to the new one.
 
-Follows upstream's order in one round: find the new ReplicaSet and its revision; when paused or scaled, only scale; else
-let the strategy move pods: first the new ReplicaSet grows, and only a round that did not grow it shrinks the old ones. So
-every round starts from what the ReplicaSets report, and a controller that was killed goes on where it was.
+Follows upstream's order in one round: find the new ReplicaSet and its revision; when paused or scaled, only scale;
+else let the strategy move pods: first the new ReplicaSet grows, and only a round that did not grow it shrinks the old
+ones. So every round starts from what the ReplicaSets report, and a controller that was killed goes on where it was.
 """
 
 from collections.abc import Mapping, Sequence

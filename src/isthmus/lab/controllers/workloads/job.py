@@ -1,8 +1,9 @@
 """Job: pods until enough of them succeeded, or too many failed.
 
 Every pod bears a finalizer until it is counted, in three steps that may be cut anywhere: its uid goes into the status
-(uncounted), then the finalizer goes, then the uid becomes a number. So no pod is counted twice and none is lost, whoever
-deletes it and whenever this process dies (KEP-2307). Left out: podFailurePolicy, successPolicy, backoffLimitPerIndex.
+(uncounted), then the finalizer goes, then the uid becomes a number. So no pod is counted twice and none is lost,
+whoever deletes it and whenever this process dies (KEP-2307). Left out: podFailurePolicy, successPolicy,
+backoffLimitPerIndex.
 """
 
 from collections.abc import Sequence

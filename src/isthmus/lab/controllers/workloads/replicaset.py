@@ -1,7 +1,7 @@
 """ReplicaSet: so many pods of one template, no more and no fewer.
 
-Rejected: counting pods that are on their way out as replicas (KEP-3973, alpha in 1.33): a slow end of one pod would hold
-up its successor.
+Rejected: counting pods that are on their way out as replicas (KEP-3973, alpha in 1.33): a slow end of one pod would
+hold up its successor.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,8 @@
 """StatefulSet: pods with names and an order.
 
-OrderedReady makes and ends one pod at a time, each only when those before it are ready; Parallel does not wait. Updates go from
-the highest ordinal down to the partition, one by one, each waiting for the one before. Volume claims are not made: a
-lab has no storage.
+OrderedReady makes and ends one pod at a time, each only when those before it are ready; Parallel does not wait.
+Updates go from the highest ordinal down to the partition, one by one, each waiting for the one before. Volume claims
+are not made: a lab has no storage.
 """
 
 from collections.abc import Mapping, Sequence
