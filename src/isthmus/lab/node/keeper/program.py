@@ -37,6 +37,7 @@ DEFAULT_CAPABILITIES = frozenset(
 )  # fmt: skip
 """What container runtimes leave a container (without MKNOD: devices are mounted, not made)."""
 
+_NO_OTHERS = "a lab that was not started as root has no other users and groups than its own"
 _TIOCSPTLCK, _TIOCGPTN = 0x40045431, 0x80045430
 
 
@@ -121,18 +122,20 @@ def _enter_directory(directory: str) -> None:
 
 def _become_user(uid: int, gid: int, groups: list[int]) -> None:
     wanted = sorted(set(groups) | {gid})
-    try:
-        if groups or gid:
+    if groups or gid:
+        try:
             os.setgroups(wanted)
+        except OSError:
+            # Without root there are no other groups (user_namespaces(7)); who runs as root needs none.
+            if uid != os.getuid():
+                raise KernelRefusal(f"cannot join groups {wanted}: {_NO_OTHERS}") from None
+    try:
         if gid != os.getgid():
             os.setresgid(gid, gid, gid)
         if uid != os.getuid():
             os.setresuid(uid, uid, uid)
     except OSError as error:
-        raise KernelRefusal(
-            f"cannot run as user {uid}, group {gid}: {_spoken(error)} (a lab that was not started as root has no other "
-            "users than its own)"
-        ) from error
+        raise KernelRefusal(f"cannot run as user {uid}, group {gid}: {_spoken(error)} ({_NO_OTHERS})") from error
 
 
 def _spoken(error: OSError) -> str:

@@ -7,7 +7,6 @@ never to the machine's: what pods write there stays for later pods of the node a
 
 import asyncio
 import contextlib
-import os
 import stat
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from isthmus.lab.node.volumes import projection
 from isthmus.lab.node.volumes.objects import Key, Objects
 from isthmus.lab.node.volumes.projection import VolumeError, payload, token_sources
 from isthmus.lab.node.volumes.tokens import PodTokens
-from isthmus.lab.node.volumes.writing import write_files
+from isthmus.lab.node.volumes.writing import give, write_files
 
 
 class PodVolumes:
@@ -83,7 +82,7 @@ class PodVolumes:
         elif not directory.is_dir():
             directory.mkdir(parents=True, exist_ok=True)
             if context.fsGroup is not None:
-                os.chown(directory, -1, context.fsGroup)
+                give(directory, group=context.fsGroup)
             directory.chmod(0o2777 if context.fsGroup is not None else 0o777)
 
 

@@ -6,6 +6,7 @@ replaced in one step, and what users see are links through `..data`. Raises OSEr
 
 import contextlib
 import datetime
+import errno
 import os
 import secrets
 import shutil
@@ -32,10 +33,10 @@ def write_files(volume: Path, files: Payload, *, group: int | None = None, owner
             place.write_bytes(file.data)
             mode = file.mode
             if group is not None:
-                os.chown(place, -1, group)
+                give(place, group=group)
                 mode |= 0o440
             if owner is not None and file.mode == 0o600:
-                os.chown(place, owner, -1)
+                give(place, owner=owner)
             place.chmod(mode)
         draft = volume / "..data_tmp"
         with contextlib.suppress(FileNotFoundError):
@@ -49,6 +50,15 @@ def write_files(volume: Path, files: Payload, *, group: int | None = None, owner
     if old is not None and old != fresh:
         shutil.rmtree(old, ignore_errors=True)
     return True
+
+
+def give(path: Path, *, owner: int = -1, group: int = -1) -> None:
+    """Gives a file to an owner or group; where there are no others (a lab without root) it stays as it is."""
+    try:
+        os.chown(path, owner, group)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EINVAL):
+            raise
 
 
 def _link(volume: Path, names: set[str]) -> None:
