@@ -18,6 +18,7 @@ from isthmus.lab.apiserver.extensions.pruning import EMBEDDED, PRESERVE
 from isthmus.lab.apiserver.extensions.values import INT_OR_STRING, go_syntax
 
 MAX_DEPTH = 100  # of schemas in each other
+MAX_RULES = 1000  # of one schema; compiling takes about half a millisecond each, and nothing else can be done meanwhile
 TYPES = ("array", "boolean", "integer", "number", "object", "string")
 LIST_TYPE, LIST_KEYS, MAP_TYPE = "x-kubernetes-list-type", "x-kubernetes-list-map-keys", "x-kubernetes-map-type"
 _JUNCTORS = ("allOf", "anyOf", "oneOf")
@@ -53,6 +54,7 @@ class Structural:
         self.found: list[FieldError] = []
         self.root = root
         self.cost = 0
+        self._count_of_rules = 0
         self._costly: list[FieldError] = []
 
     def review(self, schema: Json) -> list[FieldError]:
@@ -297,6 +299,11 @@ class Structural:
 
     def _rule(self, rule: Json, schema: Json, path: str, *, times: int, correlatable: str, top: bool) -> None:
         text = rule.get("rule") or ""
+        self._count_of_rules += 1
+        if self._count_of_rules > MAX_RULES:
+            if self._count_of_rules == MAX_RULES + 1:
+                self._say(errors.forbidden(self.root, f"must not have more than {MAX_RULES} x-kubernetes-validations"))
+            return
         if not text.strip():
             self._say(errors.required(f"{path}.rule", "rule is not specified"))
             return

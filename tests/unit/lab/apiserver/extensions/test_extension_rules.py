@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from isthmus.lab.apiserver.extensions import celcheck, celtree
+from isthmus.lab.apiserver.extensions import celcheck, celtree, structural
 from isthmus.lab.apiserver.extensions.celrules import Rules, compile_text
 from isthmus.lab.apiserver.extensions.engine import CelError, Engine
 from isthmus.lab.apiserver.extensions.structural import Structural
@@ -141,6 +141,13 @@ def test_loops_in_loops_over_lists_without_end_are_refused() -> None:
     assert cost_of("self.all(a, self.all(b, a == b))", bounded) == []
     doubled = {"type": "array", "items": {"type": "string"}, "maxItems": 100_000}
     assert any("exceeds budget" in text for text in cost_of("self.map(a, a + a).size() > 0", doubled))
+
+
+def test_a_schema_cannot_have_any_number_of_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structural, "MAX_RULES", 3)
+    rules = [{"rule": "true"}] * 5
+    found = structural.Structural("root").review({"type": "object", "x-kubernetes-validations": rules})
+    assert [str(error) for error in found] == ["root: Forbidden: must not have more than 3 x-kubernetes-validations"]
 
 
 def test_values_that_would_grow_without_end_are_refused() -> None:
