@@ -27,6 +27,11 @@ _NAMED_SCALARS: dict[str, tuple[str, Json]] = {
     "intstr": (_INT_OR_STRING, {"type": "string", "format": "int-or-string"}),
     "qty": (_QUANTITY, {"type": "string"}),
 }
+_BASE_3 = "#/components/schemas/"
+_EITHER: dict[str, Json] = {
+    "intstr": {"oneOf": [{"type": "integer"}, {"type": "string"}], "format": "int-or-string"},
+    "qty": {"oneOf": [{"type": "string"}, {"type": "number"}]},
+}
 _SCALARS: dict[str, Json] = {
     "str": {"type": "string"},
     "int": {"type": "integer", "format": "int32"},
@@ -36,46 +41,17 @@ _SCALARS: dict[str, Json] = {
     "bytes": {"type": "string", "format": "byte"},
     "any": {"type": "object"},
 }
-_WORDS = {
-    "kind": "The kind of the object",
-    "apiVersion": "The API group and version that the object is written in",
-    "metadata": "Name, labels and life cycle of the object",
-    "spec": "What is wanted",
-    "status": "What was last seen; written by the system",
-    "name": "The name, unique where it stands",
-    "namespace": "The namespace of what is named",
-    "labels": "Keys and values that selectors select by",
-    "annotations": "Keys and values that nothing selects by",
-    "finalizers": "What must be done before the object can go",
-    "containers": "The containers of the pod; at least one",
-    "initContainers": "Containers that run one after the other before the others start",
-    "image": "The image to run, with its tag",
-    "command": "The program and its first arguments, instead of the image's own",
-    "args": "Arguments, instead of the image's own",
-    "env": "Variables of the environment",
-    "nodeName": "The node that runs the pod; set by the scheduler",
-    "replicas": "How many pods are wanted",
-    "selector": "Which pods are meant",
-    "template": "What the pods look like",
-    "podSelector": "Which pods are meant, by their labels; empty means all",
-    "namespaceSelector": "Which namespaces are meant, by their labels; empty means all",
-    "ipBlock": "Which addresses are meant",
-    "cidr": "A network, e.g. 10.0.0.0/8 or 2001:db8::/32",
-    "except": "Networks within the cidr that are not meant",
-    "policyTypes": "Which directions are restricted: Ingress, Egress",
-    "ingress": "What may come in; nothing if it is empty",
-    "egress": "What may go out; nothing if it is empty",
-    "from": "Who may connect; everyone if it is empty",
-    "to": "Who may be connected to; everyone if it is empty",
-    "ports": "Which ports are meant",
-    "port": "A port, by number or by name",
-    "endPort": "The last port of a range that begins at port",
-    "protocol": "TCP, UDP or SCTP",
-    "clusterIP": "The address of the Service within the cluster; None for none",
-    "targetPort": "The port of the pods, by number or by name",
-    "nodePort": "The port on every node",
-}
 _WRITE_PARAMETERS = ("dryRun", "fieldManager", "fieldValidation")
+
+
+@functools.cache
+def _words() -> dict[str, str]:
+    """Returns the words of `types/words.txt`: of a field of any type, a field of one type, or a type."""
+    from importlib import resources
+
+    text = (resources.files(__package__) / "types" / "words.txt").read_text(encoding="ascii")
+    pairs = (line.partition("|") for line in text.splitlines() if "|" in line and not line.startswith("#"))
+    return {name: words for name, _, words in pairs}
 
 
 class _Document:
@@ -93,10 +69,13 @@ class _Document:
         if name not in self.schemas:
             schema: Json = {"type": "object"}
             self.schemas[name] = schema
-            if shape.description:
-                schema["description"] = shape.description
+            described = shape.description or _words().get(shape.name)
+            if described:
+                schema["description"] = described
             if shape.fields:
-                schema["properties"] = {field.name: self._property(field) for field in shape.fields.values()}
+                schema["properties"] = {
+                    field.name: self._property(field, shape.name) for field in shape.fields.values()
+                }
             required = [field.name for field in shape.fields.values() if field.required]
             if required:
                 schema["required"] = required
@@ -118,7 +97,7 @@ class _Document:
         self.schemas[name] = {**shown, "x-kubernetes-group-version-kind": [_kind_of(resource)]}
         return name
 
-    def _property(self, field: FieldType) -> Json:
+    def _property(self, field: FieldType, owner: str) -> Json:
         inner = self._scalar(field.type) if field.scalar else {"allOf": [self.reference(self.add(field.target()))]}
         schema: Json = inner
         if field.wrap == "[]":
@@ -139,7 +118,10 @@ class _Document:
             schema["x-kubernetes-patch-merge-key"] = field.merge_key
         if field.atomic:
             schema["x-kubernetes-map-type"] = "atomic"
-        described = _WORDS.get(field.name) or ("" if field.scalar else field.target().description)
+        words = _words()
+        described = words.get(f"{owner}.{field.name}") or words.get(field.name)
+        if not described and not field.scalar:
+            described = field.target().description or words.get(field.type)
         if described:
             schema["description"] = described
         return schema
@@ -148,7 +130,8 @@ class _Document:
         named = _NAMED_SCALARS.get(kind)
         if named is None:
             return dict(_SCALARS[kind])
-        self.schemas.setdefault(named[0], named[1])
+        either = _EITHER.get(kind) if self.base == _BASE_3 else None  # version 2 has no oneOf
+        self.schemas.setdefault(named[0], named[1] if either is None else either)
         return {"allOf": [self.reference(named[0])]}
 
 
@@ -258,7 +241,7 @@ def version_3(registry: Registry, *, group: str, version: str) -> Json | None:
     resources = registry.of(group, version)
     if not resources:
         return None
-    document = _Document("#/components/schemas/")
+    document = _Document(_BASE_3)
     paths = _fill(document, resources, version=3)
     return {"openapi": "3.0.0", "info": _INFO, "paths": paths, "components": {"schemas": document.schemas}}
 
@@ -292,7 +275,7 @@ def _hash(rows: tuple[Resource, ...]) -> str:
     from isthmus.lab.apiserver.typetable import FILES
 
     digest = hashlib.sha256(repr(rows).encode())
-    for file in ("openapi.py", *(f"types/{name}" for name in FILES)):
+    for file in ("openapi.py", "types/words.txt", *(f"types/{name}" for name in FILES)):
         digest.update((resources.files(__package__) / file).read_bytes())
     return digest.hexdigest()[:32].upper()
 
