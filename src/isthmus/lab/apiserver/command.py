@@ -115,7 +115,13 @@ def address(text: str, flag: str) -> tuple[str, int]:
 
 
 def tls_context(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
-    """Returns the server's TLS settings: client certificates are verified if shown, and never demanded."""
+    """Returns the server's TLS settings: client certificates are verified if shown, and never demanded.
+
+    A certificate of another authority ends the handshake, where the real server answers 401: it asks for any
+    certificate and verifies it later, which Python's `ssl` offers no way to do (there is no verification callback,
+    and CERT_NONE asks for no certificate at all). kubectl says "unknown certificate authority" instead of
+    "Unauthorized"; both end with status 1.
+    """
     try:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(certificate, key)
