@@ -356,6 +356,17 @@ async def test_a_namespace_says_what_holds_it(place: Place) -> None:
     await place("wait", "--for=delete", f"namespace/{name}", "--timeout=20s")
 
 
+async def test_a_token_secret_is_filled_and_goes_with_its_account(place: Place) -> None:
+    await place("create", "serviceaccount", "bob")
+    secret = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token"}
+    annotations = {"kubernetes.io/service-account.name": "bob"}
+    await place.apply({**secret, "metadata": {"name": "bob", "annotations": annotations}})
+    await place("wait", "--for=jsonpath={.data.token}", "secret/bob", "--timeout=20s")
+    assert set((await place.get("secret", "bob"))["data"]) == {"ca.crt", "namespace", "token"}
+    await place("delete", "serviceaccount", "bob")
+    await place("wait", "--for=delete", "secret/bob", "--timeout=20s")
+
+
 async def test_why_a_pod_has_no_node_is_said_once(place: Place) -> None:
     big = {"containers": [{"name": "c", "image": "x", "resources": {"requests": {"cpu": "500"}}}]}
     await place.apply(workload("Deployment", "big", replicas=1, pod=big))

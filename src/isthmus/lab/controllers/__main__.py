@@ -20,6 +20,7 @@ from isthmus.lab.controllers.endpoints.shell import EndpointsController
 from isthmus.lab.controllers.garbage.collector import Collector
 from isthmus.lab.controllers.namespaces.emptying import Emptying
 from isthmus.lab.controllers.namespaces.gifts import Gifts
+from isthmus.lab.controllers.namespaces.tokens import TokenSecrets
 from isthmus.lab.controllers.nodes.eviction import PodCollection, TaintEviction
 from isthmus.lab.controllers.nodes.lifecycle import GRACE, NodeLifecycle
 from isthmus.lab.controllers.scheduling.scheduler import Scheduler
@@ -61,14 +62,15 @@ async def _serve(access: Access, *, root_ca: str, grace: float) -> None:
     async with Client(access) as client:
         world = World(client)
         loops = controllers(world, root_ca=root_ca, grace=grace)
+        tokens = TokenSecrets(world, root_ca=root_ca)
         _log.info("controllers started")
         settle_memory()
         async with asyncio.TaskGroup() as group:
-            for store in world.stores:
+            for store in (*world.stores, tokens.secrets):
                 group.create_task(store.serve())
             for recorder in world.recorders:
                 group.create_task(recorder.serve())
-            for serve in loops:
+            for serve in (*loops, tokens.serve):
                 group.create_task(_run(serve))
 
 
