@@ -68,12 +68,12 @@ class Watched:
 
 
 def pod(name: str, container: dict[str, Any]) -> dict[str, Any]:
-    """Returns a pod that ends at once when it is deleted."""
+    """Returns a pod that is gone only when its node has taken it down."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name},
-        "spec": {"terminationGracePeriodSeconds": 0, "containers": [container]},
+        "spec": {"terminationGracePeriodSeconds": 1, "containers": [container]},
     }
 
 

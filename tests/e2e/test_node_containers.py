@@ -316,6 +316,17 @@ def test_a_terminal_has_a_name_and_a_size(pods: Pods) -> None:
     assert b"/dev/pts/0" in seen
 
 
+def test_clients_that_still_speak_spdy_are_served(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A real API server asks its nodes over SPDY, whatever its own clients speak.
+    monkeypatch.setitem(pods.lab.environ, "KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false")
+    pods.apply(pod("old", shell("cat; sleep 3600", stdin=True)))
+    pods.ready("old")
+    done = pods("exec", "-i", "old", "--", "sh", "-c", "cat; echo bad >&2; exit 6", input="in\n" * 50_000, check=False)
+    assert (done.returncode, done.stdout) == (6, "in\n" * 50_000)
+    assert done.stderr.startswith("bad\n")
+    assert pods("exec", "old", "--", "no-such-program", check=False).returncode == 127
+
+
 def test_files_are_copied_both_ways(pods: Pods, tmp_path: Path) -> None:
     pods.apply(pod("box", SLEEPER))
     pods.ready("box")

@@ -18,14 +18,24 @@ Tell = Callable[[str], None]
 
 
 class Prober:
-    """Probes a container until `close`; `began` is when its run began (seconds since the epoch)."""
+    """Probes a container until `close`; `began` is when its run began (in the seconds of `now`)."""
 
-    def __init__(self, container: Container, *, began: float, ask: Ask, decide: Decide, tell: Tell) -> None:
+    def __init__(
+        self,
+        container: Container,
+        *,
+        began: float,
+        ask: Ask,
+        decide: Decide,
+        tell: Tell,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._container = container
         self._began = began
         self._ask = ask
         self._decide = decide
         self._tell = tell
+        self._now = now
         self._started = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -53,8 +63,8 @@ class Prober:
             await self._started.wait()
         machine = ProbeMachine(kind, probe, began=self._began, ready=ready)
         while not machine.over:
-            await asyncio.sleep(max(machine.due - time.time(), 0.0))
-            asked_at = time.time()
+            await asyncio.sleep(max(machine.due - self._now(), 0.0))
+            asked_at = self._now()
             answer = await self._ask(probe)
             if not answer.ok:
                 self._tell(_said(kind, answer))
