@@ -13,6 +13,7 @@ import gc
 import importlib
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -24,20 +25,17 @@ from typing import NoReturn
 
 import msgspec
 
-PRELOADED = (
-    "isthmus.lab.apiserver.command",
-    "isthmus.lab.controllers.__main__",
-    "isthmus.lab.node.__main__",
-    "isthmus.cli.agent",
-    "isthmus.agent.process",
-    "isthmus.cli.tracker",
-    "isthmus.mesh.tracker",
-    "isthmus.lab.daemon",
-)
-"""What the daemons are made of; a module that cannot be imported is left to the daemon that wants it."""
+PRELOADED = {
+    "isthmus.lab.apiserver": ("isthmus.lab.apiserver.command", "isthmus.lab.daemon"),
+    "isthmus.lab.controllers": ("isthmus.lab.controllers.__main__",),
+    "isthmus.lab.node": ("isthmus.lab.node.__main__",),
+    "isthmus": ("isthmus.cli.tracker", "isthmus.mesh.tracker", "isthmus.cli.agent", "isthmus.agent.process"),
+}
+"""What each daemon is made of, in the order in which a cluster wants them: the first can begin while the nursery still
+imports for the others. A module that cannot be imported is left to the daemon that wants it."""
 
 _MAX_MESSAGE = 64 * 1024
-_ANSWER_LIMIT = 10.0
+_ANSWER_LIMIT = 30.0
 """Seconds; the first answer comes when everything is imported."""
 _TITLE_ROOM = 2048
 """Bytes kept on the nursery's command line, where forked daemons write theirs for `ps`."""
@@ -120,36 +118,62 @@ def main(number: int) -> None:
     """The nursery: imports, then forks on request until the supervisor goes away."""
     control = socket.socket(fileno=number)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for name in PRELOADED:
+    # Every TLS connection of asyncio holds a buffer of this size, 256 KiB by default, and a lab has hundreds of them,
+    # most of them watches on which nothing comes. Two TLS records (16 KiB, RFC 8446) fit.
+    SSLProtocol.max_size = 32 * 1024
+    left = dict(PRELOADED)
+    for module, names in PRELOADED.items():
+        _preload(names)
+        del left[module]
+        while select.select([control], [], [], 0)[0] and _may_answer(control, left):
+            if not _answer(control):
+                return
+    # As long as the supervisor lives.
+    while _answer(control):
+        pass
+
+
+def _preload(names: Sequence[str]) -> None:
+    for name in names:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
         if name.endswith(".__main__"):
             # What it imports is what counts: runpy runs the module itself anew, and warns if it is there already.
             sys.modules.pop(name, None)
-    # Every TLS connection of asyncio holds a buffer of this size, 256 KiB by default, and a lab has hundreds of them,
-    # most of them watches on which nothing comes. Two TLS records (16 KiB, RFC 8446) fit.
-    SSLProtocol.max_size = 32 * 1024
     # Pages that the collector does not write to stay shared.
     gc.collect()
     gc.freeze()
-    while True:
-        data, descriptors, _flags, _address = socket.recv_fds(control, _MAX_MESSAGE, 4)
-        if not data:
-            return
-        try:
-            sprout = Sprout(pid=_plant(msgspec.json.decode(data, type=Seed), list(descriptors)))
-        except (OSError, msgspec.DecodeError) as error:
-            sprout = Sprout(pid=0, error=str(error))
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
-        try:
-            control.sendall(msgspec.json.encode(sprout))
-        except OSError:
-            # The supervisor has given up on us and starts this daemon itself: there must not be two.
-            if sprout.pid:
-                os.kill(sprout.pid, signal.SIGKILL)
-            return
+
+
+def _may_answer(control: socket.socket, left: Mapping[str, Sequence[str]]) -> bool:
+    """Tells whether what is asked for next is not of those that are still to be imported."""
+    try:
+        data = control.recv(_MAX_MESSAGE, socket.MSG_PEEK)
+        return not data or msgspec.json.decode(data, type=Seed).module not in left
+    except (OSError, msgspec.DecodeError):
+        return True
+
+
+def _answer(control: socket.socket) -> bool:
+    """Forks what is asked for next; tells whether to go on."""
+    data, descriptors, _flags, _address = socket.recv_fds(control, _MAX_MESSAGE, 4)
+    if not data:
+        return False
+    try:
+        sprout = Sprout(pid=_plant(msgspec.json.decode(data, type=Seed), list(descriptors)))
+    except (OSError, msgspec.DecodeError) as error:
+        sprout = Sprout(pid=0, error=str(error))
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+    try:
+        control.sendall(msgspec.json.encode(sprout))
+    except OSError:
+        # The supervisor has given up on us and starts this daemon itself: there must not be two.
+        if sprout.pid:
+            os.kill(sprout.pid, signal.SIGKILL)
+        return False
+    return True
 
 
 def _plant(seed: Seed, descriptors: list[int]) -> int:
