@@ -5,11 +5,13 @@ was listed, and answers SERVFAIL until then; at SIGTERM it goes on for its lamed
 when it ends.
 """
 
-import asyncio
+import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from isthmus.aio.backoff import Backoff
 from isthmus.lab.dns.client import ApiError, Target, get, watch
@@ -21,7 +23,7 @@ from isthmus.lab.dns.responder import Responder
 from isthmus.lab.dns.reverse import IN_ADDR, IP6, ReverseZone
 from isthmus.lab.dns.server import DnsServer
 from isthmus.lab.dns.zone import ServiceZone, Zone
-from isthmus.lab.images.programs.loop import datagram_socket, listen
+from isthmus.lab.images.programs.loop import Loop, datagram_socket, listen
 
 _USAGE = "usage: coredns [-conf FILE] [-dns.port PORT] [-server HOST:PORT -token-file FILE -ca-file FILE]\n"
 _FLAGS = ("conf", "dns.port", "server", "token-file", "ca-file")
@@ -47,7 +49,7 @@ def main(argv: list[str]) -> int:
     for warning in settings.warnings:
         say("WARNING", warning)
     try:
-        asyncio.run(Daemon(settings, target).run())
+        Daemon(settings, target).run()
     except OSError as error:
         sys.stderr.write(f"Listen: {error}\n")
         return 1
@@ -111,85 +113,98 @@ def zones_of(settings: Settings, directory: Directory) -> list[Zone]:
 
 
 class Daemon:
-    """The running server."""
+    """The running server: DNS in this thread, and one thread for each resource of the API that is followed."""
 
     def __init__(self, settings: Settings, target: Target) -> None:
         self._settings = settings
         self._target = target
+        self._loop = Loop()
         directory = Directory(serial=int(time.time()) % 2**32)
         self._progress = [Progress(resource) for resource in resources(directory)]
         self._counts = Counts()
-        self._server = DnsServer(
-            Responder(zones_of(settings, directory), is_ready=lambda: self.ready), counts=self._counts
-        )
+        self._responder = Responder(zones_of(settings, directory), is_ready=lambda: self.ready)
 
     @property
     def ready(self) -> bool:
         """Whether everything was listed once."""
         return all(progress.synced for progress in self._progress)
 
-    async def run(self) -> None:
+    def run(self) -> None:
         """Serves until SIGTERM; raises OSError if a port cannot be had."""
-        ended = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, ended.set)
-        settings = self._settings
-        servers = [await self._server.open_streams(listen(settings.port))]
-        datagrams = datagram_socket(settings.port)
-        self._server.open_datagrams(datagrams)
+        settings, loop = self._settings, self._loop
+        server = DnsServer(loop, self._respond)
+        server.open_streams(listen(settings.port))
+        server.open_datagrams(datagram_socket(settings.port))
         for port, path, page in (
             (settings.health, "/health", lambda: (200, "OK")),
             (settings.ready, "/ready", lambda: (200, "OK") if self.ready else (503, "kubernetes")),
             (settings.metrics, "/metrics", lambda: (200, self._counts.text())),
         ):
             if port:
-                servers.append(await serve_page(path, page, listen(port)))
+                serve_page(loop, port, path, page)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: loop.call(self._end))
         say("INFO", f"listening on port {settings.port}")
-        tasks = [asyncio.create_task(self._follow(progress)) for progress in self._progress]
-        try:
-            # Until somebody ends us.
-            await ended.wait()
-            if settings.lameduck:
-                say("INFO", f"plugin/health: Going into lameduck mode for {settings.lameduck:g}s")
-                await asyncio.sleep(settings.lameduck)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            loop.remove_reader(datagrams.fileno())
-            datagrams.close()
-            for server in servers:
-                server.close()
+        for progress in self._progress:
+            threading.Thread(target=self._follow, args=(progress,), daemon=True).start()
+        loop.run()
 
-    async def _follow(self, progress: Progress) -> None:
-        """Lists and watches one resource for ever."""
+    def _respond(self, data: bytes, proto: str) -> bytes | None:
+        answer = self._responder.respond(data, stream=proto == "tcp")
+        if answer is not None:
+            self._counts.add(proto, *self._responder.last)
+        return answer
+
+    def _end(self) -> None:
+        lameduck = self._settings.lameduck
+        if not lameduck:
+            os._exit(0)
+        say("INFO", f"plugin/health: Going into lameduck mode for {lameduck:g}s")
+        threading.Timer(lameduck, os._exit, [0]).start()
+
+    def _follow(self, progress: Progress) -> None:
+        """Lists and watches one resource for ever, in a thread of its own; what comes is taken in the loop's thread."""
         backoff = Backoff(base=0.2, cap=10.0)
+        name = progress.resource.name
         well = True
         while True:
             try:
                 if progress.watching:
-                    async for event in watch(self._target, progress.request(), limit=_WATCH_LIMIT):
-                        progress.event(event)
+                    for event in watch(self._target, progress.request(), limit=_WATCH_LIMIT):
+                        self._take(progress.event, event)
                         backoff.reset()
                     delay = 0.2  # a server that ends every watch at once must not be met in a busy loop
                 else:
-                    progress.page(await get(self._target, progress.request()))
+                    self._take(progress.page, get(self._target, progress.request()))
                     # A list without a revision leads nowhere: it is tried again, but not in a busy loop.
                     delay = 0.0 if progress.watching or progress.listing else backoff.next()
                     if progress.watching:
                         backoff.reset()
-                        say("INFO", f"plugin/kubernetes: {progress.resource.name} listed")
+                        say("INFO", f"plugin/kubernetes: {name} listed")
                 if not well:
-                    say("INFO", f"plugin/kubernetes: {progress.resource.name}: the API server is back")
+                    say("INFO", f"plugin/kubernetes: {name}: the API server is back")
                 well = True
             except ApiError as error:
                 progress.failed(error.status)
                 delay = backoff.next()
                 if well:
-                    say("WARNING", f"plugin/kubernetes: {progress.resource.name}: {error}; answering from memory")
+                    say("WARNING", f"plugin/kubernetes: {name}: {error}; answering from memory")
                 well = False
-            await asyncio.sleep(delay)
+            time.sleep(delay)
+
+    def _take(self, action: Callable[[Any], None], what: Any) -> None:
+        """Does something in the loop's thread, which alone reads and writes the directory, and waits for it."""
+        done = threading.Event()
+
+        def act() -> None:
+            try:
+                action(what)
+            finally:
+                done.set()
+
+        self._loop.call(act)
+        # Without a time-out: the loop lives as long as the process.
+        done.wait()
 
 
 def say(level: str, text: str) -> None:

@@ -2,15 +2,17 @@
 
 Invariants: token and authority are read anew for every request, because both are replaced while a pod lives; every
 read has a bound in bytes and in time; a connection that has gone dead in silence is noticed within a minute (TCP
-keep-alive). Rejected: one connection for everything, which needs HTTP/2 or pools; these are three requests.
+keep-alive). Blocking, for a thread to each resource: asyncio alone would be half of this process's memory. Rejected:
+one connection for everything, which needs HTTP/2 or pools; these are three requests.
 """
 
-import asyncio
+import io
 import json
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator
+import time
+from collections.abc import Iterator
 from typing import Any
 
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -19,6 +21,8 @@ MAX_BODY = 64 * 1024 * 1024
 """Bytes of a page of a list."""
 MAX_EVENT = 8 * 1024 * 1024
 """Bytes of an event; an object in etcd has at most 1.5 MiB."""
+_PIECE = 64 * 1024
+_HEX = frozenset(b"0123456789abcdefABCDEF")
 _CONNECT_LIMIT = 10.0
 _LIST_LIMIT = 60.0
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 20), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
@@ -79,98 +83,93 @@ class Target:
 class Response:
     """A response whose body is still to be read."""
 
-    def __init__(self, status: int, headers: dict[str, str], reader: asyncio.StreamReader) -> None:
+    def __init__(self, status: int, headers: dict[str, str], stream: io.BufferedIOBase) -> None:
         self.status = status
         self._headers = headers
-        self._reader = reader
+        self._stream = stream
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """Yields the body; raises ApiError."""
-        if self._headers.get("transfer-encoding", "").lower() == "chunked":
-            while True:
-                line = (await self._reader.readline()).partition(b";")[0].strip()
-                try:
-                    size = int(line, 16)
-                except ValueError as error:
-                    raise ApiError("the API server ended the connection") from error
-                if not 0 <= size <= MAX_BODY:
-                    raise ApiError("a chunk is too large")
-                if size == 0:
-                    return
-                yield await self._reader.readexactly(size)
-                await self._reader.readexactly(2)
-        else:
+    def pieces(self) -> Iterator[bytes]:
+        """Yields the body as it comes; raises ApiError, OSError."""
+        if self._headers.get("transfer-encoding", "").lower() != "chunked":
             text = self._headers.get("content-length", "")
-            left = int(text) if text.isascii() and text.isdigit() else MAX_BODY + 1
-            while left > 0 and (piece := await self._reader.read(min(left, 65536))):
+            left = int(text) if text.isascii() and text.isdigit() and len(text) < 12 else MAX_BODY + 1
+            while left > 0 and (piece := self._stream.read1(min(left, _PIECE))):
                 left -= len(piece)
                 yield piece
+            return
+        while True:
+            line = self._stream.readline(MAX_HEAD).partition(b";")[0].strip()
+            if not line or len(line) > 8 or not set(line) <= _HEX:
+                raise ApiError("the API server ended the connection")
+            size = int(line, 16)
+            if size > MAX_BODY:
+                raise ApiError("a chunk is too large")
+            if size == 0:
+                return
+            data = self._stream.read(size + 2)
+            if len(data) < size + 2:
+                raise ApiError("the API server ended the connection")
+            yield data[:-2]
 
-    async def json(self) -> Any:
-        """Returns the body of a whole response; raises ApiError."""
+    def json(self, *, limit: float) -> Any:
+        """Returns the body of a whole response that comes within `limit` seconds; raises ApiError, OSError."""
+        deadline = time.monotonic() + limit
         body = bytearray()
-        async for piece in self.pieces():
+        for piece in self.pieces():
             body += piece
             if len(body) > MAX_BODY:
                 raise ApiError(f"the answer is longer than {MAX_BODY} bytes")
+            if time.monotonic() > deadline:
+                raise ApiError("the API server does not answer in time")
         return decode(bytes(body))
 
 
 class Request:
-    """One GET; use it as a context, and read the response within."""
+    """One GET; use it as a context, and read the response within. `patience` is for silence, in seconds."""
 
-    def __init__(self, target: Target, path: str) -> None:
+    def __init__(self, target: Target, path: str, *, patience: float) -> None:
         self._target = target
         self._path = path
-        self._writer: asyncio.StreamWriter | None = None
+        self._patience = patience
+        self._socket: ssl.SSLSocket | None = None
 
-    async def __aenter__(self) -> Response:
+    def __enter__(self) -> Response:
         target = self._target
         try:
-            async with asyncio.timeout(_CONNECT_LIMIT):
-                reader, self._writer = await asyncio.open_connection(
-                    target.host, target.port, ssl=target.tls(), limit=MAX_HEAD
-                )
-                connection = self._writer.get_extra_info("socket")
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            plain = socket.create_connection((target.host, target.port), timeout=_CONNECT_LIMIT)
+            with plain:
+                plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 for option, value in _KEEPALIVE:
-                    connection.setsockopt(socket.IPPROTO_TCP, option, value)
-                host = f"[{target.host}]" if ":" in target.host else target.host
-                self._writer.write(
-                    f"GET {self._path} HTTP/1.1\r\nHost: {host}:{target.port}\r\nAuthorization: Bearer "
-                    f"{target.token()}\r\nAccept: application/json\r\nUser-Agent: coredns-lab\r\n"
-                    f"Connection: close\r\n\r\n".encode()
-                )
-                head = await reader.readuntil(b"\r\n\r\n")
-        except TimeoutError as error:
-            await self._close()
-            raise ApiError("the API server does not answer") from error
-        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-            await self._close()
-            raise ApiError(f"{type(error).__name__}: {error}") from error
+                    plain.setsockopt(socket.IPPROTO_TCP, option, value)
+                self._socket = target.tls().wrap_socket(plain, server_hostname=target.host)
+            host = f"[{target.host}]" if ":" in target.host else target.host
+            self._socket.sendall(
+                f"GET {self._path} HTTP/1.1\r\nHost: {host}:{target.port}\r\nAuthorization: Bearer {target.token()}\r\n"
+                f"Accept: application/json\r\nUser-Agent: coredns-lab\r\nConnection: close\r\n\r\n".encode()
+            )
+            stream = io.BufferedReader(self._socket.makefile("rb", buffering=0), _PIECE)
+            lines = _head(stream)
+            self._socket.settimeout(self._patience)
+            return _response(lines, stream)
         except BaseException:
-            await self._close()
+            self._close()
             raise
-        return _response(head, reader)
 
-    async def __aexit__(self, *_: object) -> None:
-        await self._close()
+    def __exit__(self, *_: object) -> None:
+        self._close()
 
-    async def _close(self) -> None:
-        if self._writer is not None:
-            # Not awaited: a server that does not answer the goodbye must not hold us.
-            self._writer.transport.abort()
-            self._writer = None
+    def _close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
 
-async def get(target: Target, path: str) -> Any:
+def get(target: Target, path: str) -> Any:
     """Returns the JSON at a path; raises ApiError."""
     try:
-        async with asyncio.timeout(_LIST_LIMIT), Request(target, path) as response:
-            body = await response.json()
-    except TimeoutError as error:
-        raise ApiError("the API server does not answer") from error
-    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
+        with Request(target, path, patience=_LIST_LIMIT) as response:
+            body = response.json(limit=_LIST_LIMIT)
+    except (OSError, ValueError) as error:
         raise ApiError(f"{type(error).__name__}: {error}") from error
     if response.status != 200:
         message = body.get("message", "") if isinstance(body, dict) else ""
@@ -178,14 +177,14 @@ async def get(target: Target, path: str) -> Any:
     return body
 
 
-async def watch(target: Target, path: str, *, limit: float) -> AsyncIterator[Any]:
-    """Yields events until the server ends the watch; raises ApiError. Gives up after `limit` seconds."""
+def watch(target: Target, path: str, *, limit: float) -> Iterator[Any]:
+    """Yields events until the server ends the watch; raises ApiError. Gives up after `limit` seconds of silence."""
     try:
-        async with asyncio.timeout(limit), Request(target, path) as response:
+        with Request(target, path, patience=limit) as response:
             if response.status != 200:
                 raise ApiError(f"the API server answers {response.status} to a watch", response.status)
             pending = bytearray()
-            async for piece in response.pieces():
+            for piece in response.pieces():
                 pending += piece
                 while (end := pending.find(b"\n")) >= 0:
                     line = bytes(pending[:end])
@@ -194,9 +193,7 @@ async def watch(target: Target, path: str, *, limit: float) -> AsyncIterator[Any
                         yield decode(line)
                 if len(pending) > MAX_EVENT:
                     raise ApiError(f"an event is longer than {MAX_EVENT} bytes")
-    except TimeoutError:
-        return
-    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ApiError(f"{type(error).__name__}: {error}") from error
 
 
@@ -208,13 +205,26 @@ def decode(data: bytes) -> Any:
         raise ApiError(f"the API server sends what is not JSON: {error}") from error
 
 
-def _response(head: bytes, reader: asyncio.StreamReader) -> Response:
-    lines = head.decode("latin-1").split("\r\n")
-    words = lines[0].split(" ", 2)
+def _head(stream: io.BufferedIOBase) -> list[str]:
+    lines: list[str] = []
+    size = 0
+    while True:
+        line = stream.readline(MAX_HEAD)
+        size += len(line)
+        if not line.endswith(b"\n") or size > MAX_HEAD:
+            raise ApiError("the API server does not speak HTTP")
+        text = line.decode("latin-1").rstrip("\r\n")
+        if not text:
+            return lines
+        lines.append(text)
+
+
+def _response(lines: list[str], stream: io.BufferedIOBase) -> Response:
+    words = lines[0].split(" ", 2) if lines else []
     if len(words) < 2 or not words[0].startswith("HTTP/1.") or not (words[1].isascii() and words[1].isdigit()):
         raise ApiError("the API server does not speak HTTP")
     headers = {}
     for line in lines[1:]:
         name, _, value = line.partition(":")
         headers[name.strip().lower()] = value.strip()
-    return Response(int(words[1]), headers, reader)
+    return Response(int(words[1]), headers, stream)

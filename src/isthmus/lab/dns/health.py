@@ -1,13 +1,12 @@
 """What the kubelet and Prometheus ask: /health, /ready, /metrics, each on a port of its own, as CoreDNS has them."""
 
-import asyncio
-import socket
 from collections import Counter
 from collections.abc import Callable
 
-_LIMIT = 5.0
-"""Seconds for a request."""
-_MAX_HEAD = 8 * 1024
+from isthmus.lab.images.programs.loop import Loop, listen
+from isthmus.lab.images.programs.messages import Request, Response
+from isthmus.lab.images.programs.web import Reply, Server
+
 _TYPES = {1: "A", 28: "AAAA", 33: "SRV", 12: "PTR", 6: "SOA", 2: "NS", 5: "CNAME", 15: "MX", 16: "TXT", 255: "ANY"}
 _CODES = {0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED", 16: "BADVERS"}
 
@@ -43,28 +42,11 @@ class Counts:
         return "\n".join([*lines, ""])
 
 
-async def serve_page(path: str, page: Page, listener: socket.socket) -> asyncio.Server:
-    """Serves one page; everything else is 404."""
+def serve_page(loop: Loop, port: int, path: str, page: Page) -> None:
+    """Serves one page on a port, everything else is 404; raises OSError."""
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            async with asyncio.timeout(_LIMIT):
-                head = await reader.readuntil(b"\r\n\r\n")
-                words = head.partition(b"\r\n")[0].split(b" ")
-                found = len(words) == 3 and words[0] in (b"GET", b"HEAD")
-                status, text = (
-                    page() if found and words[1].partition(b"?")[0] == path.encode() else (404, "not found\n")
-                )
-                reason = {200: "OK", 404: "Not Found"}.get(status, "Service Unavailable")
-                body = text.encode()
-                head_line = f"HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8"
-                writer.write(f"{head_line}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode())
-                if words[0] != b"HEAD":
-                    writer.write(body)
-                await writer.drain()
-        except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            return
-        finally:
-            writer.close()
+    def answer(request: Request, reply: Reply) -> None:
+        status, text = page() if request.path == path else (404, "404 page not found\n")
+        reply(Response(status, text.encode(), [("Content-Type", "text/plain; version=0.0.4; charset=utf-8")]))
 
-    return await asyncio.start_server(answer, sock=listener, limit=_MAX_HEAD)
+    Server(loop, listen(port), answer)

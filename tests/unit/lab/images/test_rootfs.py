@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import isthmus
 from isthmus.lab.images.builtin import BUILTIN, CATALOG
 from isthmus.lab.images.rootfs import LIBRARY, Rootfs
 
@@ -55,6 +56,17 @@ def test_programs_need_the_standard_library_only(rootfs: Rootfs) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", ["nginx.main", "jsonmock", "small", "agnhost", "agnhost.netexec", "agnhost.serving"])
+def test_servers_of_pods_import_little(module: str) -> None:
+    """There may be dozens of them: each of these modules is megabytes in every one."""
+    code = (
+        f"import sys; sys.path.insert(0, sys.argv[1]); import isthmus.lab.images.programs.{module}; print(*sys.modules)"
+    )
+    words = [sys.executable, "-ISBc", code, str(Path(isthmus.__file__).parents[1])]
+    loaded = set(subprocess.run(words, capture_output=True, text=True, timeout=30, check=True).stdout.split())
+    assert not loaded & {"asyncio", "inspect", "typing", "dataclasses", "email", "http", "ssl", "subprocess", "urllib"}
 
 
 def test_preparing_again_changes_nothing(rootfs: Rootfs) -> None:

@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 import time
-from typing import NamedTuple
 
 from isthmus.lab.images.programs.loop import Loop, end_on_signals, listen
 from isthmus.lab.images.programs.messages import MONTHS, REASONS, Peer, Request, Response, http_date, one_line
@@ -29,12 +28,13 @@ _SIGNALS = {"stop": signal.SIGTERM, "quit": signal.SIGQUIT, "reload": signal.SIG
 _USAGE = "Usage: nginx [-?hvVtTq] [-s signal] [-p prefix] [-e filename] [-c filename] [-g directives]\n"
 
 
-class Start(NamedTuple):
+class Start:
     """What the configuration says at the start: the site, whether to go to the background, where the number goes."""
 
-    site: Site
-    daemon: bool
-    pid_file: str
+    def __init__(self, site: Site, *, daemon: bool, pid_file: str) -> None:
+        self.site = site
+        self.daemon = daemon
+        self.pid_file = pid_file
 
 
 class Options:
@@ -158,7 +158,7 @@ def load(options: Options, virtual: dict[str, str], seen: list[tuple[str, str]])
     directives = reader.parse(options.globals, "command line") if options.globals else []
     directives += reader.read(options.config)
     said = {found.name: found.args[0] for found in directives if found.name in ("daemon", "pid") and found.args}
-    return Start(build(directives), said.get("daemon") != "off", said.get("pid", _PID))
+    return Start(build(directives), daemon=said.get("daemon") != "off", pid_file=said.get("pid", _PID))
 
 
 def matches(path: str, pattern: str) -> bool:
