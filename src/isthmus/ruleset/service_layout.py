@@ -18,8 +18,13 @@ Session affinity: such a frontend leads from slot to *token* (`tokens4`), a numb
 and from token to backend. A client's token is remembered by the packet path in `affinity4`; the token of a backend that
 is gone leads nowhere, and the client is given another. Numbers of slots could not be remembered: they change hands.
 
-Nothing touches marks. The scratch is the priority, as in the policy part, and is taken back where the connection passes
-postrouting; IPv4 forwarding overwrites it anyway. Rejected: a chain per service, as kube-proxy has; see
+A connection that leaves is masqueraded only where its answers would not come back by this node otherwise: a pod that is
+sent to itself, and a client from elsewhere that is sent elsewhere. So a local backend sees its client, whatever
+externalTrafficPolicy says.
+
+Nothing touches marks. The scratch is the priority, as in the policy part, and is taken back at postrouting from the
+first packet of every connection with a translated destination (IPv4 forwarding overwrites it anyway). Rejected: a chain
+per service, as kube-proxy has; see
 docs/decisions.md.
 """
 
