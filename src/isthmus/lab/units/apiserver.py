@@ -48,6 +48,9 @@ def store_units(state: StateDir, plan: ClusterPlan) -> tuple[UnitSpec, ...]:
             "peer-trusted-ca-file": authority,
             "peer-client-cert-auth": "true",
             "auto-compaction-retention": "1",
+            # A single member needs no quick elections, and how long it may take to answer follows from these.
+            "heartbeat-interval": "200",
+            "election-timeout": "4000",
         }
     )
     return (UnitSpec(name="etcd", argv=(f"{plan.binaries}/etcd", *words), node=plan.control_plane.name),)
