@@ -78,14 +78,14 @@ class NodeLifecycle:
         if node is None or node.leaving:
             return None
         now = self._world.clock()
-        effects: list[Effect] = []
         if node.ready != "Unknown" and await self._is_silent(node):
-            effects += self._lose(node, now)
-        elif node.ready == "Unknown":
-            effects += self._quiet_pods(node, now)
+            # The new state wakes this node again, and then its pods and taints are seen to.
+            await self._hands.perform(self._lose(node, now))
+            return None
+        effects = self._quiet_pods(node, now) if node.ready == "Unknown" else []
         evicting = any(other.ready == "True" for other in self._world.nodes)
         wanted = taints(node, evicting=evicting, now=now)
-        if wanted != node.spec.taints and not effects:
+        if wanted != node.spec.taints:
             patch = {"spec": {"taints": list(wanted) or None}}
             effects.append(Change(NODES, "", node.metadata.name, patch, version=node.metadata.resourceVersion))
         await self._hands.perform(effects)
