@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from isthmus.lab.apiserver.errors import ApiError, Json
-from isthmus.lab.apiserver.ownership import Manager, Path, item_key, leaves, shown
+from isthmus.lab.apiserver.ownership import Leaves, Manager, Path, item_key, leaves, shown
 from isthmus.lab.apiserver.typetable import FieldType, ObjectType
 
 
@@ -26,7 +26,7 @@ def server_side_apply(
     held = leaves(live, shape)
     own = next((manager for manager in managers if manager.identity == writer.identity), None)
     others = [manager for manager in managers if manager.identity != writer.identity]
-    clashes = {path for path, value in sent.items() if path not in held or held[path] != value}
+    clashes = {path for path, value in sent.items() if _differs(path, value, held)}
     conflicts = [(manager, sorted(manager.paths & clashes)) for manager in others if manager.paths & clashes]
     if conflicts and not force:
         raise _refusal(conflicts)
@@ -36,10 +36,17 @@ def server_side_apply(
         kept = frozenset(sent).union(*(manager.paths for manager in others))
         for path in sorted(own.paths - kept, key=len):  # an item before its key, by which it is found
             if not any(other[: len(path)] == path for other in kept):
-                _remove(merged, path, shape)
+                _remove(merged, path, shape, kept)
     time = own.time if own is not None and own.paths == frozenset(sent) and not clashes else writer.time
     entry = msgspec.structs.replace(writer, paths=frozenset(sent), time=time)
     return merged, [*(manager for manager in others if manager.paths), entry]
+
+
+def _differs(path: Path, value: Any, held: Leaves) -> bool:
+    """Tells whether a sent field changes the object; nothing is changed by an empty container where a full one is."""
+    if path in held:
+        return bool(held[path] != value)
+    return value not in ({}, []) or not any(other[: len(path)] == path for other in held)
 
 
 def _refusal(conflicts: list[tuple[Manager, list[Path]]]) -> ApiError:
@@ -86,23 +93,40 @@ def _merge_value(live: Any, value: Any, field: FieldType) -> Any:
 def _merge_list(live: list[Any], value: list[Any], field: FieldType) -> list[Any]:
     if field.map_keys is None:
         return copy.deepcopy(value)
-    if not field.map_keys:
-        return live + [item for item in value if item not in live]
-    merged = list(live)
-    words = [item_key(item, field) for item in merged]
-    for item in value:
-        word = item_key(item, field)
-        if word is not None and word in words:
-            place = words.index(word)
-            merged[place] = _merge_object(merged[place], item, field.target())
-        else:
-            merged.append(copy.deepcopy(item))
-    return merged
+    held = {_word(item, field): item for item in live}
+    sent = {_word(item, field): item for item in value}
+    merged: dict[str, Any] = {}
+    left = list(held)
+    for word, item in sent.items():
+        while left and left[0] not in sent:  # what is not sent stays where it stood
+            other = left.pop(0)
+            merged[other] = held[other]
+        merged[word] = _merged_item(held[word], item, field) if word in held else copy.deepcopy(item)
+        if word in left:
+            left.remove(word)
+    merged.update((word, held[word]) for word in left)
+    return list(merged.values())
 
 
-def _remove(value: Any, path: Path, shape: ObjectType) -> None:
-    """Removes what is at `path`, and nothing if it is not there. The containers on the way stay."""
+def _word(item: Any, field: FieldType) -> str:
+    """Returns what makes an item the same as another: its keys, or all of it."""
+    word = item_key(item, field) if field.map_keys else None
+    return word if word is not None else "v:" + msgspec.json.encode(item).decode()
+
+
+def _merged_item(live: Any, sent: Any, field: FieldType) -> Any:
+    if not field.map_keys or not isinstance(live, dict) or not isinstance(sent, dict):
+        return copy.deepcopy(sent)
+    return _merge_object(live, sent, field.target())
+
+
+def _remove(value: Any, path: Path, shape: ObjectType, kept: frozenset[Path]) -> None:
+    """Removes what is at `path`, and nothing if it is not there; and the container that this leaves empty.
+
+    The containers further up stay, and those that an owner of `kept` sent.
+    """
     holder: Any = value
+    above: Any = None
     within: ObjectType | None = shape
     field: FieldType | None = None
     for depth, word in enumerate(path):
@@ -116,8 +140,8 @@ def _remove(value: Any, path: Path, shape: ObjectType) -> None:
                 field = field.element() if field is not None and field.wrap == "{}" else None
             if last:
                 del holder[word[2:]]
-                return
-            holder = holder[word[2:]]
+                break
+            above, holder = holder, holder[word[2:]]
             within = field.target() if field is not None and field.wrap != "{}" and not field.scalar else None
         else:
             if not isinstance(holder, list) or field is None:
@@ -127,8 +151,11 @@ def _remove(value: Any, path: Path, shape: ObjectType) -> None:
                 return
             if last:
                 del holder[place]
-                return
-            holder = holder[place]
+                break
+            above, holder = holder, holder[place]
+    within_kept = any(other[: len(path) - 1] == path[:-1] for other in kept)
+    if not holder and isinstance(above, dict) and len(path) > 2 and path[-2].startswith("f:") and not within_kept:
+        del above[path[-2][2:]]
 
 
 def _is_item(item: Any, word: str, field: FieldType) -> bool:

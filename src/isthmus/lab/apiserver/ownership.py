@@ -17,7 +17,7 @@ Path = tuple[str, ...]
 Leaves = dict[Path, Any]
 
 ITEM = object()
-"""The value of the path of a map list's item itself: its presence, whatever it holds."""
+"""The value of the path of an item itself, of a map list or a map of objects: its presence, whatever it holds."""
 
 _UNOWNED = frozenset(
     ("f:metadata", f"f:{name}")
@@ -82,7 +82,10 @@ def _visit(value: Any, field: FieldType, path: Path, found: Leaves) -> None:
     elif field.wrap == "{}":
         element = field.element()
         for key, item in value.items():
-            _visit(item, element, (*path, f"f:{key}"), found)
+            below = (*path, f"f:{key}")
+            if item and not element.scalar and not element.whole(item):
+                found[below] = ITEM
+            _visit(item, element, below, found)
     elif field.wrap == "[]":
         _visit_list(value, field, path, found)
     elif field.scalar or field.target().atomic:
@@ -95,7 +98,10 @@ def _visit_object(value: Json, shape: ObjectType, path: Path, found: Leaves) -> 
     for name, item in value.items():
         field = shape.fields.get(name)
         if field is not None:
-            _visit(item, field, (*path, f"f:{name}"), found)
+            below = (*path, f"f:{name}")
+            if item and not field.name and isinstance(item, dict):  # a field that the type leaves open, as in a map
+                found[below] = ITEM
+            _visit(item, field, below, found)
 
 
 def _visit_list(value: list[Any], field: FieldType, path: Path, found: Leaves) -> None:

@@ -84,9 +84,9 @@ def field(name: str, schema: Json) -> FieldType:
             return made(type="object", below=schema, atomic=atomic)
         if isinstance(other, dict) and other:
             return made(type="object", wrap="{}", below=other, atomic=atomic)
-        return DEDUCED if not atomic else made(type="object", wrap="{}", below={}, atomic=True)
+        return Deduced(name=name, type="object", package="", wrap="{}", atomic=atomic)
     if schema.get(PRESERVE):
-        return DEDUCED
+        return Deduced(name=name, type="object", package="", wrap="{}")
     return made(type=_SCALAR)
 
 

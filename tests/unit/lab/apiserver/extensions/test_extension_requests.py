@@ -94,7 +94,7 @@ async def test_server_side_apply_merges_map_lists_and_sets_by_the_schema(api: Ap
     assert body["spec"]["parts"] == [{"name": "x", "count": 1, "note": "n"}]
     assert body["spec"]["limits"] == {"m": {"a": 1}}
     fields = {entry["manager"]: entry["fieldsV1"]["f:spec"] for entry in body["metadata"]["managedFields"]}
-    assert fields["two"]["f:limits"] == {"f:m": {"f:a": {}}}
+    assert fields["two"]["f:limits"] == {"f:m": {".": {}, "f:a": {}}}
     assert "f:color" not in fields["one"]
 
 
