@@ -10,7 +10,8 @@ import yaml
 import isthmus.lab.addons
 from tests.support.apihttp import Api
 
-VECTORS = json.loads((Path(__file__).parents[4] / "vectors" / "custom-resources.json").read_text())
+VECTORS_AT = Path(__file__).parents[4] / "vectors"
+VECTORS = json.loads((VECTORS_AT / "custom-resources.json").read_text())
 CASES = {case["id"]: case for case in VECTORS["cases"]}
 SHIPPED = sorted((Path(isthmus.lab.addons.__file__).parent / "crds").glob("*.yaml"))
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -75,3 +76,20 @@ async def test_a_shipped_definition_is_accepted_strictly(api: Api, path: Path) -
     assert code == 201, body
     conditions = {held["type"]: held["status"] for held in body["status"]["conditions"]}
     assert conditions == {"NamesAccepted": "True", "Established": "True"}
+
+
+async def test_every_recorded_step_of_server_side_apply_ends_alike(api: Api) -> None:
+    """Each manager applies in turn; objects, conflicts and owners are those of the real server."""
+    steps = json.loads((VECTORS_AT / "custom-resource-apply.json").read_text())
+    await api.create(DEFINITIONS, steps["definition"])
+    for number, step in enumerate(steps["steps"]):
+        force = "&force=true" if step["force"] else ""
+        path = f"/apis/t.example.com/v1/namespaces/default/ssas/x?fieldManager={step['manager']}{force}"
+        code, body = await api.patch(path, step["object"], "apply-patch+yaml")
+        assert code == step["code"], (number, body)
+        if code < 300:
+            assert body["spec"] == step["spec"], number
+            owners = {entry["manager"]: entry["fieldsV1"] for entry in body["metadata"]["managedFields"]}
+            assert owners == step["owners"], number
+        else:
+            assert body["message"] == step["message"], number
