@@ -265,6 +265,19 @@ def test_a_pod_knows_its_service_account_the_api_server_and_itself(pods: Pods) -
     assert json.loads(pods.exec("aware", "sh", "-c", script))["metadata"]["name"] == "aware"
 
 
+def test_links_in_volumes_do_not_lead_to_the_machine(pods: Pods) -> None:
+    data = {"name": "data", "mountPath": "/data"}
+    through = {"name": "data", "mountPath": "/through", "subPath": "link"}
+    below = {"name": "other", "mountPath": "/data/link/isthmus"}
+    volumes = [{"name": "data", "emptyDir": {}}, {"name": "other", "emptyDir": {}}]
+    prepare = [shell("ln -s /etc /data/link", "prepare", volumeMounts=[data])]
+    for name, mounts in (("through", [through]), ("below", [data, below])):
+        pods.apply(pod(name, {**SLEEPER, "volumeMounts": mounts}, volumes=volumes, initContainers=prepare))
+    pods.event("through", 'volumeMount "data": subPath leaves the volume')
+    pods.event("below", "leads out of the container")
+    assert not os.path.exists("/etc/isthmus")
+
+
 def test_the_security_context_decides_who_runs(pods: Pods) -> None:
     container = {
         **SLEEPER,

@@ -17,8 +17,8 @@ from isthmus.lab.node.pods.volume import Volume
 from isthmus.lab.node.volumes.provider import PodVolumes
 
 Json = dict[str, Any]
-Bind = tuple[str, str, bool]
-"""Source, target, read-only."""
+Bind = tuple[str, str, bool, bool]
+"""Source, target, read-only, and whether the source must be that very path (no link of a container's making)."""
 
 _NAMESPACES = ("net", "uts", "ipc")
 
@@ -41,7 +41,7 @@ def run_spec(
         raise ConfigError("no command specified")
     binds: list[Bind] = [*_system_binds(place, rootfs, image), *_volume_binds(pod, container, declared, volumes)]
     if container.terminationMessagePath:
-        binds.append((str(files.message), container.terminationMessagePath, False))
+        binds.append((str(files.message), container.terminationMessagePath, False, False))
     return {
         **program_spec(pod, container, image=image, variables=environment.variables),
         "argv": argv,
@@ -104,11 +104,11 @@ def _user(pod: Pod, container: Container, image: Image) -> tuple[int, int]:
 
 
 def _system_binds(place: PodDir, rootfs: Rootfs, image: Image) -> list[Bind]:
-    binds: list[Bind] = [(source, target, True) for source, target in rootfs.binds(image)]
-    binds += [(str(place.etc(name)), f"/etc/{name}", False) for name in ("hosts", "hostname", "resolv.conf")]
+    binds: list[Bind] = [(source, target, True, False) for source, target in rootfs.binds(image)]
+    binds += [(str(place.etc(name)), f"/etc/{name}", False, False) for name in ("hosts", "hostname", "resolv.conf")]
     # /usr is in every container; an interpreter that lives elsewhere must be brought along.
     if not python().startswith("/usr/"):
-        binds.append((sys.base_prefix, sys.base_prefix, True))
+        binds.append((sys.base_prefix, sys.base_prefix, True, False))
     return binds
 
 
@@ -131,7 +131,7 @@ def _volume_binds(pod: Pod, container: Container, known: Mapping[str, str], volu
                 found.mkdir(parents=True)
                 found.chmod(0o777 if volume.emptyDir is not None else 0o755)
             source = found
-        binds.append((str(source), wanted.mountPath, wanted.readOnly or _is_written_by_node(volume)))
+        binds.append((str(source), wanted.mountPath, wanted.readOnly or _is_written_by_node(volume), bool(inner)))
     return binds
 
 

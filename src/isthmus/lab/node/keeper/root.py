@@ -16,6 +16,8 @@ from isthmus.lab.node.keeper.syscalls import (
     MS_RDONLY,
     KernelRefusal,
     bind,
+    bind_held,
+    make_mount_point,
     make_read_only,
     mount,
     pivot_to,
@@ -45,7 +47,7 @@ GROUP = "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"
 def build_root(spec: Spec) -> None:
     """Mounts the container's file system and makes it the root; raises KernelRefusal, OSError.
 
-    `spec` has `root` (an empty directory), `binds` ([source, target, read-only] each), `privileged` and
+    `spec` has `root` (an empty directory), `binds` ([source, target, read-only, exact] each), `privileged` and
     `read_only_root`.
     """
     root = spec["root"]
@@ -70,10 +72,10 @@ def build_root(spec: Spec) -> None:
     mount("sysfs", f"{root}/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY)
     build_devices(root)
     # In order of their targets, so that a mount inside another one is not hidden by it.
-    for source, target, read_only in sorted(spec["binds"], key=lambda item: str(item[1]).rstrip("/")):
+    for source, target, read_only, exact in sorted(spec["binds"], key=lambda item: str(item[1]).rstrip("/")):
         if not target.startswith("/") or "/../" in f"{target}/":
             raise KernelRefusal(f"mount path {target!r} must be absolute")
-        bind_inside(source, root, target, read_only=read_only)
+        bind_inside(source, root, target, read_only=read_only, exact=exact)
     if not spec["privileged"]:
         protect_proc(root)
     if spec["read_only_root"]:
@@ -98,12 +100,35 @@ def mount_programs(source: str, target: str) -> None:
         bind(source, target, read_only=True)
 
 
-def bind_inside(source: str, root: str, target: str, *, read_only: bool) -> None:
-    """Binds below `root`; a link in a volume must not lead the mount point out of it."""
+def bind_inside(source: str, root: str, target: str, *, read_only: bool, exact: bool = False) -> None:
+    """Binds below `root`; raises KernelRefusal, OSError.
+
+    Containers of the same pod may be writing to what is mounted already, so both ends are held open and looked at
+    before they are used: no link leads the mount point out of the root, and with `exact` none stands for the source.
+    """
     path = root + target.rstrip("/")
-    if os.path.realpath(path) != path and not os.path.realpath(path).startswith(f"{root}/"):
+    if not _below(os.path.realpath(path), root):
         raise KernelRefusal(f"mount path {target!r} leads out of the container")
-    bind(source, path, read_only=read_only)
+    make_mount_point(path, directory=os.path.isdir(source))
+    ends = [os.open(source, os.O_PATH | os.O_CLOEXEC)]
+    try:
+        ends.append(os.open(path, os.O_PATH | os.O_CLOEXEC))
+        held, place = (f"/proc/self/fd/{number}" for number in ends)
+        where = os.readlink(place)
+        if not _below(where, root):
+            raise KernelRefusal(f"mount path {target!r} leads out of the container")
+        if exact and os.readlink(held) != source:
+            raise KernelRefusal(f"what is to be mounted on {target!r} has been replaced")
+        bind_held(held, place)
+        if read_only:
+            make_read_only(where)
+    finally:
+        for number in ends:
+            os.close(number)
+
+
+def _below(path: str, root: str) -> bool:
+    return path == root or path.startswith(f"{root}/")
 
 
 def build_devices(root: str) -> None:

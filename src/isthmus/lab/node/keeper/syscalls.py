@@ -31,17 +31,28 @@ def mount(source: str, target: str, kind: str, flags: int, options: str = "") ->
 
 def bind(source: str, target: str, *, read_only: bool = False, recursive: bool = False) -> None:
     """Makes `source` (file or directory) appear at `target`, which is made if it is missing."""
-    if os.path.isdir(source):
-        os.makedirs(target, exist_ok=True)
-    elif not os.path.exists(target):
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        with open(target, "w"):
-            pass
+    make_mount_point(target, directory=os.path.isdir(source))
     flags = MS_BIND | (MS_REC if recursive else 0)
     done = _libc.mount(source.encode(), target.encode(), None, ctypes.c_ulong(flags), None)
     _check(done, f"mount of {source}")
     if read_only:
         make_read_only(target)
+
+
+def bind_held(source: str, target: str) -> None:
+    """Binds one path of an open descriptor to another."""
+    done = _libc.mount(source.encode(), target.encode(), None, ctypes.c_ulong(MS_BIND), None)
+    _check(done, f"mount of {os.readlink(source)}")
+
+
+def make_mount_point(target: str, *, directory: bool) -> None:
+    """Makes an empty directory or file to mount on, if nothing is there."""
+    if directory:
+        os.makedirs(target, exist_ok=True)
+    elif not os.path.exists(target):
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with open(target, "w"):
+            pass
 
 
 def make_read_only(target: str) -> None:

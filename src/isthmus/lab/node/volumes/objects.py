@@ -2,9 +2,9 @@
 
 The kubelet's watch strategy: one watch per object, with a field selector for its name, which is also all that a node is
 allowed to see. Invariants: an object that was deleted stays known as missing; whoever needs an object is told of each
-change; nothing is followed that no pod needs. Bounded by what the pods of one node can refer to. Rejected: reading
-anew every minute, which is cheaper with thousands of objects and slow to notice; watching whole namespaces, which a
-node may not.
+change; nothing is followed for long that no pod needs. Bounded by what the pods of one node can refer to. Rejected:
+reading anew every minute, which is cheaper with thousands of objects and slow to notice; watching whole namespaces,
+which a node may not.
 """
 
 import asyncio
@@ -23,6 +23,9 @@ from isthmus.kube.schema import KubeObject
 from isthmus.lab.node.environment.variables import CONFIG_MAP, SECRET, Data
 
 SECRETS = Resource("", "v1", "secrets", "Secret")
+
+LINGER = 30.0
+"""Seconds that a watch goes on after the last pod that needed it: the next one of its namespace often needs it too."""
 
 Key = tuple[str, str, str]
 """Kind, namespace, name."""
@@ -56,15 +59,21 @@ class Objects:
             entry = self._entries[key]
             entry.users.discard(uid)
             if not entry.users:
-                del self._entries[key]
-                if entry.task is not None:
-                    entry.task.cancel()
+                asyncio.get_running_loop().call_later(LINGER, self._drop, key)
         for key in keys:
             existing = self._entries.get(key)
             if existing is None:
                 existing = self._entries[key] = _Entry(users=set(), known=asyncio.Event())
                 existing.task = asyncio.create_task(self._follow(key, existing))
             existing.users.add(uid)
+
+    def _drop(self, key: Key) -> None:
+        """Ends a watch that nobody has come back to."""
+        entry = self._entries.get(key)
+        if entry is not None and not entry.users:
+            del self._entries[key]
+            if entry.task is not None:
+                entry.task.cancel()
 
     def is_known(self, uid: str) -> bool:
         """Tells whether all that the pod needs is known to exist or not to; `on_change` tells when that changes."""

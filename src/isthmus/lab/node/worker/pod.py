@@ -241,9 +241,15 @@ class PodWorker:
         if not state.gone:
             chosen = state.pod.metadata.deletionGracePeriodSeconds
             grace = float(state.pod.spec.terminationGracePeriodSeconds if chosen is None else chosen)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._stop_all(grace=grace))
-            await self._until_stopped()
+        # What has been ending already, with more time than this, gets no more than this.
+        limit = grace + SHORTEST_GRACE * (1 + len(state.pod.spec.initContainers))
+        last = asyncio.get_running_loop().call_later(limit, self._kill_all)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._stop_all(grace=grace))
+                await self._until_stopped()
+        finally:
+            last.cancel()
         await self._ground.release()
         if not state.gone:
             if state.records:
@@ -270,14 +276,17 @@ class PodWorker:
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)
 
+    def _kill_all(self) -> None:
+        for run in self.state.runs.values():
+            run.kill()
+
     async def _until_stopped(self) -> None:
         state = self.state
         while state.runs:
             state.wake.clear()
             if state.gone or state.pod.metadata.deletionGracePeriodSeconds == 0:
                 # The deletion was forced, perhaps in the meantime.
-                for run in state.runs.values():
-                    run.kill()
+                self._kill_all()
             # Each run's end wakes us; SIGKILL after the grace period makes sure that it comes.
             await state.wake.wait()
 
