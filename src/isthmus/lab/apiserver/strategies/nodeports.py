@@ -61,7 +61,9 @@ def allocate(spec: Json, used: set[int]) -> list[FieldError]:
     for port in ports:
         if port.get("nodePort") or spec.get("allocateLoadBalancerNodePorts") is False:
             continue
-        twins = [other["nodePort"] for other in ports if other.get("nodePort") and other["port"] == port["port"]]
+        twins = [
+            other["nodePort"] for other in ports if other.get("nodePort") and other.get("port") == port.get("port")
+        ]
         port["nodePort"] = twins[0] if twins else _next(taken, "a nodePort")
         taken.add(port["nodePort"])
     if health_needed(spec):

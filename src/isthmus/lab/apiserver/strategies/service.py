@@ -180,7 +180,8 @@ class ServiceHooks(Hooks):
         networks: dict[str, Network] = {f"IPv{found.version}": found for found in self.settings.service_networks}
         if was is not None and was.get("type") == "ExternalName":
             was = None
-        found = families.settle(spec, was, networks)
+        # Once more, for services whose rules are not checked: addresses that are none cannot be given.
+        found = families.check(spec) or families.settle(spec, was, networks)
         if found:
             return found
         others = self._others(value, transaction)
