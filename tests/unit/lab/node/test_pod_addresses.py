@@ -36,3 +36,8 @@ def test_no_address_is_ever_held_twice(steps: list[bool]) -> None:
             held.append(ip)
         elif held:
             pool.give_back(held.pop(0))
+
+
+def test_a_large_network_is_no_long_search() -> None:
+    pool = AddressPool("fd00:10:1::/64", taken={"fd00:10:1::2"})
+    assert [pool.take(), pool.take()] == ["fd00:10:1::3", "fd00:10:1::4"]

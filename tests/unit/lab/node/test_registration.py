@@ -35,3 +35,13 @@ def test_a_control_plane_is_marked_and_keeps_ordinary_pods_away() -> None:
     )
     assert control["metadata"]["labels"]["node-role.kubernetes.io/control-plane"] == ""
     assert control["spec"]["taints"] == [{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}]
+
+
+def test_a_node_of_two_families_says_so_everywhere() -> None:
+    facts = NodeFacts(
+        name="a", address="172.30.1.2", address6="fd00::2", pod_cidr="10.1.1.0/24", pod_cidr6="fd01::/64",
+        control_plane=False, tainted=False,
+    )  # fmt: skip
+    assert node_object(facts)["spec"]["podCIDRs"] == ["10.1.1.0/24", "fd01::/64"]
+    addresses = [entry["address"] for entry in node_status(facts, now=NOW, known=[])["addresses"]]
+    assert addresses == ["172.30.1.2", "fd00::2", "a"]
