@@ -24,6 +24,7 @@ from isthmus.lab.controllers.namespaces.tokens import TokenSecrets
 from isthmus.lab.controllers.nodes.eviction import PodCollection, TaintEviction
 from isthmus.lab.controllers.nodes.lifecycle import GRACE, NodeLifecycle
 from isthmus.lab.controllers.scheduling.scheduler import Scheduler
+from isthmus.lab.controllers.workloads.budgets import Budgets
 from isthmus.lab.controllers.workloads.jobs import Jobs
 from isthmus.lab.controllers.workloads.revisioned import DaemonSets, StatefulSets
 from isthmus.lab.controllers.workloads.sets import Deployments, ReplicaSets
@@ -63,14 +64,15 @@ async def _serve(access: Access, *, root_ca: str, grace: float) -> None:
         world = World(client)
         loops = controllers(world, root_ca=root_ca, grace=grace)
         tokens = TokenSecrets(world, root_ca=root_ca)
+        budgets = Budgets(world)
         _log.info("controllers started")
         settle_memory()
         async with asyncio.TaskGroup() as group:
-            for store in (*world.stores, tokens.secrets):
+            for store in (*world.stores, tokens.secrets, budgets.budgets):
                 group.create_task(store.serve())
             for recorder in world.recorders:
                 group.create_task(recorder.serve())
-            for serve in (*loops, tokens.serve):
+            for serve in (*loops, tokens.serve, budgets.serve):
                 group.create_task(_run(serve))
 
 

@@ -103,8 +103,7 @@ class Monitors:
             task = self._tasks.pop(resource)
             self._loaded.pop(resource, None)
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await asyncio.wait((task,))
             self._look(self._graph.replace(resource, ()))
 
     async def _monitor(self, resource: Resource) -> None:
