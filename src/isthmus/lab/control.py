@@ -19,7 +19,7 @@ from isthmus.lab.plan import ClusterPlan
 MAX_MESSAGE = 160 * 1024
 """Bytes; below Linux's default socket buffer (net.core.wmem_default, 208 KiB), which bounds a packet."""
 
-_TIMEOUT = 30.0
+_TIMEOUT = 60.0
 """Seconds; the slowest answer is the delete of a cluster with many nodes."""
 
 

@@ -102,7 +102,7 @@ def create(
     with errors():
         kind = KindCluster() if config is None else read_cluster(config)
         for notice in kind.notices:
-            tick(f"{config}: {notice}", False)
+            tick(f"{'standard input' if str(config) == '-' else config}: {notice}", False)
         chosen = name or argument or kind.name
         if not chosen:
             raise click.UsageError("name the cluster: isthmus lab create NAME")

@@ -120,14 +120,13 @@ def _change(state: StateDir, kind: str, names: Sequence[str], *, starting: bool,
 
 
 def _await(state: StateDir, connection: "Connection", chosen: "Sequence[Target]", *, since: datetime) -> None:
-    from isthmus.lab import kubeconfig
     from isthmus.lab.control import Describe
-    from isthmus.lab.life.api import Api
+    from isthmus.lab.life.api import admin_api
     from isthmus.lab.life.readiness import NotReadyError, Waiting
 
     plans = {cluster.plan.name: cluster.plan for cluster in connection.ask(Describe()).clusters}
     for target in chosen:
-        api = Api(kubeconfig.load(state.cluster(target.cluster).kubeconfig("admin")))
+        api = admin_api(state.cluster(target.cluster).kubeconfig("admin"))
         deadline = time.monotonic() + _READY_LIMIT
         waiting = Waiting(state, plans[target.cluster], connection=connection, api=api, deadline=deadline, since=since)
         try:

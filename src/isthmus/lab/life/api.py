@@ -12,10 +12,11 @@ import os
 import ssl
 import tempfile
 import threading
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from isthmus.lab.kubeconfig import Config
+from isthmus.lab.kubeconfig import Config, KubeconfigError, load
 
 _TIMEOUT = 10.0
 """Seconds for one answer."""
@@ -31,6 +32,14 @@ class ApiError(ValueError):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+def admin_api(path: Path, *, patience: float = _TIMEOUT) -> "Api":
+    """Returns a client with the credentials of a kubeconfig; raises KubeconfigError, also for what is none of ours."""
+    try:
+        return Api(load(path), patience=patience)
+    except (LookupError, TypeError, AttributeError, ValueError, OSError) as error:
+        raise KubeconfigError(f"{path} does not hold the credentials of a cluster: {error!r}") from error
 
 
 class Api:

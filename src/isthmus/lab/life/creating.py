@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from isthmus.lab.control import Connection, Delete, Describe
+from isthmus.lab.control import Connection, Delete, Describe, Halt
 from isthmus.lab.launch import check_programs, connect, start_supervisor, wait_until_gone
 from isthmus.lab.life.listening import listen
 from isthmus.lab.life.notes import Note, complete, noted, read_note, write_note
@@ -105,12 +105,17 @@ def delete_clusters(state: StateDir, names: Sequence[str] | None, *, tell: Tell)
         chosen = known if names is None else list(names)
         _check_known(chosen, known)
         for name in chosen:
-            forget_merged([notes[name]] if name in notes else [])
+            if name in notes:
+                forget_merged([notes[name]])
+                _doom(state, notes[name])
             if connection is not None and name in alive:
                 connection.ask(Delete(name))
             else:
                 shutil.rmtree(state.cluster(name).root, ignore_errors=True)
             tell(f'Deleted cluster "{name}"')
+        if connection is not None and not alive:
+            # A supervisor that never had a cluster would wait for one.
+            connection.ask(Halt())
     left = [name for name in known if name not in chosen]
     if connection is not None and not set(alive) - set(chosen):
         wait_until_gone(state)
@@ -168,6 +173,12 @@ def _write_files(state: StateDir, note: Note, *, images_file: Path | None) -> No
         where = error.filename or place.root
         raise CreationError(f"cannot write {where}: {error.strerror or error}") from error
     return note
+
+
+def _doom(state: StateDir, note: Note) -> None:
+    """Says in a cluster's directory that it is not to be brought back, should deleting it be cut short."""
+    with contextlib.suppress(OSError):
+        write_note(state, msgspec.structs.replace(note, complete=False))
 
 
 def _remove_incomplete(state: StateDir, plans: Iterable[ClusterPlan]) -> None:

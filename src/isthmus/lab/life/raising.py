@@ -16,12 +16,11 @@ from typing import Protocol
 
 import msgspec
 
-from isthmus.lab import kubeconfig
 from isthmus.lab.addons.applying import AddonError, apply_crds, apply_objects
 from isthmus.lab.addons.manifests import Manifest, ManifestError, crds, dns
 from isthmus.lab.control import Commit, Connection, Create, Describe, Start, UnitSpec
 from isthmus.lab.images.rootfs import Rootfs
-from isthmus.lab.life.api import TROUBLE, Api
+from isthmus.lab.life.api import TROUBLE, admin_api
 from isthmus.lab.life.listening import Listener
 from isthmus.lab.life.notes import Note, write_note
 from isthmus.lab.life.readiness import NotReadyError, Waiting
@@ -108,7 +107,7 @@ class _Raising:
         self._connection = connection
         self._tell = tell
         self._patience = patience
-        self._api = Api(kubeconfig.load(state.cluster(note.plan.name).kubeconfig("admin")))
+        self._api = admin_api(state.cluster(note.plan.name).kubeconfig("admin"))
         self._deadline = time.monotonic() + patience.limit
         self._waiting = Waiting(
             state,

@@ -5,11 +5,10 @@ Invariant: a cluster is well only if everything in it that should run does: API 
 
 import msgspec
 
-from isthmus.lab import kubeconfig
 from isthmus.lab.control import ClusterState, Connection, Describe
 from isthmus.lab.inspection import processes, whole_memory
 from isthmus.lab.launch import connect
-from isthmus.lab.life.api import Api
+from isthmus.lab.life.api import Api, admin_api
 from isthmus.lab.life.notes import Note, complete, noted
 from isthmus.lab.life.readiness import asked, missing_agents, missing_nodes
 from isthmus.lab.plan import Mode
@@ -75,7 +74,7 @@ def lab_health(state: StateDir) -> LabHealth:
 
 def _health(state: StateDir, cluster: ClusterState, connection: Connection, *, memory: int) -> ClusterHealth:
     plan = cluster.plan
-    api = Api(kubeconfig.load(state.cluster(plan.name).kubeconfig("admin")), patience=3.0)
+    api = admin_api(state.cluster(plan.name).kubeconfig("admin"), patience=3.0)
     names = [node.name for node in plan.nodes]
     server = asked(lambda: _missing_api(api)).removeprefix("API server: ")
     nodes = "not known" if server else asked(lambda: missing_nodes(api, names))

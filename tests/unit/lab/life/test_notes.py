@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from isthmus.lab.kubeconfig import KubeconfigError
+from isthmus.lab.life.api import admin_api
 from isthmus.lab.life.creating import Wishes, create_clusters, delete_clusters
 from isthmus.lab.life.notes import Note, complete, noted, read_note, write_note
 from isthmus.lab.life.raising import CreationError, Patience
@@ -63,3 +65,11 @@ def test_an_empty_lab_has_nothing_to_start(tmp_path: Path) -> None:
     state.prepare()
     assert start_lab(state, patience=Patience(), tell=tell) == ([], [])
     assert delete_clusters(state, None, tell=tell) == []
+
+
+def test_a_kubeconfig_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "admin.conf"
+    for text in ("", "clusters: [{}]\nusers: [{}]\n", "clusters: [{cluster: {server: x}}]\nusers: [{user: 1}]\n"):
+        path.write_text(text)
+        with pytest.raises(KubeconfigError, match="does not hold the credentials of a cluster"):
+            admin_api(path)
