@@ -1,4 +1,4 @@
-"""What a Deployment's status says: counts, and how its rollout goes (KEP-less, but `kubectl rollout status` reads it).
+"""What a Deployment's status says: counts, and how its rollout goes, in the words that `kubectl rollout status` reads.
 
 Timestamps change only when something does; otherwise a status would be written for every look.
 """
