@@ -52,7 +52,7 @@ class Program:
         """Returns the plain value of the expression; raises CelError."""
         try:
             value = self._expression.eval(data=data)
-        except (RuntimeError, TypeError, ValueError) as failure:
+        except (RuntimeError, TypeError, ValueError, OverflowError) as failure:
             raise CelError(_told(failure)) from failure
         if value.type() == self._failed:
             raise CelError(_told(value.value()))

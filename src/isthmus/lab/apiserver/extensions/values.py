@@ -164,7 +164,7 @@ class _Check:
 
     def number(self, value: float, schema: Json, path: str) -> None:
         factor = schema.get("multipleOf")
-        if factor and abs(value / factor - round(value / factor)) > 1e-9:
+        if factor and not _is_multiple(value, factor):
             self.body(path, value, f"should be a multiple of {factor}")
         top, bottom = schema.get("maximum"), schema.get("minimum")
         if top is not None:
@@ -213,6 +213,15 @@ class _Check:
         for name in schema.get("required", ()):
             if name not in value:
                 self.bad(errors.required(f"{path}.{name}" if path else name))
+
+
+def _is_multiple(value: float, factor: float) -> bool:
+    if isinstance(value, int) and isinstance(factor, int):
+        return value % factor == 0
+    try:
+        return abs(value / factor - round(value / factor)) <= 1e-9
+    except (OverflowError, ValueError):
+        return False
 
 
 def _wrong_type(path: str, value: Any, wanted: str) -> FieldError:

@@ -292,3 +292,32 @@ async def test_metadata_of_custom_objects_can_be_listed_and_watched(api: Api) ->
     assert (code, len((await api.get(WIDGETS))["items"])) == (200, 1)
     code, _ = await api.send("DELETE", WIDGETS)
     assert (code, (await api.get(WIDGETS))["items"]) == (200, [])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "1" + "0" * 40,
+        "-9223372036854775809",
+        "1e308",
+        "-0.0",
+        "1e-400",
+        '"\\u0000"',
+        '"' + "x" * 100_000 + '"',
+        "[" * 60 + "]" * 60,
+        '{"": {"a.b/c": null, "\\ud83d\\ude00": 1}}',
+    ],
+    ids=["huge", "below-int64", "large", "minus-zero", "tiny", "nul", "long", "deep", "names"],
+)
+async def test_no_value_breaks_validation_rules_or_tables(api: Api, value: str) -> None:
+    made = version(additionalPrinterColumns=[{"name": "V", "type": "integer", "jsonPath": ".spec.v"}])
+    spec = made["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    spec["properties"]["v"] = {"x-kubernetes-preserve-unknown-fields": True, "multipleOf": 3}
+    spec["x-kubernetes-validations"] = [{"rule": "!has(self.v) || type(self.v) != int || self.v + 1 > self.v"}]
+    await api.create(DEFINITIONS, definition(made))
+    body = f'{{"apiVersion":"example.com/v1","kind":"Widget","metadata":{{"name":"a"}},"spec":{{"v":{value}}}}}'
+    code, answer = await api.send("POST", WIDGETS, body.encode())
+    assert code in (201, 400, 422), answer
+    for accept in ("application/json", "application/json;as=Table;v=v1;g=meta.k8s.io", "application/yaml"):
+        code, answer = await api.send("GET", WIDGETS, Accept=accept)
+        assert code == 200, answer
