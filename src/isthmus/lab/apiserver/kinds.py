@@ -418,7 +418,7 @@ class Registry:
     """The served resources, by path. CustomResourceDefinitions add and remove rows at run time."""
 
     def __init__(self, resources: tuple[Resource, ...] = RESOURCES) -> None:
-        self._fixed = {resource.group for resource in resources}
+        self._fixed = {"apiextensions.k8s.io", *(resource.group for resource in resources)}
         self._resources = {(resource.group, resource.version, resource.plural): resource for resource in resources}
 
     def find(self, *, group: str, version: str, plural: str) -> Resource | None:
