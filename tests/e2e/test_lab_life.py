@@ -202,6 +202,47 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, size: str) -> No
     assert "Traceback" not in done.stderr
 
 
+KIND_FILE = """
+kind: Cluster
+apiVersion: kind.x-k8s.io/v1alpha4
+name: both
+networking:
+  ipFamily: dual
+  podSubnet: 10.9.0.0/16,fd00:9::/56
+  disableDefaultCNI: true
+nodes:
+- role: control-plane
+- role: worker
+  image: kindest/node:v1.33.0
+  labels:
+    tier: front
+"""
+
+
+def test_a_kind_file_makes_a_cluster_of_both_families_with_labels(shared: Lab, tmp_path: Path) -> None:
+    file = tmp_path / "kind.yaml"
+    file.write_text(KIND_FILE)
+    words = ["lab", "create", "--config", str(file), "--context-prefix", "kind-", "--policy", "none"]
+    done = shared.isthmus(*words)
+    try:
+        assert f"! {file}: nodes[1].image ignored" in done.stderr
+        ask = ["kubectl", "--context", "kind-both", "get", "nodes", "-l", "tier=front", "-o"]
+        path = "jsonpath={.items[0].metadata.name} {.items[0].spec.podCIDRs}"
+        found = subprocess.run([*ask, path], env=shared.environ, capture_output=True, text=True, check=True).stdout
+        assert found == 'both-worker ["10.9.1.0/24","fd00:9:0:1::/64"]'
+        number = next(
+            row["id"] for row in json.loads(shared.isthmus("lab", "list", "-o", "json").stdout) if row["name"] == "both"
+        )
+        inside = ["lab", "exec", "both", "worker", "--"]
+        shared.isthmus(*inside, "busybox", "ping", "-6", "-c", "1", "-W", "2", f"fd00:172:30::{number}:1")
+        routes = shared.isthmus(*inside, "ip", "-6", "route").stdout
+        assert f"fd00:9::/64 via fd00:172:30::{number}:1 dev eth0" in routes
+        assert f"fd00:172:20:{number}::/112 dev eth0" in routes
+        assert f"172.20.{number}.0/24 dev eth0" in shared.isthmus(*inside, "ip", "route").stdout
+    finally:
+        shared.isthmus("lab", "delete", "both")
+
+
 def test_a_creator_that_is_killed_leaves_no_half_made_cluster(shared: Lab) -> None:
     words = [sys.executable, "-m", "isthmus", "lab", "create", "half", "--policy", "none"]
     process = subprocess.Popen(words, env=shared.environ, stderr=subprocess.PIPE, text=True)
