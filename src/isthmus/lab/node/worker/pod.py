@@ -22,6 +22,7 @@ from isthmus.lab.node.containers.output import Output
 from isthmus.lab.node.containers.paths import PodDir
 from isthmus.lab.node.containers.run import adopt, still_there
 from isthmus.lab.node.network import sandbox
+from isthmus.lab.node.pods.conditions import OURS
 from isthmus.lab.node.pods.lifecycle import is_over, next_step
 from isthmus.lab.node.pods.record import Waiting
 from isthmus.lab.node.pods.spec import Pod
@@ -62,8 +63,11 @@ class PodWorker:
 
     def update(self, pod: Pod) -> None:
         """Takes a newer version of the API object."""
+        before, now = self.state.pod.metadata, pod.metadata
+        if (before.labels, before.annotations) != (now.labels, now.annotations):
+            # All that a volume can show of a pod's object and that can change; our own status comes by here often.
+            self._stale = True
         self.state.pod = pod
-        self._stale = True
         if any(condition.get("reason") == NODE_NOT_READY for condition in pod.status.conditions):
             # The node controller thought this node lost.
             self._publisher.refresh()
@@ -334,8 +338,6 @@ class PodWorker:
 
     def _known_conditions(self) -> tuple[dict[str, Any], ...]:
         """Ours as last written, others' as last read."""
-        from isthmus.lab.node.pods.conditions import OURS
-
         ours = {condition["type"]: condition for condition in self._conditions if condition["type"] in OURS}
         theirs = {condition.get("type", ""): condition for condition in self.state.pod.status.conditions}
         return tuple({**theirs, **ours}.values())
