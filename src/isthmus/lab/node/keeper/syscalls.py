@@ -12,7 +12,7 @@ MNT_DETACH = 2
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = (
     0x00020000, 0x04000000, 0x08000000, 0x20000000, 0x40000000,
 )  # fmt: skip
-PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER = 4, 24, 36
+PR_SET_DUMPABLE, PR_CAPBSET_DROP = 4, 24
 PR_SET_NO_NEW_PRIVS = 38
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "s390x": 217, "ppc64le": 203}
 
@@ -29,11 +29,10 @@ def mount(source: str, target: str, kind: str, flags: int, options: str = "") ->
     _check(done, f"mount of {kind} on {target}")
 
 
-def bind(source: str, target: str, *, read_only: bool = False, recursive: bool = False) -> None:
+def bind(source: str, target: str, *, read_only: bool = False) -> None:
     """Makes `source` (file or directory) appear at `target`, which is made if it is missing."""
     make_mount_point(target, directory=os.path.isdir(source))
-    flags = MS_BIND | (MS_REC if recursive else 0)
-    done = _libc.mount(source.encode(), target.encode(), None, ctypes.c_ulong(flags), None)
+    done = _libc.mount(source.encode(), target.encode(), None, ctypes.c_ulong(MS_BIND), None)
     _check(done, f"mount of {source}")
     if read_only:
         make_read_only(target)
