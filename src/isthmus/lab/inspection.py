@@ -64,6 +64,8 @@ def run_in_node(connection: Connection, state: StateDir, *, cluster: str, node: 
     chosen = node if node in names else f"{cluster}-{node}"
     if chosen not in names:
         raise InspectionError(f'no node "{node}" in cluster "{cluster}"; there are: {", ".join(names)}')
+    if any(chosen in running.stopped_nodes for running in connection.ask(Describe()).clusters):
+        raise InspectionError(f'node "{chosen}" is stopped; start it with: isthmus lab start node {chosen}')
     words, environment = command_in_node(connection, state.cluster(cluster), node=chosen, argv=argv)
     try:
         return subprocess.run(words, env=environment, check=False).returncode

@@ -1,14 +1,13 @@
 """`isthmus lab stop`, `start`, `partition`, `heal`: the whole lab, or faults in it."""
 
-import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
 
-from isthmus.cli.lab.talking import all_names, changing, errors, tick
+from isthmus.cli.lab.talking import all_names, changing, connected, tick
 from isthmus.lab.statedir import StateDir
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def partition(state: StateDir, one: str, other: str) -> None:
     """Drop every packet between two clusters or nodes, until `lab heal`."""
     from isthmus.lab.control import Partition
 
-    with _connected(state) as connection:
+    with connected(state) as connection:
         connection.ask(Partition(one, other))
     tick(f"{one} and {other} do not hear each other; undo it with: isthmus lab heal {one} {other}")
 
@@ -88,7 +87,7 @@ def heal(state: StateDir, names: tuple[str, ...]) -> None:
 
     if len(names) not in (0, 2):
         raise click.UsageError("name both ends of a partition, or none to heal all")
-    with _connected(state) as connection:
+    with connected(state) as connection:
         before = connection.ask(Describe()).partitions
         after = connection.ask(Heal(*names)).partitions
     for one, other in sorted(set(before) - set(after)):
@@ -101,7 +100,7 @@ def _change(state: StateDir, kind: str, names: Sequence[str], *, starting: bool,
     from isthmus.lab.control import Describe
     from isthmus.lab.faults import targets
 
-    with _connected(state) as connection:
+    with connected(state) as connection:
         begun = datetime.now(UTC)
         clusters = connection.ask(Describe()).clusters
         changed = []
@@ -133,21 +132,6 @@ def _await(state: StateDir, connection: "Connection", chosen: "Sequence[Target]"
             target.wait(waiting)
         except NotReadyError as error:
             raise click.ClickException(f"{target.title} was started and is not well: {error}") from error
-
-
-@contextlib.contextmanager
-def _connected(state: StateDir) -> Iterator["Connection"]:
-    from isthmus.lab.launch import connect
-    from isthmus.lab.life.notes import complete, noted
-
-    with errors():
-        connection = connect(state)
-        if connection is None:
-            if complete(noted(state)):
-                raise click.ClickException("the lab is stopped; start it with: isthmus lab start")
-            raise click.ClickException("no lab is running; create a cluster with: isthmus lab create NAME")
-        with connection:
-            yield connection
 
 
 COMMANDS = {"stop": stop, "start": start, "partition": partition, "heal": heal}

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from isthmus.cli.lab.talking import cluster_names, errors, node_names, print_table
+from isthmus.cli.lab.talking import cluster_names, connected, errors, node_names, print_table
 from isthmus.lab.statedir import StateDir
 
 _output = click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table")
@@ -137,14 +137,9 @@ def logs(state: StateDir, cluster: str | None, component: str | None, *, follow:
 def exec_(state: StateDir, cluster: str, node: str, argv: tuple[str, ...]) -> None:
     """Run a program of this machine on NODE of CLUSTER: isthmus lab exec a a-worker -- nft list table inet isthmus."""
     from isthmus.lab.inspection import run_in_node
-    from isthmus.lab.launch import connect
 
-    with errors():
-        connection = connect(state)
-        if connection is None:
-            raise click.ClickException("no lab is running")
-        with connection:
-            code = run_in_node(connection, state, cluster=cluster, node=node, argv=argv)
+    with connected(state) as connection:
+        code = run_in_node(connection, state, cluster=cluster, node=node, argv=argv)
     sys.exit(code if code >= 0 else 128 - code)
 
 

@@ -2,11 +2,15 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import CompletionItem
 
 from isthmus.lab.statedir import StateDir, StateError, default_root
+
+if TYPE_CHECKING:
+    from isthmus.lab.control import Connection
 
 
 @contextlib.contextmanager
@@ -51,6 +55,22 @@ def changing(state: StateDir) -> Iterator[None]:
         state.prepare()
         with state.lock(on_wait=lambda: click.echo("Waiting for another command on this lab ...", err=True)):
             yield
+
+
+@contextlib.contextmanager
+def connected(state: StateDir) -> Iterator["Connection"]:
+    """Yields a connection to the running lab, or says that there is none, or that it is stopped."""
+    from isthmus.lab.launch import connect
+    from isthmus.lab.life.notes import complete, noted
+
+    with errors():
+        connection = connect(state)
+        if connection is None:
+            if complete(noted(state)):
+                raise click.ClickException("the lab is stopped; start it with: isthmus lab start")
+            raise click.ClickException("no lab is running; create a cluster with: isthmus lab create NAME")
+        with connection:
+            yield connection
 
 
 def tick(text: str, good: bool = True, /) -> None:

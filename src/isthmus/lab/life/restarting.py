@@ -11,7 +11,7 @@ import shutil
 from isthmus.lab.control import Halt
 from isthmus.lab.launch import check_programs, connect, start_supervisor, wait_until_gone
 from isthmus.lab.life.creating import programs, running
-from isthmus.lab.life.listening import listen
+from isthmus.lab.life.listening import Listener, ListenError, listen
 from isthmus.lab.life.notes import Note, complete, noted
 from isthmus.lab.life.raising import Patience, Tell, bring_up
 from isthmus.lab.statedir import StateDir
@@ -48,16 +48,18 @@ def start_lab(state: StateDir, *, patience: Patience, tell: Tell) -> tuple[list[
         state.prepare()
         for note in notes:
             check_programs(programs(note.plan))
-        listeners = [
-            stack.enter_context(
-                listen(note.api_host, note.api_port, origin=f'cluster "{note.plan.name}" had API server port')
-            )
-            for note in notes
-        ]
+        listeners = [stack.enter_context(_listen_again(note)) for note in notes]
         if connection is None:
             start_supervisor(state)
         bring_up(state, notes, listeners=listeners, patience=patience, keep=True, tell=tell)
     return [note.plan.name for note in notes], alive
+
+
+def _listen_again(note: Note) -> Listener:
+    try:
+        return listen(note.api_host, note.api_port, origin=f'cluster "{note.plan.name}" had API server port')
+    except ListenError as error:
+        raise ListenError(f"{error}; free that port, because the cluster's kubeconfigs name it") from error
 
 
 def _sweep_incomplete(state: StateDir, notes: list[Note], tell: Tell) -> None:
