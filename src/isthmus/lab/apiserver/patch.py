@@ -62,7 +62,6 @@ def _perform(document: Any, operation: Json) -> Any:
         case "remove":
             return _remove(document, path)
         case "replace":
-            _read(document, path)
             return _put(document, path, _value(operation))
         case "move":
             source = _tokens(operation, "from")
@@ -128,8 +127,10 @@ def _put(document: Any, path: list[str], value: Any) -> Any:
     holder = _read(document, path[:-1])
     if isinstance(holder, list):
         holder[_index(holder, path[-1], size=len(holder))] = value
+    elif isinstance(holder, dict):
+        holder[path[-1]] = value  # even if it was not there: RFC 6902 forbids that, the real server does not
     else:
-        holder[path[-1]] = value
+        raise _misfit(f"path {'/' + '/'.join(path)} does not exist")
     return document
 
 

@@ -157,7 +157,10 @@ def parse_fields(text: str, *, known: tuple[str, ...]) -> tuple[tuple[str, str, 
             raise errors.bad_request(f"invalid selector: {text!r}; can't understand {term!r}")
         path = path.strip()
         if path not in ("metadata.name", "metadata.namespace", *known):
-            raise errors.bad_request(f'field label not supported: "{path}"')
+            if known:
+                raise errors.bad_request(f"field label not supported: {path}")
+            text = 'is not a known field selector: only "metadata.name", "metadata.namespace"'
+            raise errors.bad_request(f'"{path}" {text}')
         found.append((path, _unescape(value), sign != "!="))
     return tuple(found)
 

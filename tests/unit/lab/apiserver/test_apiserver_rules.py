@@ -116,7 +116,7 @@ async def test_pods_are_refused_with_all_their_faults(api: Api, spec: dict[str, 
         ({"name": "p", "finalizers": ["nope"]}, "metadata.finalizers[0]"),
         (
             {"name": "p", "ownerReferences": [{"kind": "x", "name": "x", "uid": "x"}]},
-            "metadata.ownerReferences[0].apiVersion",
+            "metadata.ownerReferences.apiVersion",
         ),
     ],
 )

@@ -124,11 +124,11 @@ def metadata(value: Json) -> list[FieldError]:
             text = "name is neither a standard finalizer name nor is it fully qualified"
             found.append(errors.invalid(path, finalizer, text))
     controllers: list[Json] = []
-    for index, owner in enumerate(value.get("ownerReferences", ())):
-        path = f"metadata.ownerReferences[{index}]"
+    for owner in value.get("ownerReferences", ()):
+        path = "metadata.ownerReferences"  # without the index, as the real server tells it
         for name in ("apiVersion", "kind", "name", "uid"):
             if not owner.get(name):
-                text = "version must not be empty" if name == "apiVersion" else "must not be empty"
+                text = f"{'version' if name == 'apiVersion' else name} must not be empty"
                 found.append(errors.invalid(f"{path}.{name}", owner.get(name, ""), text))
         if (owner.get("apiVersion"), owner.get("kind")) == ("v1", "Event"):
             found.append(errors.invalid(path, owner, "/v1, Kind=Event is disallowed from being an owner"))
