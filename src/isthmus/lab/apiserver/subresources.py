@@ -75,7 +75,8 @@ def read_scale(call: Call, stored: Stored) -> Json:
 def _scale(metadata: Json, spec: Json, status: Json) -> Json:
     names = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
     kept = {name: metadata[name] for name in names if name in metadata}
-    return {"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": kept, "spec": {name: item for name, item in spec.items() if item},  # no zero, as Go leaves it out "status": status}
+    wanted = {name: item for name, item in spec.items() if item}  # no zero: Go leaves it out
+    return {"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": kept, "spec": wanted, "status": status}
 
 
 def _count(value: Json, path: str) -> int:

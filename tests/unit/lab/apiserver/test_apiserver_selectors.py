@@ -56,6 +56,8 @@ def test_field_selectors_know_only_the_paths_of_the_kind() -> None:
     )
     assert terms == (("metadata.name", "a", True), ("spec.nodeName", "b,c", False), ("status.phase", "d", True))
     with pytest.raises(ApiError, match=r"field label not supported: spec\.x"):
+        parse_fields("spec.x=1", known=("spec.y",))
+    with pytest.raises(ApiError, match=r'"spec\.x" is not a known field selector: only "metadata\.name"'):
         parse_fields("spec.x=1", known=())
     with pytest.raises(ApiError, match="can't understand"):
         parse_fields("spec.x", known=("spec.x",))
