@@ -1,8 +1,13 @@
 """The Cluster Mesh lab, typed as it is written: two clusters from kind's files, and the same application on both."""
 
+import contextlib
+import io
 import json
+import os
+import pty
 import re
 import subprocess
+import threading
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -16,6 +21,7 @@ pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(300)]
 EXAMPLES = Path(__file__).parents[2] / "examples" / "cluster-mesh-lab"
 KOORNACHT = """{"Cluster": "Koornacht", "Planet": "N'Zoth"}"""
 TION = """{"Cluster": "Tion", "Planet": "Foran Tutha"}"""
+PATIENCE = 90.0  # seconds until a command that hangs is ended
 ASK = "kubectl exec -ti deployments/x-wing -- /bin/sh -c 'for i in $(seq 1 10); do curl rebel-base; done'"
 
 
@@ -30,14 +36,22 @@ class Tab:
 
     def type(self, line: str, *, code: int = 0) -> str:
         """Types a line at a real terminal, and returns what is then on the screen."""
-        done = subprocess.run(
-            ["script", "-qec", line, "/dev/null"],
-            cwd=EXAMPLES, env=self._environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90,
-            check=False,
-        )  # fmt: skip
-        screen = done.stdout.replace("\r\n", "\n")
-        assert done.returncode == code, f"{line}\nexit code {done.returncode}\n{screen}{done.stderr}"
-        return screen
+        ours, theirs = pty.openpty()
+        with open(ours, "rb", buffering=0) as screen:
+            words = ["/bin/sh", "-c", line]
+            process = subprocess.Popen(
+                words, cwd=EXAMPLES, env=self._environ, stdin=theirs, stdout=theirs, stderr=theirs, process_group=0
+            )
+            os.close(theirs)
+            timer = threading.Timer(PATIENCE, process.kill)
+            timer.start()
+            try:
+                shown = b"".join(_lines_of(screen)).decode().replace("\r\n", "\n")
+                ended = process.wait()
+            finally:
+                timer.cancel()
+        assert ended == code, f"{line}\nexit code {ended}\n{shown}"
+        return shown
 
     def table(self, line: str) -> list[dict[str, str]]:
         """Types a line and returns the table that it shows, by the names of its columns."""
@@ -48,6 +62,12 @@ class Tab:
         return [
             {name: row[start:end].strip() for name, start, end in zip(names, starts, ends, strict=True)} for row in rows
         ]
+
+
+def _lines_of(screen: io.RawIOBase) -> Iterator[bytes]:
+    with contextlib.suppress(OSError):  # EIO: the last one who could write to this terminal is gone
+        while piece := screen.read(65536):
+            yield piece
 
 
 class Tabs:
@@ -131,8 +151,9 @@ def test_each_service_answers_with_its_own_cluster(applied: Tabs) -> None:
 
 def test_a_changed_config_map_reaches_the_running_pods(applied: Tabs) -> None:
     change = """kubectl patch configmap rebel-base-response -p '{"data":{"message":"moved\\n"}}'"""
-    waits = ASK.replace("$(seq 1 10)", "$(seq 1 300)").replace("curl rebel-base;", "curl -s rebel-base; sleep .2;")
-    until = waits.replace("done", "done | grep -m 1 moved")
+    until = (
+        "kubectl exec -ti deployments/x-wing -- /bin/sh -c 'until curl -s rebel-base | grep moved; do sleep .1; done'"
+    )
     try:
         applied.tion.type(change)
         assert applied.tion.type(until) == "moved\n"
