@@ -311,6 +311,7 @@ RESOURCES: tuple[Resource, ...] = (
         "io.k8s.api.scheduling.v1",
         namespaced=False,
         short_names=("pc",),
+        generation=True,
     ),
     Resource("rbac.authorization.k8s.io", "v1", "roles", "Role", _RBAC),
     Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding", _RBAC),

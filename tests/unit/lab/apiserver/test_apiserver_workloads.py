@@ -43,12 +43,17 @@ async def test_a_stateful_set_gets_what_it_left_out(api: Api) -> None:
 
 
 async def test_a_daemon_set_gets_what_it_left_out(api: Api) -> None:
-    spec = (await api.create(f"{APPS}/daemonsets", workload()))["spec"]
+    made = await api.create(f"{APPS}/daemonsets", workload())
+    spec, count = made["spec"], "deprecated.daemonset.template.generation"
+    assert made["metadata"]["annotations"][count] == "1"
+    change = {"template": {"metadata": {"annotations": {"a": "b"}}}}
+    code, found = await api.patch(f"{APPS}/daemonsets/w", {"spec": change, "metadata": {"annotations": None}})
+    assert (code, found["metadata"]["annotations"][count]) == (200, "2")
     assert spec["updateStrategy"]["rollingUpdate"] == {"maxUnavailable": 1, "maxSurge": 0}
     path = f"{APPS}/daemonsets/w/status"
     status = {"currentNumberScheduled": 1, "numberMisscheduled": 0, "desiredNumberScheduled": 1, "numberReady": 1}
     code, found = await api.patch(path, {"status": {**status, "observedGeneration": 1}})
-    assert (code, found["metadata"]["generation"], found["status"]["numberMisscheduled"]) == (200, 1, 0)
+    assert (code, found["metadata"]["generation"], found["status"]["numberMisscheduled"]) == (200, 2, 0)
     code, found = await api.patch(path, {"status": {"numberReady": -1}})
     assert code == 422 and found["details"]["causes"][0]["field"] == "status.numberReady"
 
@@ -56,7 +61,7 @@ async def test_a_daemon_set_gets_what_it_left_out(api: Api) -> None:
 async def test_a_job_gets_a_selector_that_finds_only_its_own_pods(api: Api) -> None:
     made = await api.create(JOBS, job())
     uid, spec = made["metadata"]["uid"], made["spec"]
-    assert made["metadata"]["labels"] == LABELS
+    assert made["metadata"]["labels"] == spec["template"]["metadata"]["labels"]
     assert spec["selector"] == {"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}
     assert spec["template"]["metadata"]["labels"] == {
         **LABELS,

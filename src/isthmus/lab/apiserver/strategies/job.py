@@ -30,16 +30,22 @@ class JobHooks(Hooks):
         super().prepare_create(value)
         spec, metadata = value.setdefault("spec", {}), value["metadata"]
         template = spec.setdefault("template", {})
-        labels = template.get("metadata", {}).get("labels")
-        if labels and not metadata.get("labels"):
-            metadata["labels"] = dict(labels)
         if spec.setdefault("manualSelector", False):
+            self._label(value)
             return
         labels = template.setdefault("metadata", {}).setdefault("labels", {})
         for names, item in ((_NAME_LABELS, metadata["name"]), (_UID_LABELS, metadata["uid"])):
             for name in names:
                 labels.setdefault(name, item)
         spec.setdefault("selector", {}).setdefault("matchLabels", {}).setdefault(_UID_LABELS[1], metadata["uid"])
+        self._label(value)
+
+    @staticmethod
+    def _label(value: Json) -> None:
+        """Gives a Job without labels those of its pods."""
+        labels = value["spec"]["template"].get("metadata", {}).get("labels")
+        if labels and not value["metadata"].get("labels"):
+            value["metadata"]["labels"] = dict(labels)
 
     def default(self, value: Json) -> None:
         """Sets counts, modes and policies, and fills in the template."""

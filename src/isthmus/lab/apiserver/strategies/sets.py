@@ -18,6 +18,7 @@ _IMMUTABLE_TEXT = (
     "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', "
     "'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden"
 )
+_TEMPLATES = "deprecated.daemonset.template.generation"
 _REPLICAS = ("readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas")
 
 
@@ -103,6 +104,19 @@ class StatefulSetHooks(Hooks):
 
 class DaemonSetHooks(Hooks):
     """apps/v1 DaemonSet."""
+
+    def prepare_create(self, value: Json) -> None:
+        """Begins to count the templates, in an annotation that is older than generations."""
+        super().prepare_create(value)
+        value["metadata"].setdefault("annotations", {})[_TEMPLATES] = "1"
+
+    def prepare_update(self, value: Json, old: Json) -> None:
+        """Counts a new template."""
+        super().prepare_update(value, old)
+        held = old["metadata"].get("annotations", {}).get(_TEMPLATES, "")
+        count = int(held) if held.isdecimal() and len(held) < 19 else 0
+        changed = value["spec"].get("template") != old["spec"].get("template")
+        value["metadata"].setdefault("annotations", {})[_TEMPLATES] = str(count + changed)
 
     def default(self, value: Json) -> None:
         """Sets the rolling update of one node at a time, and fills in the template."""
