@@ -26,8 +26,8 @@ def containers(spec: Json) -> Iterator[tuple[str, Json]]:
             yield f"{name}[{index}]", container
 
 
-def default(spec: Json) -> None:
-    """Fills in what was left out, for any pod specification."""
+def default(spec: Json, *, template: bool = False) -> None:
+    """Fills in what was left out; in a `template` not what only pods get: requests from limits, ports of the host."""
     for name, value in (
         ("restartPolicy", "Always"),
         ("dnsPolicy", "ClusterFirst"),
@@ -40,7 +40,9 @@ def default(spec: Json) -> None:
     if account:
         spec["serviceAccountName"] = spec["serviceAccount"] = account
     for _, container in containers(spec):
-        _default_container(container, host_network=spec.get("hostNetwork", False))
+        _default_container(container)
+        if not template:
+            _default_of_pods(container, host_network=spec.get("hostNetwork", False))
     for volume in spec.get("volumes", ()):
         if not volume.keys() - {"name"}:
             volume["emptyDir"] = {}
@@ -52,7 +54,16 @@ def default(spec: Json) -> None:
                 source["serviceAccountToken"].setdefault("expirationSeconds", 3600)
 
 
-def _default_container(container: Json, *, host_network: bool) -> None:
+def _default_of_pods(container: Json, *, host_network: bool) -> None:
+    resources = container["resources"]
+    for name, quantity in resources.get("limits", {}).items():
+        resources.setdefault("requests", {}).setdefault(name, quantity)
+    for port in container.get("ports", ()):
+        if host_network and "containerPort" in port:
+            port.setdefault("hostPort", port["containerPort"])
+
+
+def _default_container(container: Json) -> None:
     image = container.get("image", "")
     if not container.get("imagePullPolicy"):
         tag = image.rpartition("/")[2].partition(":")[2]
@@ -60,13 +71,9 @@ def _default_container(container: Json, *, host_network: bool) -> None:
         container["imagePullPolicy"] = "Always" if latest else "IfNotPresent"
     container.setdefault("terminationMessagePath", "/dev/termination-log")
     container.setdefault("terminationMessagePolicy", "File")
-    resources = container.setdefault("resources", {})
-    for name, quantity in resources.get("limits", {}).items():
-        resources.setdefault("requests", {}).setdefault(name, quantity)
+    container.setdefault("resources", {})
     for port in container.get("ports", ()):
         port.setdefault("protocol", "TCP")
-        if host_network and "containerPort" in port:
-            port.setdefault("hostPort", port["containerPort"])
     for variable in container.get("env", ()):
         reference = variable.get("valueFrom", {}).get("fieldRef")
         if reference is not None:
@@ -76,9 +83,18 @@ def _default_container(container: Json, *, host_network: bool) -> None:
         if probe is not None:
             for field, value in _PROBE_DEFAULTS.items():
                 probe.setdefault(field, value)
-            if "httpGet" in probe:
-                probe["httpGet"].setdefault("path", "/")
-                probe["httpGet"].setdefault("scheme", "HTTP")
+            _default_get(probe)
+            if "grpc" in probe:
+                probe["grpc"].setdefault("service", "")
+    for hook in container.get("lifecycle", {}).values():
+        if isinstance(hook, dict):
+            _default_get(hook)
+
+
+def _default_get(handler: Json) -> None:
+    if "httpGet" in handler:
+        handler["httpGet"].setdefault("path", "/")
+        handler["httpGet"].setdefault("scheme", "HTTP")
 
 
 def validate(spec: Json, path: str) -> list[FieldError]:

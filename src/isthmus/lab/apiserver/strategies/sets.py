@@ -19,6 +19,7 @@ _IMMUTABLE_TEXT = (
     "'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden"
 )
 _TEMPLATES = "deprecated.daemonset.template.generation"
+_SCHEDULED = ("currentNumberScheduled", "numberMisscheduled", "desiredNumberScheduled", "numberReady")
 _REPLICAS = ("readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas")
 
 
@@ -26,6 +27,11 @@ class StatefulSetHooks(Hooks):
     """apps/v1 StatefulSet."""
 
     name_rule = staticmethod(rules.dns_label)
+
+    def prepare_create(self, value: Json) -> None:
+        """Begins with counts of zero."""
+        super().prepare_create(value)
+        value["status"] = {"replicas": 0, "availableReplicas": 0}
 
     def default(self, value: Json) -> None:
         """Sets replicas, policies and the rolling update, and fills in the template."""
@@ -109,6 +115,7 @@ class DaemonSetHooks(Hooks):
         """Begins to count the templates, in an annotation that is older than generations."""
         super().prepare_create(value)
         value["metadata"].setdefault("annotations", {})[_TEMPLATES] = "1"
+        value["status"] = dict.fromkeys(_SCHEDULED, 0)
 
     def prepare_update(self, value: Json, old: Json) -> None:
         """Counts a new template."""

@@ -122,7 +122,8 @@ class EndpointSliceHooks(Hooks):
 
     def default(self, value: Json) -> None:
         """Sets name and protocol of ports."""
-        value.setdefault("endpoints", [])
+        for endpoint in value.setdefault("endpoints", []):
+            endpoint.setdefault("conditions", {})
         for port in value.get("ports", ()):
             port.setdefault("name", "")
             port.setdefault("protocol", "TCP")

@@ -27,7 +27,7 @@ def selects(selector: Json, labels: dict[str, str]) -> bool:
 
 def default_template(spec: Json) -> None:
     """Fills in the pod template of a workload's specification."""
-    podspec.default(spec.setdefault("template", {}).setdefault("spec", {}))
+    podspec.default(spec.setdefault("template", {}).setdefault("spec", {}), template=True)
 
 
 def selector_errors(spec: Json, *, kind: str) -> list[FieldError]:
