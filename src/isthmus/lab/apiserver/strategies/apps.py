@@ -13,6 +13,12 @@ class WorkloadHooks(Hooks):
 
     noun = "deployment"  # the real server says so for ReplicaSets too
 
+    def prepare_create(self, value: Json) -> None:
+        """Begins with no pods, where the status always says how many there are."""
+        super().prepare_create(value)
+        if self.resource.plural == "replicasets":
+            value["status"] = {"replicas": 0}
+
     def default(self, value: Json) -> None:
         """Sets one replica and fills in the template."""
         spec = value.setdefault("spec", {})

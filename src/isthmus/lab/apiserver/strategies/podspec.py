@@ -49,7 +49,14 @@ def default(spec: Json, *, template: bool = False) -> None:
         for kind in _FILE_VOLUMES:
             if kind in volume:
                 volume[kind].setdefault("defaultMode", 0o644)
-        for source in volume.get("projected", {}).get("sources", ()):
+        if "hostPath" in volume:
+            volume["hostPath"].setdefault("type", "")
+        sources = volume.get("projected", {}).get("sources", ())
+        for held in (volume, *sources):
+            for item in held.get("downwardAPI", {}).get("items", ()):
+                if "fieldRef" in item:
+                    item["fieldRef"].setdefault("apiVersion", "v1")
+        for source in sources:
             if "serviceAccountToken" in source:
                 source["serviceAccountToken"].setdefault("expirationSeconds", 3600)
 
