@@ -17,8 +17,8 @@ from isthmus.lab.apiserver.kinds import Resource
 from isthmus.lab.apiserver.lifecycle import Lifecycle
 from isthmus.lab.apiserver.state import State, Transaction, decode
 from isthmus.lab.apiserver.strategies.disruption import SYSTEM_CLASSES
-from isthmus.lab.apiserver.strategies.namespace import INITIAL
 from isthmus.lab.apiserver.strategies.families import first_address
+from isthmus.lab.apiserver.strategies.namespace import INITIAL
 
 MANAGER = "kube-apiserver"
 SWEEP_INTERVAL = 60.0  # seconds
