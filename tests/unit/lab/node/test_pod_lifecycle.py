@@ -4,8 +4,16 @@ import pytest
 from msgspec.structs import replace
 
 from isthmus.lab.node.pods.container import Container
-from isthmus.lab.node.pods.lifecycle import after_exit, initialized, next_step, phase, wants_restart
-from isthmus.lab.node.pods.record import Ended, Process, Record
+from isthmus.lab.node.pods.lifecycle import (
+    after_exit,
+    after_reboot,
+    initialized,
+    next_step,
+    phase,
+    waiting_reason,
+    wants_restart,
+)
+from isthmus.lab.node.pods.record import Ended, Process, Record, Waiting
 from isthmus.lab.node.pods.spec import Meta, Pod, PodSpec
 
 NOW = 1_000_000.0
@@ -151,3 +159,13 @@ def test_a_failed_init_container_ends_the_sidecars_before_it() -> None:
     assert next_step(guarded, records, now=NOW).stop == ("side",)
     records["side"] = ended("side", 143)
     assert phase(guarded, records) == "Failed"
+
+
+def test_a_node_that_was_started_anew_has_forgotten_how_long_to_wait() -> None:
+    crashed = pod()
+    record = replace(ended("a", 1), failures=4, not_before=NOW + 80)
+    assert next_step(crashed, {"a": record}, now=NOW).start == ()
+    again = after_reboot(record)
+    assert next_step(crashed, {"a": again}, now=NOW).start == ("a",)
+    assert waiting_reason(crashed, A, again)[0] is Waiting.CREATING
+    assert again.restarts == record.restarts

@@ -68,6 +68,15 @@ def after_exit(pod: Pod, container: Container, record: Record, *, ended: Ended) 
     return msgspec.structs.replace(record, failures=failures + 1, not_before=ended.finished_at + delay)
 
 
+def after_reboot(record: Record) -> Record:
+    """Returns the record of a container whose node was started anew: what it waited for is forgotten.
+
+    The kubelet keeps its back-off in memory.
+    """
+    waiting = Waiting.CREATING if record.waiting in _IMAGE_TROUBLE else record.waiting
+    return msgspec.structs.replace(record, failures=0, not_before=0.0, waiting=waiting)
+
+
 def wants_restart(pod: Pod, container: Container, ended: Ended) -> bool:
     """Tells whether restartPolicy asks for another run."""
     policy = pod.spec.restartPolicy

@@ -23,7 +23,7 @@ from isthmus.lab.node.containers.paths import PodDir
 from isthmus.lab.node.containers.run import adopt, still_there
 from isthmus.lab.node.network import sandbox
 from isthmus.lab.node.pods.conditions import OURS
-from isthmus.lab.node.pods.lifecycle import is_over, next_step
+from isthmus.lab.node.pods.lifecycle import after_reboot, is_over, next_step
 from isthmus.lab.node.pods.record import Waiting
 from isthmus.lab.node.pods.spec import Pod
 from isthmus.lab.node.pods.status import pod_status
@@ -234,8 +234,13 @@ class PodWorker:
                 continue
             state.outputs[name] = finished = Output(files.log)
             finished.finish()
+            code = files.exit_code()
+            # A pod in its node's network has no sandbox that could be missing; but nobody saw its processes end.
+            rebooted = not self._ground.ready or (state.pod.spec.hostNetwork and code is None)
             if record.process is not None:
-                self._care.ended(container, record, code=files.exit_code())
+                self._care.ended(container, after_reboot(record) if rebooted else record, code=code)
+            if rebooted:
+                state.put(after_reboot(state.records[name]))
 
     # --- taking the pod down
 
