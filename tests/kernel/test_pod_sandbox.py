@@ -59,6 +59,7 @@ async def test(keeper):
         "routes": sh(*inside, "ip", "route") + sh(*inside, "ip", "-6", "route", "show", "default"),
         "node": sh("ip", "route", "show", "dev", "veth5") + sh("ip", "-6", "route", "show", "dev", "veth5"),
         "check": open("/proc/sys/net/ipv4/conf/veth5/rp_filter").read().strip(),
+        "ports": sh(*inside, "cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start").strip(),
     }
     await keeper.do("remove", {"run": str(RUN / "pod5"), "link": "veth5"})
     found["links"] = sh("ip", "-brief", "link")
@@ -77,6 +78,7 @@ async def test(keeper):
     assert "src 10.8.0.1" in found["node"]
     assert "fd00:9::5" in found["node"]
     assert found["check"] == "1"
+    assert found["ports"] == "0"
     assert "veth5" not in found["links"]
     assert (found["left"], found["mounts"]) == (False, False)
 

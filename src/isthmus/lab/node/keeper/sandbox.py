@@ -54,6 +54,8 @@ def make(spec: dict[str, Any]) -> None:
     # Before the link exists: what it gets from the defaults is there from its first moment on.
     _set("ipv6/conf/default/accept_dad", "0")
     _set("ipv4/ping_group_range", "0 2147483647")
+    # As containerd sets it: a server that is not root may listen on port 80 of its own pod.
+    _set("ipv4/ip_unprivileged_port_start", "0")
     setns(home, CLONE_NEWNET)
     _outside(spec, inner)
     setns(inner, CLONE_NEWNET)
