@@ -104,7 +104,8 @@ class ApiError(Exception):
         status["message"] = self.message
         if self.reason:
             status["reason"] = self.reason
-        if self.details:
+        if self.details is not None:
+            # Empty ones are sent too: clients look into them (`kubectl debug` without asking whether they are there).
             status["details"] = self.details
         status["code"] = self.code
         return status

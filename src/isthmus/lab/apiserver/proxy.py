@@ -298,4 +298,6 @@ def _unreachable(url: URL, failure: BaseException) -> ApiError:
 def _node_refused(status: int, text: str) -> ApiError:
     reasons = {400: "BadRequest", 401: "Unauthorized", 403: "Forbidden", 404: "NotFound"}
     code = status if status in reasons else 502
-    return ApiError(code, reasons.get(status, "InternalError"), f"the node answered {status}: {text}"[:1024])
+    # What is the user's fault is told in the node's words, as by the real server; the rest says who spoke.
+    told = text if status in (400, 404) and text else f"the node answered {status}: {text}"
+    return ApiError(code, reasons.get(status, "InternalError"), told[:1024])
