@@ -42,7 +42,7 @@ def results(request: pytest.FixtureRequest) -> Results:
     """Begins all groups at once, WORKERS at a time; gives the complaints of one when it has ended."""
     target, suffix = target_of(request).with_node(), secrets.token_hex(3)
     # Only what was asked for with -k is run.
-    wanted = {item.callspec.params["name"] for item in request.session.items if hasattr(item, "callspec")} & {
+    wanted = {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")} & {
         group.name for group in GROUPS
     }
     pool = ThreadPoolExecutor(WORKERS)
