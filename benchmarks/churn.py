@@ -1,4 +1,4 @@
-"""`python -m benchmarks.churn [--pods N] [--cycles N]`: pods come and go, and nothing may stay behind.
+"""`python -m benchmarks.churn [--pods N] [--cycles N] [--every SECONDS]`: pods come and go, and nothing may stay behind.
 
 Each cycle makes pods on all nodes of a lab of its own (six nodes in two clusters by default), waits until they are
 ready, deletes them, waits until they are gone, and prints what the lab holds of the machine. The first cycle warms up;
@@ -40,16 +40,17 @@ def main() -> int:
     parser.add_argument("--pods", type=int, default=100, help="pods of a cycle, over both clusters")
     parser.add_argument("--cycles", type=int, default=21)
     parser.add_argument("--nodes", type=int, default=3, help="nodes of each of the two clusters")
+    parser.add_argument("--every", type=float, default=0.0, help="seconds from one cycle's beginning to the next's")
     options = parser.parse_args()
     logs.configure(level="warning")
     with SixNodes(options.nodes) as lab:
-        states = asyncio.run(_churn(lab, pods=options.pods, cycles=options.cycles))
+        states = asyncio.run(_churn(lab, pods=options.pods, cycles=options.cycles, every=options.every))
     leaks = _leaks(states)
     print("leaks: " + (", ".join(leaks) if leaks else "none"))
     return 1 if leaks else 0
 
 
-async def _churn(lab: Lab, *, pods: int, cycles: int) -> list[Footprint]:
+async def _churn(lab: Lab, *, pods: int, cycles: int, every: float) -> list[Footprint]:
     states = []
     print("cycle  seconds  " + "  ".join(Footprint.__struct_fields__))
     async with lab.client(NEAR) as near, lab.client(FAR) as far:
@@ -61,7 +62,10 @@ async def _churn(lab: Lab, *, pods: int, cycles: int) -> list[Footprint]:
             state = await asyncio.to_thread(measure, lab.environ["ISTHMUS_STATE"])
             states.append(state)
             shown = "  ".join(f"{getattr(state, name):>{len(name)}.0f}" for name in Footprint.__struct_fields__)
-            print(f"{cycle:5}  {time.monotonic() - began:7.1f}  {shown}", flush=True)
+            took = time.monotonic() - began
+            print(f"{cycle:5}  {took:7.1f}  {shown}", flush=True)
+            if cycle + 1 < cycles:
+                await asyncio.sleep(max(every - took, 0.0))
     return states
 
 
