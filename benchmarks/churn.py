@@ -1,4 +1,4 @@
-"""`python -m benchmarks.churn [--pods N] [--cycles N] [--every SECONDS]`: pods come and go, and nothing may stay behind.
+"""`python -m benchmarks.churn [--pods N] [--cycles N] [--every SECONDS]`: pods come and go; nothing may stay behind.
 
 Each cycle makes pods on all nodes of a lab of its own (six nodes in two clusters by default), waits until they are
 ready, deletes them, waits until they are gone, and prints what the lab holds of the machine. The first cycle warms up;
