@@ -34,7 +34,8 @@ def _push(world: World, compiler: Compiler) -> None:
     """Writes as the agent does: structure as text, elements alone as netlink."""
     delta = compiler.table.take_delta()
     if delta.structural:
-        world.nft(script(delta))
+        for step in delta.steps:
+            world.nft(script(step))
     elif delta:
         world.apply(*delta.changes)
 

@@ -164,6 +164,57 @@ def _assert_kept(table, flow, rng, wanted):
     assert translate(table, Packet(flow, chance=rng.randrange, memory=stale)) == again
 
 
+@pytest.mark.parametrize("affinity", [0, 10])
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize("count", [2, 16, 17, 40, 100])
+def test_a_packet_that_meets_one_look_up_before_a_change_and_the_next_after_it_is_served(count, outside, affinity):
+    services = _compiler()
+    port = s.PORTS[0]
+    service = s.Service("x", "a", ports=(port,), cluster_ips=s.VIPS["a"], local_external=True, affinity=affinity)
+    services.put_service(service)
+
+    def put(first: int, last: int) -> None:
+        targets = [Target(f"10.2.0.{n}", 80) for n in range(first, last)]
+        members = frozenset((port.key, s.Backend("east", target, node=s.NODE)) for target in targets)
+        services.put_slice(s.Slice(("x", "s"), ("x", "a"), members))
+
+    flow = Flow(s.OUTSIDERS[0], s.NODE_ADDRESSES[0], 6, 30080) if outside else Flow(POD4, s.VIPS["a"][0], 6, 80)
+    names = [pair[4].name for pair in (layout.SERVICES, layout.OUTSIDE, layout.TOKENS, layout.NEAR_TOKENS)]
+    put(0, count)
+    before = {name: dict(services.table.elements[name]) for name in names}
+    for first, last in ((0, 1), (count - 1, count), (0, count - 1)):
+        put(first, last)
+        left = {Target(f"10.2.0.{n}", 80) for n in range(first, last)}
+        for stale in (names[:2], names[2:]):
+            after = {name: dict(services.table.elements[name]) for name in stale}
+            for name in stale:
+                services.table.elements[name] |= before[name]
+            for chance in (0, 1, count - 1):
+                packet = Packet(flow, chance=_first(chance))
+                # A token that is gone is not asked for again: what a slot leads to is looked up anew in the kernel.
+                served = translate(services.table, packet)
+                assert served in left or (affinity and stale == names[2:] and before[names[2]] | before[names[3]])
+            for name in stale:
+                services.table.elements[name].clear()
+                services.table.elements[name] |= after[name]
+
+
+def test_a_packet_that_is_in_the_table_while_that_is_replaced_is_dropped_so_that_its_client_tries_again():
+    services = _compiler()
+    services.put_service(s.Service("x", "a", ports=s.PORTS[:1], cluster_ips=s.VIPS["a"]))
+    flow = Flow(POD4, s.VIPS["a"][0], 6, 80)
+    packet = Packet(flow)
+    translate(services.table, packet)
+    assert packet.refused
+
+    for spec in services.table.sets.values():
+        if spec.holds is not None:  # the kernel takes the elements of maps away first, those of sets last
+            services.table.elements[spec.name].clear()
+    packet = Packet(flow)
+    translate(services.table, packet)
+    assert packet.dropped and not packet.refused
+
+
 @pytest.mark.parametrize("count", [1, 16, 17, 31, 100, 1000])
 def test_the_spread_is_even_whatever_the_number_of_backends(count):
     services = _compiler()

@@ -6,7 +6,17 @@ from isthmus.ruleset.table import Delta, Table
 
 
 def apply(table: Table, delta: Delta) -> None:
-    """Raises AssertionError where the kernel would refuse the transaction."""
+    """Raises AssertionError where the kernel would refuse a transaction, or one leads where a packet would be lost."""
+    for step in delta.steps:
+        _apply(table, step)
+
+
+def _apply(table: Table, delta: Delta) -> None:
+    unfilled = {chain.name for chain in delta.new_chains}
+    for change in delta.changes:
+        if change.spec not in delta.new_sets:
+            early = [value for _, value in change.add if isinstance(value, Jump) and value.chain in unfilled]
+            assert not early, f"{change.spec.name} leads to {early} before there is anything in it"
     for spec in delta.new_sets:
         assert spec.name not in table.sets, f"{spec.name}: File exists"
         table.add_set(spec)

@@ -78,7 +78,8 @@ class ServiceNode:
         """Writes what changed: structure as text, elements alone as netlink."""
         delta = self.compiler.table.take_delta()
         if delta.structural:
-            self.world.nft(script(delta))
+            for step in delta.steps:
+                self.world.nft(script(step))
         elif delta:
             self.world.apply(*delta.changes)
         return delta.structural

@@ -2,7 +2,7 @@
 
 A netlink write blocks until the kernel has committed, so it must not happen on the event loop; and libnftables and the
 element writer belong to the thread that made them. Element changes alone go as raw netlink (tens of microseconds);
-anything with structure in it goes as text, elements included, because only then is it one transaction.
+anything with structure in it goes as text, elements included: what is new first, then what leads there.
 
 Invariant: after an error the content of the kernel is unknown, and only `replace` may follow. The table is left as it
 is when the process ends, however it ends (fail static).
@@ -93,7 +93,10 @@ class KernelWriter:
         self._signature = self._read_base()
 
     async def apply(self, delta: Delta) -> None:
-        """Makes the changes of `delta` in one transaction. Raises KernelError; then `replace` must follow."""
+        """Makes the changes of `delta`, with no moment of anything but before and after. Raises KernelError.
+
+        After an error `replace` must follow.
+        """
         await self._run(lambda: self._apply(delta))
 
     def _apply(self, delta: Delta) -> None:
@@ -101,7 +104,8 @@ class KernelWriter:
         if not delta.structural:
             elements.apply(delta.changes)
             return
-        nft.run(script(delta))
+        for step in delta.steps:
+            nft.run(script(step))
         if delta.changed_chains:
             self._signature = self._read_base()
 

@@ -11,6 +11,11 @@ not there is a miss, and a miss picks again. So there is a fixed number of these
 or two elements, and the spread stays even: after three misses (one connection in 700 at worst) it is picked below the
 next smaller size, which never misses.
 
+A transaction is atomic for each look-up of a packet and not for all of them together: one that is under way may meet
+the size from before a change and the backends from after it, and find its slot gone, or its token. It is then given
+slot 0, which is there as long as there is any backend. While the whole table is replaced, what is under way in the old
+one finds all its maps empty and its sets full: it is dropped and not refused, so that its client tries again.
+
 `outside4` and `near4` are the same for clients that are neither pods of this node nor the node, of frontends that serve
 those with local backends only (externalTrafficPolicy: Local).
 
@@ -163,8 +168,12 @@ def fates() -> Iterator[tuple[int, Jump]]:
 def service_chains() -> Iterator[Chain]:
     """Yields the chains that are there as long as services are ours."""
     yield Chain("refuse", (Rule((Refuse(True),)), Rule((Refuse(False),))), comment="services without backends")
+    closed = (Rule((Keep(REFUSED),)), Rule((GoBy((Expr.SCRATCH,), FATES.name),)), Rule((Drop(),)))
+    yield Chain("closed", closed, comment="ports that a ClusterIP does not have; silent while the table is replaced")
     yield Chain("discard", (Rule((Drop(),)),), comment="no local backend where only local ones may be used")
-    yield Chain("choose", (Rule((GoBy((Expr.SCRATCH,), FATES.name),)), Rule((Keep(0),))))
+    for name, backend in (("choose", "backend"), ("choose_near", "near_backend")):
+        first = (Rule((KeepRandom(1),)), Rule((JumpTo(backend),)))
+        yield Chain(name, (Rule((GoBy((Expr.SCRATCH,), FATES.name),)), *first, Rule((Keep(0),))))
     for prefix, maps, tokens in (("backend", BACKENDS, TOKENS), ("near_backend", NEAR, NEAR_TOKENS)):
         for v in (4, 6):
             anew = (
@@ -237,14 +246,14 @@ def entry_chains(
             (
                 *((known,) if v in kept else ()),
                 Rule((KeepFrom(_KEY[v], SERVICES[v].name), JumpTo("choose"))),
-                Rule((Lookup((_DESTINATION[v],), VIRTUAL[v].name), JumpTo("refuse"))),
+                Rule((Lookup((_DESTINATION[v],), VIRTUAL[v].name), JumpTo("closed"))),
             ),
         )
         yield Chain(
             f"services_outside{v}",
             (
                 *((near,) if v in kept else ()),
-                Rule((KeepFrom(_KEY[v], OUTSIDE[v].name), JumpTo("choose"))),
+                Rule((KeepFrom(_KEY[v], OUTSIDE[v].name), JumpTo("choose_near"))),
             ),
             comment="clients that are neither pods of this node nor the node itself",
         )

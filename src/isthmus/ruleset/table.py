@@ -1,9 +1,9 @@
 """The desired content of table `inet isthmus`, with a journal of what changed since the kernel was last told.
 
 Invariant: for every sequence of changes, what `take_delta` returns turns the content at the last take into the content
-now, as one transaction. The journal keeps the first old value of everything touched, so a change that is undone before
-the next take costs nothing. Comparing two whole tables at every change was rejected: it costs 100k comparisons for
-one pod.
+now, in one transaction or two (`steps`). The journal keeps the first old value of everything touched, so a change that
+is undone before the next take costs nothing. Comparing two whole tables at every change was rejected: it costs 100k
+comparisons for one pod.
 """
 
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ ABSENT = Absent()
 
 
 class Delta(msgspec.Struct, frozen=True):
-    """One transaction. Without `structural` it is element changes only."""
+    """A change of the table. Without `structural` it is element changes only, and one transaction."""
 
     new_sets: tuple[SetSpec, ...] = ()
     new_chains: tuple[Chain, ...] = ()
@@ -40,6 +40,27 @@ class Delta(msgspec.Struct, frozen=True):
 
     def __bool__(self) -> bool:
         return self.structural or bool(self.changes)
+
+    @property
+    def steps(self) -> tuple["Delta", ...]:
+        """Returns the transactions to make one after the other: what is new, while nothing leads there, then the rest.
+
+        A packet that is under way when a transaction is committed still runs the rules from before it, but its
+        look-ups are answered from after it. Led to a chain of the same transaction it would find that empty: a gate
+        that lets everything through.
+        """
+        plain = tuple(chain for chain in self.new_chains if not chain.hook)
+        rest = Delta(
+            new_chains=tuple(chain for chain in self.new_chains if chain.hook),
+            changed_chains=self.changed_chains,
+            changes=tuple(change for change in self.changes if change.spec not in self.new_sets),
+            dead_chains=self.dead_chains,
+            dead_sets=self.dead_sets,
+        )
+        if not plain or not rest:
+            return (self,)
+        filled = tuple(change for change in self.changes if change.spec in self.new_sets)
+        return Delta(new_sets=self.new_sets, new_chains=plain, changes=filled), rest
 
 
 class Table:

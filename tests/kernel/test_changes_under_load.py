@@ -1,0 +1,118 @@
+"""What a change of the table means for packets that are under way in it: not one is lost, not one gets through."""
+
+import os
+import random
+import selectors
+import signal
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from isthmus.kernel.namespaces import enter
+from isthmus.policy.networkpolicy import parse
+from tests.support.netns import Host, World
+from tests.support.probes import SO_LINGER_RESET
+from tests.support.service_node import VIP4, ServiceNode, backends, service
+
+B, C = "10.244.0.11", "10.244.0.12"
+TARGETS = [(ip, port) for ip in (B, C) for port in range(8000, 8004)]
+
+
+@contextmanager
+def _process(work: Callable[[], None]) -> Iterator[None]:
+    """Runs `work` again and again in a process of its own, since threads would wait for the one that writes."""
+    pid = os.fork()
+    if not pid:
+        try:
+            while True:
+                work()
+        finally:
+            os._exit(1)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def _server(host: Host, ip: str) -> list[socket.socket]:
+    return host.run(lambda: [socket.create_server((ip, port), backlog=1024) for at, port in TARGETS if at == ip])
+
+
+@pytest.mark.parametrize("affinity", [0, 100], ids=["without affinity", "with affinity"])
+def test_no_connection_is_refused_while_backends_come_and_go(world: World, affinity):
+    node = ServiceNode(world)
+    listening = _server(world["b"], B) + _server(world["c"], C)
+    for sock in listening:
+        sock.setblocking(False)
+    accepting = selectors.DefaultSelector()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+    def accept() -> None:
+        for key, _ in accepting.select():
+            key.fileobj.accept()[0].close()
+
+    def connect() -> None:
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, SO_LINGER_RESET)
+            sock.settimeout(5)
+            try:
+                sock.connect((VIP4, 80))
+                outcome = b"served"
+            except OSError as error:
+                outcome = type(error).__name__.encode()
+        theirs.send(outcome)
+
+    def client() -> None:
+        enter(world["a"].descriptor)
+        while True:
+            connect()
+
+    rng = random.Random(1)
+    outcomes: Counter[bytes] = Counter()
+    with ours, theirs, accepting:
+        for sock in listening:
+            accepting.register(sock, selectors.EVENT_READ)
+        node.put(service(affinity=affinity), backends("web", *TARGETS[:2]))
+        ours.setblocking(False)
+        with _process(accept), _process(client):
+            for _ in range(2000):
+                assert not node.put(backends("web", *rng.sample(TARGETS, rng.choice([1, 2, 3, 8]))))
+                while True:
+                    try:
+                        outcomes[ours.recv(100)] += 1
+                    except BlockingIOError:
+                        break
+    for sock in listening:
+        sock.close()
+    assert outcomes.keys() == {b"served"}, outcomes
+
+
+def test_nothing_gets_through_while_one_policy_takes_the_place_of_another(world: World):
+    node = ServiceNode(world)
+    selector = {"matchLabels": {"app": "b"}}
+
+    def isolate(number: int) -> None:
+        spec = {"podSelector": selector, "ingress": [{"from": [{"ipBlock": {"cidr": f"192.0.2.{number}/32"}}]}]}
+        node.compiler.put_policy(parse({"metadata": {"namespace": "shop", "name": "p"}, "spec": spec}, cluster="east"))
+        assert node.push()
+
+    isolate(0)
+    sink = world["b"].run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    source = world["a"].run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    with sink, source:
+        sink.bind((B, 9999))
+        sink.setblocking(False)
+        source.connect((B, 9999))
+
+        def flood() -> None:
+            source.send(b"?")
+
+        with _process(flood):
+            for number in range(1, 1000):
+                isolate(number % 200)
+        with pytest.raises(BlockingIOError):
+            sink.recv(100)
