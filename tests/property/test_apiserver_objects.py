@@ -10,17 +10,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from isthmus.lab.apiserver import deletion, patching
-from isthmus.lab.apiserver.calls import Call, Source
+from isthmus.lab.apiserver.changes import deletion, patching
+from isthmus.lab.apiserver.changes.calls import Call, Source
+from isthmus.lab.apiserver.changes.lifecycle import Lifecycle
+from isthmus.lab.apiserver.changes.ownership import leaves
 from isthmus.lab.apiserver.columns import columns_for
 from isthmus.lab.apiserver.errors import ApiError, Json
-from isthmus.lab.apiserver.kinds import Registry, Resource
-from isthmus.lab.apiserver.lifecycle import Lifecycle
-from isthmus.lab.apiserver.ownership import leaves
-from isthmus.lab.apiserver.state import State, Transaction, _Batch, decode
-from isthmus.lab.apiserver.storage import Storage
+from isthmus.lab.apiserver.schema.kinds import Registry, Resource
+from isthmus.lab.apiserver.schema.typetable import FieldType, ObjectType
+from isthmus.lab.apiserver.storage.disk import Storage
+from isthmus.lab.apiserver.storage.state import State, Transaction, _Batch, decode
 from isthmus.lab.apiserver.strategies.base import Settings
-from isthmus.lab.apiserver.typetable import FieldType, ObjectType
 
 REGISTRY = Registry()
 NETWORKS = (ipaddress.ip_network("10.96.0.0/24"),)

@@ -6,11 +6,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isthmus.lab.apiserver.apply import server_side_apply
+from isthmus.lab.apiserver.changes.apply import server_side_apply
+from isthmus.lab.apiserver.changes.ownership import Manager, decode_paths, encode_paths, leaves
 from isthmus.lab.apiserver.errors import ApiError
 from isthmus.lab.apiserver.extensions import jsonpath, pruning, publishing, shapes, structural, values
 from isthmus.lab.apiserver.extensions.schemaform import SchemaForm
-from isthmus.lab.apiserver.ownership import Manager, decode_paths, encode_paths, leaves
 
 NAMES = st.sampled_from(["a", "b", "c", "key", "x-y"])
 JUNK = st.recursive(

@@ -10,8 +10,8 @@ from typing import Any
 import aiohttp
 from aiohttp.test_utils import TestClient
 
-from isthmus.lab.apiserver.lifecycle import Lifecycle
-from isthmus.lab.apiserver.state import State
+from isthmus.lab.apiserver.changes.lifecycle import Lifecycle
+from isthmus.lab.apiserver.storage.state import State
 
 
 class Api:

@@ -22,15 +22,15 @@ import structlog
 from aiohttp import web
 
 from isthmus.lab.apiserver import upkeep
-from isthmus.lab.apiserver.auth import Authenticator, TokenFileError, read_token_file
-from isthmus.lab.apiserver.calls import Source
+from isthmus.lab.apiserver.access.auth import Authenticator, TokenFileError, read_token_file
+from isthmus.lab.apiserver.changes.calls import Source
+from isthmus.lab.apiserver.changes.lifecycle import Lifecycle
 from isthmus.lab.apiserver.errors import ApiError
-from isthmus.lab.apiserver.kinds import Registry
-from isthmus.lab.apiserver.lifecycle import Lifecycle
-from isthmus.lab.apiserver.proxy import NodeAccess, NodeProxy
-from isthmus.lab.apiserver.server import Server
-from isthmus.lab.apiserver.state import State, decode
-from isthmus.lab.apiserver.storage import Storage, StorageError
+from isthmus.lab.apiserver.http.proxy import NodeAccess, NodeProxy
+from isthmus.lab.apiserver.http.server import Server
+from isthmus.lab.apiserver.schema.kinds import Registry
+from isthmus.lab.apiserver.storage.disk import Storage, StorageError
+from isthmus.lab.apiserver.storage.state import State, decode
 from isthmus.lab.apiserver.strategies.base import Network, Settings
 
 SHUTDOWN_TIME = 5.0  # seconds for requests under way

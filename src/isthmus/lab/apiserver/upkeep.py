@@ -9,13 +9,14 @@ import functools
 
 import structlog
 
-from isthmus.lab.apiserver import deletion, errors
-from isthmus.lab.apiserver.calls import Call
+from isthmus.lab.apiserver import errors
+from isthmus.lab.apiserver.changes import deletion
+from isthmus.lab.apiserver.changes.calls import Call
+from isthmus.lab.apiserver.changes.lifecycle import Lifecycle
 from isthmus.lab.apiserver.columns.text import seconds_since
 from isthmus.lab.apiserver.errors import Json
-from isthmus.lab.apiserver.kinds import Resource
-from isthmus.lab.apiserver.lifecycle import Lifecycle
-from isthmus.lab.apiserver.state import State, Transaction, decode
+from isthmus.lab.apiserver.schema.kinds import Resource
+from isthmus.lab.apiserver.storage.state import State, Transaction, decode
 from isthmus.lab.apiserver.strategies.disruption import SYSTEM_CLASSES
 from isthmus.lab.apiserver.strategies.families import first_address
 from isthmus.lab.apiserver.strategies.namespace import INITIAL

@@ -10,14 +10,14 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from isthmus.lab.apiserver import upkeep
-from isthmus.lab.apiserver.auth import Authenticator, read_token_file
-from isthmus.lab.apiserver.calls import Source
-from isthmus.lab.apiserver.kinds import Registry
-from isthmus.lab.apiserver.lifecycle import Lifecycle
-from isthmus.lab.apiserver.proxy import NodeAccess, NodeProxy
-from isthmus.lab.apiserver.server import Server
-from isthmus.lab.apiserver.state import State, decode
-from isthmus.lab.apiserver.storage import Storage
+from isthmus.lab.apiserver.access.auth import Authenticator, read_token_file
+from isthmus.lab.apiserver.changes.calls import Source
+from isthmus.lab.apiserver.changes.lifecycle import Lifecycle
+from isthmus.lab.apiserver.http.proxy import NodeAccess, NodeProxy
+from isthmus.lab.apiserver.http.server import Server
+from isthmus.lab.apiserver.schema.kinds import Registry
+from isthmus.lab.apiserver.storage.disk import Storage
+from isthmus.lab.apiserver.storage.state import State, decode
 from isthmus.lab.apiserver.strategies.base import Settings
 from tests.support.apihttp import Api
 

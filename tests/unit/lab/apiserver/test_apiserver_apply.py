@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isthmus.lab.apiserver.apply import server_side_apply
-from isthmus.lab.apiserver.errors import ApiError
-from isthmus.lab.apiserver.ownership import (
+from isthmus.lab.apiserver.changes.apply import server_side_apply
+from isthmus.lab.apiserver.changes.ownership import (
     Manager,
     after_update,
     decode_paths,
@@ -16,7 +15,8 @@ from isthmus.lab.apiserver.ownership import (
     shown,
     write_managers,
 )
-from isthmus.lab.apiserver.typetable import find
+from isthmus.lab.apiserver.errors import ApiError
+from isthmus.lab.apiserver.schema.typetable import find
 
 POD = find("Pod", package="io.k8s.api.core.v1")
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from isthmus.lab.apiserver.auth import Authenticator, TokenFileError, User, certificate_user, read_token_file
+from isthmus.lab.apiserver.access.auth import Authenticator, TokenFileError, User, certificate_user, read_token_file
 
 
 def authenticator(tmp_path: Path, *, uid: str | None = "u1", key: bytes = b"k") -> Authenticator:

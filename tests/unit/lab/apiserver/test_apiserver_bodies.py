@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isthmus.lab.apiserver import bodies
 from isthmus.lab.apiserver.errors import ApiError
+from isthmus.lab.apiserver.inputs import bodies
 from tests.support.apihttp import Api
 
 MAPS = "/api/v1/namespaces/default/configmaps"

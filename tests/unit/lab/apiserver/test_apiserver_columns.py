@@ -5,7 +5,7 @@ import pytest
 
 from isthmus.lab.apiserver.columns import columns_for, kinds, pod
 from isthmus.lab.apiserver.columns.text import duration, selector
-from isthmus.lab.apiserver.kinds import RESOURCES
+from isthmus.lab.apiserver.schema.kinds import RESOURCES
 
 NOW = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
 

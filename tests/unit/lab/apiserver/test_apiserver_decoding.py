@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isthmus.lab.apiserver import decoding, protobuf, typetable
 from isthmus.lab.apiserver.errors import ApiError
-from isthmus.lab.apiserver.kinds import RESOURCES
-from isthmus.lab.apiserver.typetable import find
+from isthmus.lab.apiserver.inputs import decoding, protobuf
+from isthmus.lab.apiserver.schema import typetable
+from isthmus.lab.apiserver.schema.kinds import RESOURCES
+from isthmus.lab.apiserver.schema.typetable import find
 
 CORE = "io.k8s.api.core.v1"
 POLICY = find("NetworkPolicy", package="io.k8s.api.networking.v1")

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isthmus.lab.apiserver.changes.patch import json_patch, merge_patch
+from isthmus.lab.apiserver.changes.strategic import strategic_merge
 from isthmus.lab.apiserver.errors import ApiError
-from isthmus.lab.apiserver.patch import json_patch, merge_patch
-from isthmus.lab.apiserver.strategic import strategic_merge
-from isthmus.lab.apiserver.typetable import find
+from isthmus.lab.apiserver.schema.typetable import find
 
 POD = find("Pod", package="io.k8s.api.core.v1")
 DEPLOYMENT = find("Deployment", package="io.k8s.api.apps.v1")

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isthmus.lab.apiserver.errors import ApiError
-from isthmus.lab.apiserver.selectors import Selection, parse_fields, parse_labels
+from isthmus.lab.apiserver.inputs.selectors import Selection, parse_fields, parse_labels
 
 
 @pytest.mark.parametrize(

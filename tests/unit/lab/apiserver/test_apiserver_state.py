@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from isthmus.lab.apiserver.errors import ApiError
-from isthmus.lab.apiserver.kinds import Registry
-from isthmus.lab.apiserver.state import MAX_WAITING, State, Transaction, decode
-from isthmus.lab.apiserver.storage import Row, Storage, StorageError
+from isthmus.lab.apiserver.schema.kinds import Registry
+from isthmus.lab.apiserver.storage.disk import Row, Storage, StorageError
+from isthmus.lab.apiserver.storage.state import MAX_WAITING, State, Transaction, decode
 
 RESOURCE = Registry().get("configmaps")
 

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from isthmus.lab.apiserver import watchcache, watching
 from isthmus.lab.apiserver.errors import ApiError
-from isthmus.lab.apiserver.kinds import Registry
-from isthmus.lab.apiserver.selectors import Selection
-from isthmus.lab.apiserver.watchcache import Cache, Change, encode
+from isthmus.lab.apiserver.http import watching
+from isthmus.lab.apiserver.inputs.selectors import Selection
+from isthmus.lab.apiserver.schema.kinds import Registry
+from isthmus.lab.apiserver.storage import watchcache
+from isthmus.lab.apiserver.storage.watchcache import Cache, Change, encode
 from tests.support.apihttp import Api
 
 MAPS = "/api/v1/namespaces/default/configmaps"

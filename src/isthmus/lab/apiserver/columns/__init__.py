@@ -11,7 +11,7 @@ import msgspec
 
 from isthmus.lab.apiserver.columns import access, kinds, pod, workloads
 from isthmus.lab.apiserver.errors import Json
-from isthmus.lab.apiserver.kinds import Resource
+from isthmus.lab.apiserver.schema.kinds import Resource
 
 Row = Callable[[Json, datetime.datetime], list[Any]]
 

@@ -8,17 +8,17 @@ answered; the real server takes a moment. Deleting one marks it, and `serving` r
 from typing import TYPE_CHECKING
 
 from isthmus.lab.apiserver import errors
-from isthmus.lab.apiserver.calls import Source
+from isthmus.lab.apiserver.changes.calls import Source
 from isthmus.lab.apiserver.errors import FieldError, Json
 from isthmus.lab.apiserver.extensions import naming
 from isthmus.lab.apiserver.extensions.schemaform import SchemaForm
 from isthmus.lab.apiserver.extensions.versions import check_versions
-from isthmus.lab.apiserver.kinds import STATUS, Resource
+from isthmus.lab.apiserver.schema.kinds import STATUS, Resource
 from isthmus.lab.apiserver.strategies import rules
 from isthmus.lab.apiserver.strategies.base import Hooks, Settings
 
 if TYPE_CHECKING:
-    from isthmus.lab.apiserver.state import Transaction
+    from isthmus.lab.apiserver.storage.state import Transaction
 
 GROUP = "apiextensions.k8s.io"
 PACKAGE = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1"
@@ -152,7 +152,7 @@ class DefinitionHooks(Hooks):
 
 def siblings(value: Json, transaction: "Transaction", resource: Resource) -> list[Json]:
     """Returns the other definitions of the same group."""
-    from isthmus.lab.apiserver.state import decode  # late: the state imports what imports this
+    from isthmus.lab.apiserver.storage.state import decode  # late: the state imports what imports this
 
     ending = f".{value['spec']['group']}"
     others = [

@@ -15,14 +15,14 @@ from isthmus.lab.apiserver import errors
 from isthmus.lab.apiserver.errors import ApiError, FieldError, Json
 from isthmus.lab.apiserver.extensions import printing, pruning, shapes, values
 from isthmus.lab.apiserver.extensions.celrules import Rules
-from isthmus.lab.apiserver.kinds import SCALE, STATUS, Resource, ScalePaths, Subresource
+from isthmus.lab.apiserver.schema.kinds import SCALE, STATUS, Resource, ScalePaths, Subresource
+from isthmus.lab.apiserver.schema.typetable import ObjectType
 from isthmus.lab.apiserver.strategies.base import Hooks, Settings
-from isthmus.lab.apiserver.typetable import ObjectType
 
 if TYPE_CHECKING:
     from isthmus.lab.apiserver.columns import Columns
-    from isthmus.lab.apiserver.state import Transaction
-    from isthmus.lab.apiserver.watchcache import Stored
+    from isthmus.lab.apiserver.storage.state import Transaction
+    from isthmus.lab.apiserver.storage.watchcache import Stored
 
 RULES_TIME = 1.0  # seconds that all rules together may take for one object
 

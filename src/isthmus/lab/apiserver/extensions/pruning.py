@@ -7,9 +7,10 @@ changes its arguments, but `fill`, which says so. Pruning and defaulting are eac
 import copy
 from typing import Any
 
-from isthmus.lab.apiserver import decoding, errors
+from isthmus.lab.apiserver import errors
 from isthmus.lab.apiserver.errors import Json
-from isthmus.lab.apiserver.typetable import META, find
+from isthmus.lab.apiserver.inputs import decoding
+from isthmus.lab.apiserver.schema.typetable import META, find
 
 PRESERVE = "x-kubernetes-preserve-unknown-fields"
 EMBEDDED = "x-kubernetes-embedded-resource"

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from isthmus.lab.apiserver import deletion
-from isthmus.lab.apiserver.calls import Call
+from isthmus.lab.apiserver.changes import deletion
+from isthmus.lab.apiserver.changes.calls import Call
+from isthmus.lab.apiserver.changes.lifecycle import Lifecycle
 from isthmus.lab.apiserver.errors import ApiError, Json
 from isthmus.lab.apiserver.extensions import naming
 from isthmus.lab.apiserver.extensions.definitions import FINALIZER, definitions_row, siblings
 from isthmus.lab.apiserver.extensions.model import CustomResource, VersionModel, subresources
-from isthmus.lab.apiserver.lifecycle import Lifecycle
-from isthmus.lab.apiserver.state import State, Transaction, decode
-from isthmus.lab.apiserver.watchcache import Change, Stored, encode
+from isthmus.lab.apiserver.storage.state import State, Transaction, decode
+from isthmus.lab.apiserver.storage.watchcache import Change, Stored, encode
 
 if TYPE_CHECKING:
     from aiohttp import web

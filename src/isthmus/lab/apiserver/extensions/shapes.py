@@ -9,7 +9,7 @@ from typing import Any
 
 from isthmus.lab.apiserver.errors import Json
 from isthmus.lab.apiserver.extensions.pruning import EMBEDDED, PRESERVE
-from isthmus.lab.apiserver.typetable import META, FieldType, ObjectType
+from isthmus.lab.apiserver.schema.typetable import META, FieldType, ObjectType
 
 _SCALAR = "any"
 

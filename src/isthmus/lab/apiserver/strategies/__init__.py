@@ -1,6 +1,6 @@
 """The rules of single kinds, looked up by resource. A resource without an entry has none of its own."""
 
-from isthmus.lab.apiserver.kinds import Resource
+from isthmus.lab.apiserver.schema.kinds import Resource
 from isthmus.lab.apiserver.strategies.access import BindingHooks, RoleHooks
 from isthmus.lab.apiserver.strategies.apps import DeploymentHooks, WorkloadHooks
 from isthmus.lab.apiserver.strategies.base import Hooks, Settings

@@ -6,9 +6,9 @@ changed meanwhile. Webhooks were left out: nothing in a lab registers one.
 """
 
 from isthmus.lab.apiserver import errors
-from isthmus.lab.apiserver.calls import Source
+from isthmus.lab.apiserver.changes.calls import Source
 from isthmus.lab.apiserver.errors import Json
-from isthmus.lab.apiserver.state import Transaction, decode
+from isthmus.lab.apiserver.storage.state import Transaction, decode
 
 DEFAULT_ACCOUNT = "default"
 ACCOUNT_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"

@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from isthmus.lab.apiserver.calls import Source
+from isthmus.lab.apiserver.changes.calls import Source
 from isthmus.lab.apiserver.errors import FieldError, Json
-from isthmus.lab.apiserver.kinds import Resource
-from isthmus.lab.apiserver.state import Transaction
+from isthmus.lab.apiserver.schema.kinds import Resource
+from isthmus.lab.apiserver.storage.state import Transaction
 from isthmus.lab.apiserver.strategies import rules
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

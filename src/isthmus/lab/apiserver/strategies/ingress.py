@@ -3,9 +3,9 @@
 import ipaddress
 
 from isthmus.lab.apiserver import errors
-from isthmus.lab.apiserver.calls import Source
+from isthmus.lab.apiserver.changes.calls import Source
 from isthmus.lab.apiserver.errors import FieldError, Json
-from isthmus.lab.apiserver.state import Transaction
+from isthmus.lab.apiserver.storage.state import Transaction
 from isthmus.lab.apiserver.strategies import admission, rules
 from isthmus.lab.apiserver.strategies.base import Hooks
 

@@ -7,9 +7,9 @@ seconds; one that no node runs, or that has ended, goes at once.
 import copy
 
 from isthmus.lab.apiserver import errors
-from isthmus.lab.apiserver.calls import Source
+from isthmus.lab.apiserver.changes.calls import Source
 from isthmus.lab.apiserver.errors import FieldError, Json
-from isthmus.lab.apiserver.state import Transaction
+from isthmus.lab.apiserver.storage.state import Transaction
 from isthmus.lab.apiserver.strategies import admission, podspec
 from isthmus.lab.apiserver.strategies.base import Hooks
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from isthmus.lab.apiserver import errors
 from isthmus.lab.apiserver.errors import FieldError, Json
-from isthmus.lab.apiserver.selectors import valid_key, valid_value
+from isthmus.lab.apiserver.inputs.selectors import valid_key, valid_value
 
 PROTOCOLS = ("SCTP", "TCP", "UDP")
 MAX_ANNOTATIONS = 256 * 1024  # bytes of all keys and values

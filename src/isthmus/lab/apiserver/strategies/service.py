@@ -2,7 +2,7 @@
 
 from isthmus.lab.apiserver import errors
 from isthmus.lab.apiserver.errors import FieldError, Json
-from isthmus.lab.apiserver.state import Transaction, decode
+from isthmus.lab.apiserver.storage.state import Transaction, decode
 from isthmus.lab.apiserver.strategies import families, nodeports, rules
 from isthmus.lab.apiserver.strategies.base import Hooks, Network
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from isthmus.lab.apiserver import errors
 from isthmus.lab.apiserver.errors import FieldError, Json
-from isthmus.lab.apiserver.selectors import Requirement
+from isthmus.lab.apiserver.inputs.selectors import Requirement
 from isthmus.lab.apiserver.strategies import podspec, rules
 
 _OPERATORS = {"In": "in", "NotIn": "notin", "Exists": "exists", "DoesNotExist": "!"}

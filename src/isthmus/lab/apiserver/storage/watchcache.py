@@ -16,8 +16,8 @@ import msgspec
 
 from isthmus.lab.apiserver import errors
 from isthmus.lab.apiserver.errors import Json
-from isthmus.lab.apiserver.kinds import Resource
-from isthmus.lab.apiserver.selectors import Selection
+from isthmus.lab.apiserver.inputs.selectors import Selection
+from isthmus.lab.apiserver.schema.kinds import Resource
 
 MAX_HISTORY = 1024  # changes of one resource
 MAX_HISTORY_BYTES = 4 * 1024 * 1024

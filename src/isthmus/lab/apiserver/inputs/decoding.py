@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from isthmus.lab.apiserver import errors
 from isthmus.lab.apiserver.errors import Json
-from isthmus.lab.apiserver.typetable import FieldType, ObjectType
+from isthmus.lab.apiserver.schema.typetable import FieldType, ObjectType
 
 MAX_BODY = 3 * 1024 * 1024  # bytes; the real server's limit on a request
 MAX_DEPTH = 64  # no built-in type nests deeper than 20

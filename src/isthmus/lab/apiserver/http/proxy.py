@@ -17,12 +17,13 @@ import msgspec
 from aiohttp import web
 from yarl import URL
 
-from isthmus.lab.apiserver import errors, tunnel
+from isthmus.lab.apiserver import errors
 from isthmus.lab.apiserver.errors import ApiError, Json
-from isthmus.lab.apiserver.kinds import Registry
-from isthmus.lab.apiserver.routing import Target, flag
-from isthmus.lab.apiserver.state import State, decode
-from isthmus.lab.apiserver.tunnel import SPDY, STREAM_VERSION
+from isthmus.lab.apiserver.http import tunnel
+from isthmus.lab.apiserver.http.routing import Target, flag
+from isthmus.lab.apiserver.http.tunnel import SPDY, STREAM_VERSION
+from isthmus.lab.apiserver.schema.kinds import Registry
+from isthmus.lab.apiserver.storage.state import State, decode
 from isthmus.lab.upgrade import Ask, RefusedError, dial
 
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")

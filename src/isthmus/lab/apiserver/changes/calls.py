@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from isthmus.lab.apiserver import errors
-from isthmus.lab.apiserver.kinds import Resource
+from isthmus.lab.apiserver.schema.kinds import Resource
 
 FIELD_VALIDATIONS = ("Ignore", "Strict", "Warn")
 MAX_MANAGER = 128  # characters

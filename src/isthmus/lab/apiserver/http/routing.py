@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from isthmus.lab.apiserver import errors
-from isthmus.lab.apiserver.kinds import Registry, Resource
+from isthmus.lab.apiserver.schema.kinds import Registry, Resource
 
 MAX_NAME = 253  # characters of any part of a path
 

@@ -1,10 +1,10 @@
 """Virtual resources: questions that are answered on the spot. Whoever may ask may do everything (see `auth`)."""
 
 from isthmus.lab.apiserver import errors
-from isthmus.lab.apiserver.auth import ANONYMOUS, Authenticator, User
-from isthmus.lab.apiserver.calls import Call
+from isthmus.lab.apiserver.access.auth import ANONYMOUS, Authenticator, User
+from isthmus.lab.apiserver.changes.calls import Call
+from isthmus.lab.apiserver.changes.lifecycle import Lifecycle
 from isthmus.lab.apiserver.errors import FieldError, Json
-from isthmus.lab.apiserver.lifecycle import Lifecycle
 
 _EVERYTHING = {
     "incomplete": False,

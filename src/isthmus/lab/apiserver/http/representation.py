@@ -13,9 +13,9 @@ import msgspec
 from isthmus.lab.apiserver import errors
 from isthmus.lab.apiserver.columns import columns_for
 from isthmus.lab.apiserver.errors import Json
-from isthmus.lab.apiserver.kinds import Resource
-from isthmus.lab.apiserver.state import decode
-from isthmus.lab.apiserver.watchcache import Stored
+from isthmus.lab.apiserver.schema.kinds import Resource
+from isthmus.lab.apiserver.storage.state import decode
+from isthmus.lab.apiserver.storage.watchcache import Stored
 
 META_GROUP = "meta.k8s.io"
 _JSON = ("application/json", "application/*", "*/*")

@@ -9,14 +9,16 @@ object removes it.
 from collections.abc import Sequence
 from typing import Any
 
-from isthmus.lab.apiserver import decoding, errors, ownership
-from isthmus.lab.apiserver.calls import Call, Source
+from isthmus.lab.apiserver import errors
+from isthmus.lab.apiserver.changes import ownership
+from isthmus.lab.apiserver.changes.calls import Call, Source
+from isthmus.lab.apiserver.changes.ownership import Manager
 from isthmus.lab.apiserver.errors import FieldError, Json
-from isthmus.lab.apiserver.kinds import Registry, Resource
-from isthmus.lab.apiserver.ownership import Manager
-from isthmus.lab.apiserver.state import Transaction, decode
+from isthmus.lab.apiserver.inputs import decoding
+from isthmus.lab.apiserver.schema.kinds import Registry, Resource
+from isthmus.lab.apiserver.storage.state import Transaction, decode
+from isthmus.lab.apiserver.storage.watchcache import Stored
 from isthmus.lab.apiserver.strategies import Hooks, Settings, hooks_for, rules
-from isthmus.lab.apiserver.watchcache import Stored
 
 _SERVER_SET = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 _NAME_TRIES = 8

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from isthmus.lab.apiserver.errors import Json
-from isthmus.lab.apiserver.typetable import FieldType, ObjectType
+from isthmus.lab.apiserver.schema.typetable import FieldType, ObjectType
 
 Path = tuple[str, ...]
 Leaves = dict[Path, Any]

@@ -8,14 +8,15 @@ import datetime
 
 import msgspec
 
-from isthmus.lab.apiserver import decoding, errors
-from isthmus.lab.apiserver.calls import Call
+from isthmus.lab.apiserver import errors
+from isthmus.lab.apiserver.changes.calls import Call
+from isthmus.lab.apiserver.changes.lifecycle import Lifecycle
 from isthmus.lab.apiserver.errors import Json
-from isthmus.lab.apiserver.lifecycle import Lifecycle
-from isthmus.lab.apiserver.routing import flag
-from isthmus.lab.apiserver.state import Transaction, decode
-from isthmus.lab.apiserver.typetable import META, find
-from isthmus.lab.apiserver.watchcache import Stored
+from isthmus.lab.apiserver.http.routing import flag
+from isthmus.lab.apiserver.inputs import decoding
+from isthmus.lab.apiserver.schema.typetable import META, find
+from isthmus.lab.apiserver.storage.state import Transaction, decode
+from isthmus.lab.apiserver.storage.watchcache import Stored
 
 _POLICIES = ("Foreground", "Background", "Orphan")
 _FINALIZERS = {"Foreground": "foregroundDeletion", "Orphan": "orphan"}

@@ -14,11 +14,11 @@ from aiohttp import web
 
 from isthmus.lab.apiserver import errors
 from isthmus.lab.apiserver.errors import ApiError
-from isthmus.lab.apiserver.reading import check_fresh, selection_of
-from isthmus.lab.apiserver.representation import Renderer
-from isthmus.lab.apiserver.routing import Target, flag, number, version_of
-from isthmus.lab.apiserver.state import State
-from isthmus.lab.apiserver.watchcache import Watcher
+from isthmus.lab.apiserver.http.reading import check_fresh, selection_of
+from isthmus.lab.apiserver.http.representation import Renderer
+from isthmus.lab.apiserver.http.routing import Target, flag, number, version_of
+from isthmus.lab.apiserver.storage.state import State
+from isthmus.lab.apiserver.storage.watchcache import Watcher
 
 _log = structlog.get_logger(__name__)
 

@@ -2,12 +2,13 @@
 
 import msgspec
 
-from isthmus.lab.apiserver import decoding, errors
-from isthmus.lab.apiserver.auth import ISSUER, Authenticator
-from isthmus.lab.apiserver.calls import Call, Source
+from isthmus.lab.apiserver import errors
+from isthmus.lab.apiserver.access.auth import ISSUER, Authenticator
+from isthmus.lab.apiserver.changes.calls import Call, Source
 from isthmus.lab.apiserver.errors import Json
-from isthmus.lab.apiserver.state import State, decode
-from isthmus.lab.apiserver.typetable import find
+from isthmus.lab.apiserver.inputs import decoding
+from isthmus.lab.apiserver.schema.typetable import find
+from isthmus.lab.apiserver.storage.state import State, decode
 
 DEFAULT_SECONDS = 3600
 MIN_SECONDS = 600  # as the real server

@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
+from isthmus.lab.apiserver.changes.ownership import Leaves, Manager, Path, item_key, leaves, shown
 from isthmus.lab.apiserver.errors import ApiError, Json
-from isthmus.lab.apiserver.ownership import Leaves, Manager, Path, item_key, leaves, shown
-from isthmus.lab.apiserver.typetable import FieldType, ObjectType
+from isthmus.lab.apiserver.schema.typetable import FieldType, ObjectType
 
 
 def server_side_apply(

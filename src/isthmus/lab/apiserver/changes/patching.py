@@ -9,16 +9,16 @@ from typing import Any
 import msgspec
 
 from isthmus.lab.apiserver import errors
-from isthmus.lab.apiserver.apply import server_side_apply
-from isthmus.lab.apiserver.calls import Call
+from isthmus.lab.apiserver.changes.apply import server_side_apply
+from isthmus.lab.apiserver.changes.calls import Call
+from isthmus.lab.apiserver.changes.lifecycle import Lifecycle
+from isthmus.lab.apiserver.changes.ownership import leaves, read_managers
+from isthmus.lab.apiserver.changes.patch import json_patch, merge_patch
+from isthmus.lab.apiserver.changes.strategic import strategic_merge
 from isthmus.lab.apiserver.errors import ApiError, Json
-from isthmus.lab.apiserver.lifecycle import Lifecycle
-from isthmus.lab.apiserver.ownership import leaves, read_managers
-from isthmus.lab.apiserver.patch import json_patch, merge_patch
-from isthmus.lab.apiserver.state import Transaction, decode
-from isthmus.lab.apiserver.strategic import strategic_merge
-from isthmus.lab.apiserver.typetable import ObjectType
-from isthmus.lab.apiserver.watchcache import Stored
+from isthmus.lab.apiserver.schema.typetable import ObjectType
+from isthmus.lab.apiserver.storage.state import Transaction, decode
+from isthmus.lab.apiserver.storage.watchcache import Stored
 
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"

@@ -1,15 +1,16 @@
 """Subresources that are neither status nor streams: binding, finalize, scale, and tokens of service accounts."""
 
-from isthmus.lab.apiserver import decoding, errors
-from isthmus.lab.apiserver.apply import server_side_apply
-from isthmus.lab.apiserver.calls import Call
+from isthmus.lab.apiserver import errors
+from isthmus.lab.apiserver.changes.apply import server_side_apply
+from isthmus.lab.apiserver.changes.calls import Call
+from isthmus.lab.apiserver.changes.lifecycle import Lifecycle
+from isthmus.lab.apiserver.changes.ownership import leaves
+from isthmus.lab.apiserver.changes.patching import APPLY_PATCH, apply_patch
 from isthmus.lab.apiserver.errors import Json
-from isthmus.lab.apiserver.lifecycle import Lifecycle
-from isthmus.lab.apiserver.ownership import leaves
-from isthmus.lab.apiserver.patching import APPLY_PATCH, apply_patch
-from isthmus.lab.apiserver.state import Transaction, decode
-from isthmus.lab.apiserver.typetable import find
-from isthmus.lab.apiserver.watchcache import Stored, text_at
+from isthmus.lab.apiserver.inputs import decoding
+from isthmus.lab.apiserver.schema.typetable import find
+from isthmus.lab.apiserver.storage.state import Transaction, decode
+from isthmus.lab.apiserver.storage.watchcache import Stored, text_at
 
 __all__ = ["bind", "finalize", "patch_scale", "read_scale", "write_scale"]
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from isthmus.lab.apiserver import decoding, typetable
 from isthmus.lab.apiserver.errors import Json
+from isthmus.lab.apiserver.inputs import decoding
+from isthmus.lab.apiserver.schema import typetable
 
 if TYPE_CHECKING:
     from isthmus.lab.apiserver.columns import Columns
+    from isthmus.lab.apiserver.storage.watchcache import Stored
     from isthmus.lab.apiserver.strategies.base import Hooks, Settings
-    from isthmus.lab.apiserver.watchcache import Stored
 
 ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 SUBRESOURCE_VERBS = ("get", "patch", "update")

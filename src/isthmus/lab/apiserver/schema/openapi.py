@@ -12,12 +12,12 @@ from collections.abc import Iterable
 
 import msgspec
 
-from isthmus.lab.apiserver import discovery
+from isthmus.lab.apiserver.changes.patching import CUSTOM_TYPES, TYPES
 from isthmus.lab.apiserver.errors import Json
 from isthmus.lab.apiserver.extensions import publishing
-from isthmus.lab.apiserver.kinds import Registry, Resource
-from isthmus.lab.apiserver.patching import CUSTOM_TYPES, TYPES
-from isthmus.lab.apiserver.typetable import META, FieldType, ObjectType, find
+from isthmus.lab.apiserver.schema import discovery
+from isthmus.lab.apiserver.schema.kinds import Registry, Resource
+from isthmus.lab.apiserver.schema.typetable import META, FieldType, ObjectType, find
 
 _INT_OR_STRING = "io.k8s.apimachinery.pkg.util.intstr.IntOrString"
 _QUANTITY = "io.k8s.apimachinery.pkg.api.resource.Quantity"
@@ -272,7 +272,7 @@ def _flattened(schema: Json) -> Json:
 def _hash(rows: tuple[Resource, ...]) -> str:
     from importlib import resources
 
-    from isthmus.lab.apiserver.typetable import FILES
+    from isthmus.lab.apiserver.schema.typetable import FILES
 
     digest = hashlib.sha256(repr(rows).encode())
     for file in ("openapi.py", "types/words.txt", *(f"types/{name}" for name in FILES)):

@@ -10,7 +10,7 @@ from typing import Any
 
 from isthmus.lab.apiserver import errors
 from isthmus.lab.apiserver.errors import Json
-from isthmus.lab.apiserver.typetable import FieldType, ObjectType
+from isthmus.lab.apiserver.schema.typetable import FieldType, ObjectType
 
 _DIRECTIVE = "$patch"
 _RETAIN = "$retainKeys"

@@ -16,9 +16,9 @@ import msgspec
 
 from isthmus.lab.apiserver import errors
 from isthmus.lab.apiserver.errors import ApiError, Json
-from isthmus.lab.apiserver.kinds import Registry, Resource
-from isthmus.lab.apiserver.storage import Row, Storage, StorageError
-from isthmus.lab.apiserver.watchcache import Cache, Change, Key, Stored, encode
+from isthmus.lab.apiserver.schema.kinds import Registry, Resource
+from isthmus.lab.apiserver.storage.disk import Row, Storage, StorageError
+from isthmus.lab.apiserver.storage.watchcache import Cache, Change, Key, Stored, encode
 
 MAX_WAITING = 2048  # writes that wait for the disk; more are refused with 429
 

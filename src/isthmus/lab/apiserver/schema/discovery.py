@@ -4,7 +4,7 @@ Everything is derived from the registry at the time of the request, so that cust
 """
 
 from isthmus.lab.apiserver.errors import Json
-from isthmus.lab.apiserver.kinds import Registry, Resource
+from isthmus.lab.apiserver.schema.kinds import Registry, Resource
 
 VERSION = "v1.33.4"  # the API level that the type table is made from
 AGGREGATED = ("v2", "v2beta1")

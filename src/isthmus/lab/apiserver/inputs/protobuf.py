@@ -15,7 +15,7 @@ import msgspec
 
 from isthmus.lab.apiserver import errors
 from isthmus.lab.apiserver.errors import Json
-from isthmus.lab.apiserver.typetable import FieldType, ObjectType, find
+from isthmus.lab.apiserver.schema.typetable import FieldType, ObjectType, find
 
 MEDIA_TYPE = "application/vnd.kubernetes.protobuf"
 

@@ -7,13 +7,15 @@ nothing may be evicted, as in the real server.
 
 import msgspec
 
-from isthmus.lab.apiserver import decoding, deletion, errors
-from isthmus.lab.apiserver.calls import Call
+from isthmus.lab.apiserver import errors
+from isthmus.lab.apiserver.changes import deletion
+from isthmus.lab.apiserver.changes.calls import Call
+from isthmus.lab.apiserver.changes.lifecycle import Lifecycle
 from isthmus.lab.apiserver.errors import ApiError, Json
-from isthmus.lab.apiserver.lifecycle import Lifecycle
-from isthmus.lab.apiserver.state import Transaction, decode
+from isthmus.lab.apiserver.inputs import decoding
+from isthmus.lab.apiserver.schema.typetable import find
+from isthmus.lab.apiserver.storage.state import Transaction, decode
 from isthmus.lab.apiserver.strategies.workloads import selects
-from isthmus.lab.apiserver.typetable import find
 
 MAX_DISRUPTED = 2000  # evictions that the controller has not seen yet
 _REFUSAL = "Cannot evict pod as it would violate the pod's disruption budget."

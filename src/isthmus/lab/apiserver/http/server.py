@@ -11,19 +11,21 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from isthmus.lab.apiserver import decoding, discovery, errors, openapi, openapi_proto
-from isthmus.lab.apiserver.auth import PUBLIC_PATHS, Authenticator, User, impersonated
+from isthmus.lab.apiserver import errors
+from isthmus.lab.apiserver.access.auth import PUBLIC_PATHS, Authenticator, User, impersonated
+from isthmus.lab.apiserver.changes.lifecycle import Lifecycle
 from isthmus.lab.apiserver.errors import ApiError, Json
 from isthmus.lab.apiserver.extensions.serving import Serving
-from isthmus.lab.apiserver.kinds import Registry
-from isthmus.lab.apiserver.lifecycle import Lifecycle
-from isthmus.lab.apiserver.proxy import NodeProxy
-from isthmus.lab.apiserver.reading import get, list_objects
-from isthmus.lab.apiserver.representation import Renderer, as_yaml, negotiate
-from isthmus.lab.apiserver.routing import Target, flag, resolve
-from isthmus.lab.apiserver.state import State
-from isthmus.lab.apiserver.watching import watch
-from isthmus.lab.apiserver.writing import Writing, answer, quoted
+from isthmus.lab.apiserver.http.proxy import NodeProxy
+from isthmus.lab.apiserver.http.reading import get, list_objects
+from isthmus.lab.apiserver.http.representation import Renderer, as_yaml, negotiate
+from isthmus.lab.apiserver.http.routing import Target, flag, resolve
+from isthmus.lab.apiserver.http.watching import watch
+from isthmus.lab.apiserver.http.writing import Writing, answer, quoted
+from isthmus.lab.apiserver.inputs import decoding
+from isthmus.lab.apiserver.schema import discovery, openapi, openapi_proto
+from isthmus.lab.apiserver.schema.kinds import Registry
+from isthmus.lab.apiserver.storage.state import State
 
 _log = structlog.get_logger(__name__)
 

@@ -7,20 +7,23 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from isthmus.lab.apiserver import bodies, decoding, deletion, errors, eviction, patching, protobuf, subresources
-from isthmus.lab.apiserver.auth import Authenticator, User
-from isthmus.lab.apiserver.calls import Call, write_options
+from isthmus.lab.apiserver import errors
+from isthmus.lab.apiserver.access.auth import Authenticator, User
+from isthmus.lab.apiserver.access.tokens import issue_token
+from isthmus.lab.apiserver.changes import deletion, eviction, patching
+from isthmus.lab.apiserver.changes.calls import Call, write_options
+from isthmus.lab.apiserver.changes.lifecycle import Lifecycle
 from isthmus.lab.apiserver.errors import Json
-from isthmus.lab.apiserver.lifecycle import Lifecycle
-from isthmus.lab.apiserver.reading import selection_of
-from isthmus.lab.apiserver.representation import Renderer
-from isthmus.lab.apiserver.reviews import review
-from isthmus.lab.apiserver.routing import Target
-from isthmus.lab.apiserver.selectors import Selection
-from isthmus.lab.apiserver.state import State, Transaction
+from isthmus.lab.apiserver.http import subresources
+from isthmus.lab.apiserver.http.reading import selection_of
+from isthmus.lab.apiserver.http.representation import Renderer
+from isthmus.lab.apiserver.http.reviews import review
+from isthmus.lab.apiserver.http.routing import Target
+from isthmus.lab.apiserver.inputs import bodies, decoding, protobuf
+from isthmus.lab.apiserver.inputs.selectors import Selection
+from isthmus.lab.apiserver.storage.state import State, Transaction
+from isthmus.lab.apiserver.storage.watchcache import Stored
 from isthmus.lab.apiserver.strategies.admission import DEFAULT_ACCOUNT
-from isthmus.lab.apiserver.tokens import issue_token
-from isthmus.lab.apiserver.watchcache import Stored
 
 JSON = "application/json"
 YAML = "application/yaml"
