@@ -1,44 +1,28 @@
 """`isthmus lab`: Kubernetes clusters on this machine, without root and without containers."""
 
-import importlib
 from pathlib import Path
+from typing import ClassVar
 
 import click
 
+from isthmus.cli.lazy import LazyGroup
 from isthmus.lab.statedir import STATE_VARIABLE, StateDir, default_root
 
-_COMMANDS = {
-    "create": "creating",
-    "delete": "creating",
-    "down": "creating",
-    "exec": "inspecting",
-    "heal": "disturbing",
-    "kubeconfig": "inspecting",
-    "list": "inspecting",
-    "logs": "inspecting",
-    "partition": "disturbing",
-    "ps": "inspecting",
-    "start": "disturbing",
-    "status": "wellbeing",
-    "stop": "disturbing",
-    "up": "creating",
+_MODULES = {
+    "creating": ("create", "delete", "down", "up"),
+    "disturbing": ("heal", "partition", "start", "stop"),
+    "inspecting": ("exec_", "kubeconfig", "list_", "logs", "ps"),
+    "wellbeing": ("status",),
 }
 
 
-class _Lazy(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        module = importlib.import_module(f"{__name__}.{_COMMANDS[cmd_name]}")
-        found = module.COMMANDS[cmd_name]
-        assert isinstance(found, click.Command)  # noqa: S101
-        return found
+class _Commands(LazyGroup):
+    places: ClassVar = {
+        found.rstrip("_"): f"isthmus.cli.lab.{module}:{found}" for module, names in _MODULES.items() for found in names
+    }
 
 
-@click.group(cls=_Lazy)
+@click.group(cls=_Commands)
 @click.option(
     "--state-dir",
     type=click.Path(path_type=Path, file_okay=False),

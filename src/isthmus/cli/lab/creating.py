@@ -253,6 +253,3 @@ def _say_how_to_use(state: StateDir, plans: "list[ClusterPlan]", *, merged: bool
         click.echo(f"    kubectl --context {plan.context} get nodes -o wide", err=True)
     if shutil.which("kubectl") is None:
         click.echo(_KUBECTL, err=True)
-
-
-COMMANDS = {"create": create, "up": up, "delete": delete, "down": down}

@@ -132,6 +132,3 @@ def _await(state: StateDir, connection: "Connection", chosen: "Sequence[Target]"
             target.wait(waiting)
         except NotReadyError as error:
             raise click.ClickException(f"{target.title} was started and is not well: {error}") from error
-
-
-COMMANDS = {"stop": stop, "start": start, "partition": partition, "heal": heal}

@@ -190,6 +190,3 @@ def _process_rows(state: StateDir) -> list[dict[str, Any]]:
         }
         for row in found
     ]
-
-
-COMMANDS = {"list": list_, "ps": ps, "kubeconfig": kubeconfig, "logs": logs, "exec": exec_}

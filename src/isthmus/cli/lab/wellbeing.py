@@ -74,6 +74,3 @@ def _words(cluster: "ClusterHealth") -> list[str]:
         words.append(f"ended and about to start again: {', '.join(cluster.waiting_units)}")
     words.append(f"{cluster.memory / 2**20:.0f} MiB")
     return words
-
-
-COMMANDS = {"status": status}
