@@ -26,6 +26,10 @@ MAX_ADDRESSES = 100
 MAX_SOURCES = 500
 MAX_ENDPOINTS = 1000
 """What an API server lets into one EndpointSlice; ports and addresses of a Service are bounded by its size alone."""
+MAX_BACKENDS = 100_000
+"""Endpoints times ports of one EndpointSlice: of 100 kB, which say a million, one object would stall every agent."""
+MAX_FRONTENDS = 10_000
+"""Addresses times ports of one Service, not counting node ports."""
 
 _VERSIONS = {"IPv4": 4, "IPv6": 6}
 
@@ -49,15 +53,17 @@ def service_facts(obj: ServiceObject) -> Facts:
     if not cluster_ips:
         return Facts(tuple(problems))
     balanced = spec.type == "LoadBalancer"
+    ports = _ports(obj, problems)
+    room = min(MAX_ADDRESSES, MAX_FRONTENDS // max(1, len(ports)))
     ingress = [entry.ip for entry in obj.status.loadBalancer.ingress if entry.ip and entry.ipMode in ("", "VIP")]
-    ingress_ips = _addresses(ingress if balanced else [], "status.loadBalancer.ingress", problems)
+    ingress_ips = _addresses(ingress if balanced else [], "status.loadBalancer.ingress", problems, most=room)
     service = Service(
         namespace=meta.namespace,
         name=meta.name,
         uid=meta.uid,
-        ports=_ports(obj, problems),
+        ports=ports,
         cluster_ips=cluster_ips,
-        external_ips=_addresses(spec.externalIPs, "spec.externalIPs", problems),
+        external_ips=_addresses(spec.externalIPs, "spec.externalIPs", problems, most=room),
         ingress_ips=ingress_ips,
         sources=_sources(spec.loadBalancerSourceRanges, problems) if balanced else None,
         local_internal=_local(spec.internalTrafficPolicy, "spec.internalTrafficPolicy", problems),
@@ -84,7 +90,8 @@ def slice_facts(obj: EndpointSlice, *, cluster: str) -> Facts:
         else:
             ports[port.name or "", protocol] = port.port
     backends: set[tuple[PortKey, Backend]] = set()
-    for index, endpoint in enumerate((obj.endpoints or ())[:MAX_ENDPOINTS]):
+    most = min(MAX_ENDPOINTS, MAX_BACKENDS // max(1, len(ports)))
+    for index, endpoint in enumerate((obj.endpoints or ())[:most]):
         given = endpoint.addresses[0] if endpoint.addresses else ""
         address = usable_address(given)
         if address is None or ip_address(address).version != version:
@@ -92,8 +99,8 @@ def slice_facts(obj: EndpointSlice, *, cluster: str) -> Facts:
             continue
         for key, number in ports.items():
             backends.add((key, _backend(endpoint, cluster, Target(address, number))))
-    if len(obj.endpoints or ()) > MAX_ENDPOINTS:
-        problems.append(Problem("endpoints", f"more than {MAX_ENDPOINTS}; the rest is left out"))
+    if len(obj.endpoints or ()) > most:
+        problems.append(Problem("endpoints", f"more than {most}; the rest is left out"))
     place = (obj.metadata.namespace, obj.metadata.name)
     return Facts(tuple(problems), slice=Slice(place, (obj.metadata.namespace, name), frozenset(backends)))
 
@@ -117,16 +124,18 @@ def _backend(endpoint: EndpointOfSlice, cluster: str, target: Target) -> Backend
     )
 
 
-def _addresses(given: list[str] | tuple[str, ...], field: str, problems: list[Problem]) -> tuple[str, ...]:
+def _addresses(
+    given: list[str] | tuple[str, ...], field: str, problems: list[Problem], *, most: int = MAX_ADDRESSES
+) -> tuple[str, ...]:
     found: dict[str, None] = {}
-    for text in given[:MAX_ADDRESSES]:
+    for text in given[:most]:
         address = usable_address(text)
         if address is None:
             problems.append(Problem(field, f"{text!r} is no address that a Service can have"))
         else:
             found[address] = None
-    if len(given) > MAX_ADDRESSES:
-        problems.append(Problem(field, f"more than {MAX_ADDRESSES}; the rest is left out"))
+    if len(given) > most:
+        problems.append(Problem(field, f"more than {most}; the rest is left out"))
     return tuple(found)
 
 

@@ -12,7 +12,7 @@ from isthmus.agent.view import Report
 from isthmus.kube.reflector import Change, Gone, Put, Snapshot
 from isthmus.kube.schema import EndpointSlice
 from isthmus.kube.schema import Service as ServiceObject
-from isthmus.model.service import ServiceKey
+from isthmus.model.service import ServiceKey, Slice
 from isthmus.policy.rules import ObjectRef, Problem
 from isthmus.ruleset.services import ServiceCompiler
 from isthmus.ruleset.table import Table
@@ -65,13 +65,12 @@ class ServiceView:
             case Put(obj):
                 return self._put_slice(obj)
             case Gone(obj):
-                self._drop_slice((obj.metadata.namespace, obj.metadata.name))
-                return []
+                return self._drop_slice((obj.metadata.namespace, obj.metadata.name))
             case Snapshot(objects):
                 present = {(obj.metadata.namespace, obj.metadata.name) for obj in objects}
-                for key in [key for key in self._of(SLICE, self.compiler.slices) if key not in present]:
-                    self._drop_slice(key)
-                reports = [report for obj in objects for report in self._put_slice(obj)]
+                gone = [key for key in self._of(SLICE, self.compiler.slices) if key not in present]
+                reports = [report for key in gone for report in self._drop_slice(key)]
+                reports += [report for obj in objects for report in self._put_slice(obj)]
                 self._known.add(SLICE)
                 return reports
 
@@ -98,22 +97,30 @@ class ServiceView:
     def _put_slice(self, obj: EndpointSlice) -> list[Report]:
         facts: Facts = slice_facts(obj, cluster=self._cluster)
         meta = obj.metadata
+        key = (meta.namespace, meta.name)
+        before = self.compiler.slices.get(key)
         if facts.slice is None:
-            self.compiler.drop_slice((meta.namespace, meta.name))
-            of = (meta.namespace, "")
+            self.compiler.drop_slice(key)
         else:
             self.compiler.put_slice(facts.slice)
-            of = facts.slice.service
-        reports = self._note(ObjectRef(SLICE, meta.namespace, meta.name, meta.uid), facts.problems)
-        crowded = self.compiler.waiting(of) > 0
-        if crowded or of in self._crowded:
-            (self._crowded.add if crowded else self._crowded.discard)(of)
-            reports += self._reconsider({of})
-        return reports
+        reports = self._note(ObjectRef(SLICE, *key, meta.uid), facts.problems)
+        return reports + self._recount(before, facts.slice)
 
-    def _drop_slice(self, key: tuple[str, str]) -> None:
+    def _drop_slice(self, key: tuple[str, str]) -> list[Report]:
+        before = self.compiler.slices.get(key)
         self.compiler.drop_slice(key)
         self._problems.pop((SLICE, *key), None)
+        return self._recount(before)
+
+    def _recount(self, *changed: Slice | None) -> list[Report]:
+        """Says which services have too many backends, or no longer, after these slices came or went."""
+        reports: list[Report] = []
+        for of in sorted({slice_.service for slice_ in changed if slice_ is not None}):
+            crowded = self.compiler.waiting(of) > 0
+            if crowded or of in self._crowded:
+                (self._crowded.add if crowded else self._crowded.discard)(of)
+                reports += self._reconsider({of})
+        return reports
 
     def _reconsider(self, keys: Iterable[ServiceKey] = ()) -> list[Report]:
         """Says what is wrong with services now: `keys`, and those that lost a frontend to another, or won one."""

@@ -7,6 +7,7 @@ of its port, however many there are. Nothing of it is in the table unless a Serv
 Rejected: working out a service's whole list at each change and comparing: 5,000 backends would cost 5,000 at each.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
 
@@ -71,7 +72,7 @@ class ServiceCompiler:
         self._node_addresses: tuple[str, ...] = ()
         self._lines: dict[ServiceKey, dict[_PoolKey, _Line]] = {}
         self._wanted: dict[ServiceKey, tuple[Frontend, ...]] = {}
-        self._claims: dict[FrontendKey, list[Frontend]] = {}
+        self._claims: dict[FrontendKey, list[Frontend]] = {}  # by rank: thousands may want the same one
         self._held: dict[FrontendKey, Frontend] = {}
         self._more_uses: Counter[tuple[str, Key]] = Counter()  # of elements, beyond the first
         self._jumps: Counter[str] = Counter()  # elements that lead to chains made for a setting, not for a service
@@ -188,8 +189,9 @@ class ServiceCompiler:
         self._let_go(service.key, wanted)
         for frontend in wanted:
             claims = self._claims.setdefault(frontend.key, [])
-            if frontend not in claims:
-                claims.append(frontend)
+            at = _place(claims, frontend)
+            if frontend not in claims[at : at + 1]:
+                claims.insert(at, frontend)
                 self._settle(frontend.key)
         self._wanted[service.key] = wanted
 
@@ -198,8 +200,9 @@ class ServiceCompiler:
         keep = set(wanted)
         for old in self._wanted.get(service, ()):
             claims = self._claims.get(old.key, [])
-            if old not in keep and old in claims:
-                claims.remove(old)
+            at = _place(claims, old)
+            if old not in keep and old in claims[at : at + 1]:
+                del claims[at]
                 self._settle(old.key)
 
     def _settle(self, key: FrontendKey) -> None:
@@ -207,7 +210,7 @@ class ServiceCompiler:
         claims = self._claims[key]
         if not claims:
             del self._claims[key]
-        holder = min(claims, key=lambda claim: claim.rank, default=None)
+        holder = claims[0] if claims else None
         old = self._held.get(key)
         if old == holder:
             return
@@ -400,3 +403,7 @@ class ServiceCompiler:
             self._more_uses[name, key] = more - 1
         else:
             del self._more_uses[name, key]
+
+
+def _place(claims: list[Frontend], claim: Frontend) -> int:
+    return bisect_left(claims, claim.rank, key=lambda other: other.rank)

@@ -72,9 +72,9 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
         return f"{host}:{self.number}/{_NAMES[self.port.protocol]}"
 
     @property
-    def rank(self) -> tuple[int, ServiceKey, str]:
-        """Orders claims on one frontend: the least has it."""
-        return self.kind, self.service, self.port.name
+    def rank(self) -> tuple[int, ServiceKey, str, int]:
+        """Orders claims on one frontend: the least has it. No two claims of one frontend are equal in it."""
+        return self.kind, self.service, self.port.name, self.port.port
 
 
 def frontends(service: Service, *, node_addresses: Iterable[str]) -> Iterator[Frontend]:

@@ -123,6 +123,10 @@ def test_services_that_need_no_dataplane_are_left_alone_in_silence(obj):
         ),
         (service(ports=[{"port": n + 1} for n in range(1001)]), "spec.ports"),
         (service(externalIPs=[f"192.0.2.{n}" for n in range(101)]), "spec.externalIPs"),
+        (
+            service(ports=[{"port": n + 1} for n in range(1000)], externalIPs=[f"192.0.2.{n}" for n in range(11)]),
+            "spec.externalIPs",
+        ),
     ],
 )
 def test_what_no_service_can_have_is_named_by_field(obj, field):
@@ -260,6 +264,43 @@ def test_backends_beyond_what_a_list_holds_wait_and_are_counted(view: ServiceVie
     (mended,) = view.slices(Put(slice_("10.1.0.1", "10.1.0.3")))
     assert (mended.ref.name, mended.problems) == ("web", ())
     assert view.compiler.reachable((VIP, 6, 80)) == {Target("10.1.0.1", 8080), Target("10.1.0.3", 8080)}
+
+
+@pytest.mark.parametrize("how", ["deleted", "another service's", "nobody's", "missing in a list"])
+def test_too_many_backends_are_mended_also_by_a_slice_that_goes(view: ServiceView, monkeypatch, how):
+    monkeypatch.setitem(services._ROOM, Reach.ALL, 2)
+    view.services(Put(service()))
+    view.slices(Put(slice_("10.1.0.1", "10.1.0.2", name="one")))
+    assert len(view.slices(Put(slice_("10.1.0.3", name="two")))) == 1
+
+    match how:
+        case "deleted":
+            reports = view.slices(Gone(slice_("10.1.0.3", name="two")))
+        case "another service's":
+            reports = view.slices(Put(slice_("10.1.0.3", name="two", of="other")))
+        case "nobody's":
+            reports = view.slices(Put(slice_("10.1.0.3", name="two", of="")))
+        case _:
+            reports = view.slices(Snapshot((slice_("10.1.0.1", "10.1.0.2", name="one"),)))
+    assert [(report.ref.name, report.problems) for report in reports] == [("web", ())]
+    assert view.faulty == 0
+
+
+def test_many_ports_and_many_endpoints_in_one_slice_are_not_multiplied_without_end():
+    addresses = [f"10.1.{n >> 8}.{n & 255}" for n in range(1000)]
+    facts = slice_facts(slice_(*addresses, ports=[{"name": f"p{n}", "port": n + 1} for n in range(1000)]), cluster="e")
+
+    assert len(facts.slice.backends) == 100_000
+    assert [str(problem) for problem in facts.problems] == ["endpoints: more than 100; the rest is left out"]
+
+
+def test_one_node_port_of_two_ports_belongs_to_the_same_one_whichever_came_first(view: ServiceView):
+    ports = [{"port": number, "nodePort": 30080} for number in (80, 81)]
+    for order in (ports[:1], ports, ports[1:], ports[::-1]):
+        view.compiler.set_node(("10.0.0.1",))
+        view.services(Put(service(type="NodePort", ports=order)))
+        least = min(port["port"] for port in order)
+        assert view.compiler.frontends["10.0.0.1", 6, 30080].port.port == least
 
 
 def test_problems_are_said_once_and_once_more_when_they_are_mended(view: ServiceView):
