@@ -128,3 +128,52 @@ async def test(keeper):
         return str(error)
 """
     assert in_a_world_of_its_own(body, tmp_path) == 'exec: "no-such-program": executable file not found in $PATH'
+
+
+def test_no_open_file_of_the_keeper_leads_a_container_out_of_its_root(tmp_path: Path) -> None:
+    body = """
+async def said(keeper, op, spec, **words):
+    reader, writer = os.pipe()
+    nothing = os.open("/dev/null", os.O_RDWR)
+    try:
+        result = await keeper.do(op, spec, descriptors=[nothing, writer, writer], **words)
+        await keeper.exit_code(result["pid"])
+        os.close(writer)
+        return "ran: " + os.read(reader, 65536).decode()
+    except KeeperError as error:
+        os.close(writer)
+        return str(error)
+    finally:
+        os.close(reader)
+        os.close(nothing)
+
+async def test(keeper):
+    nothing = os.open("/dev/null", os.O_RDWR)
+    running = await keeper.do("start", program("sleep", "100"), descriptors=[nothing] * 3)
+    words = {"pid": running["pid"], "start": running["start"]}
+    found = []
+    for number in range(3, 30):
+        link = f"/proc/self/fd/{number}"
+        for spec in (program("ls", "../../..", cwd=link), program(f"{link}/../../../../../bin/ls")):
+            found += [await said(keeper, "start", spec), await said(keeper, "exec", spec, **words)]
+    os.kill(running["pid"], 9)
+    return found
+"""
+    for said in in_a_world_of_its_own(body, tmp_path):
+        assert "chdir to cwd" in said or "no such file or directory" in said, said
+
+
+def test_a_working_directory_outside_of_the_container_is_refused(tmp_path: Path) -> None:
+    body = """
+async def test(keeper):
+    nothing = os.open("/dev/null", os.O_RDWR)
+    outside = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        # Its standard input is the only open file that a program is given.
+        spec = program("ls", cwd="/proc/self/fd/0")
+        await keeper.do("start", spec, descriptors=[outside, nothing, nothing])
+    except KeeperError as error:
+        return str(error)
+"""
+    expected = 'chdir to cwd ("/proc/self/fd/0") failed: it is outside of the container'
+    assert in_a_world_of_its_own(body, tmp_path) == expected

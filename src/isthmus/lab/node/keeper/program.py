@@ -118,6 +118,11 @@ def _enter_directory(directory: str) -> None:
             raise ProgramError(f'chdir to cwd ("{directory}") failed: {_spoken(error)}') from error
     except OSError as error:
         raise ProgramError(f'chdir to cwd ("{directory}") failed: {_spoken(error)}') from error
+    try:
+        os.getcwd()
+    except OSError as error:
+        # The kernel has no name for it below the root: some link of /proc led out of the container.
+        raise ProgramError(f'chdir to cwd ("{directory}") failed: it is outside of the container') from error
 
 
 def _become_user(uid: int, gid: int, groups: list[int]) -> None:

@@ -283,6 +283,9 @@ def _take_streams(spec: Json, reply: socket.socket, descriptors: list[int]) -> N
         descriptors = [slave, slave, slave]
     for number, descriptor in enumerate(descriptors[:3]):
         os.dup2(descriptor, number, inheritable=True)
+    # The program's own paths are looked up from here on, and /proc/self/fd would lead them into the machine's files.
+    os.closerange(3, reply.fileno())
+    os.closerange(reply.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def _live(work: Callable[[], None], reply: socket.socket) -> NoReturn:
