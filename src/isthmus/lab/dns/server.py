@@ -1,7 +1,8 @@
 """The sockets of DNS: datagrams in batches, streams with a bound on their number and their patience.
 
 Invariants: one bad client costs nobody else an answer; a full socket loses datagrams, as UDP does, and nothing waits; a
-stream is not read from while it has answers to take. Rejected: asyncio, which costs as much memory as all the rest.
+stream is not read from while it has answers to take or queries to be answered. Rejected: asyncio, which costs as much
+memory as all the rest.
 """
 
 import socket
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from isthmus.lab.images.programs.loop import READ, WRITE, Loop
 
 BATCH = 64
-"""Datagrams that are answered before the loop has its turn."""
+"""Queries that are answered before the loop has its turn."""
 MAX_STREAMS = 256
 """TCP connections at a time; more are closed at once."""
 _IDLE = 10.0
@@ -20,6 +21,8 @@ _BUFFER = 1024 * 1024
 _MAX_DATAGRAM = 4096
 _MAX_PENDING = 128 * 1024
 """Bytes of queries that are taken from a stream at a time."""
+_MAX_UNSENT = 64 * 1024
+"""Bytes of answers after which a stream's next query waits: a query of 30 bytes may have an answer of 64 KiB."""
 
 Respond = Callable[[bytes, str], bytes | None]
 """Returns the response to a query that came over "udp" or "tcp"."""
@@ -108,9 +111,9 @@ class _Stream:
                     return
                 self.expires = time.monotonic() + _IDLE
                 self._input += data
-                if not self._answer():
-                    self.close()
-                    return
+            if not self._answer():
+                self.close()
+                return
             if self._output:
                 del self._output[: self._socket.send(self._output)]
         except BlockingIOError:
@@ -118,16 +121,22 @@ class _Stream:
         except OSError:
             self.close()
             return
-        self._server.loop.watch(self._socket.fileno(), WRITE if self._output else READ, self._ready)
+        busy = self._output or self._query() is not None
+        self._server.loop.watch(self._socket.fileno(), WRITE if busy else READ, self._ready)
+
+    def _query(self) -> bytes | None:
+        """Returns the next query, None if it is not whole yet."""
+        end = 2 + int.from_bytes(self._input[:2], "big")
+        return bytes(self._input[2:end]) if len(self._input) >= max(end, 2) else None
 
     def _answer(self) -> bool:
-        """Answers the queries that are whole; returns whether all of them were queries."""
-        while len(self._input) >= 2:
-            end = 2 + int.from_bytes(self._input[:2], "big")
-            if len(self._input) < end:
+        """Answers as many queries as the loop has time for; returns whether all of them were queries."""
+        for _ in range(BATCH):
+            query = self._query() if len(self._output) < _MAX_UNSENT else None
+            if query is None:
                 break
-            answer = self._server.respond(bytes(self._input[2:end]), "tcp")
-            del self._input[:end]
+            answer = self._server.respond(query, "tcp")
+            del self._input[: 2 + len(query)]
             if answer is None:
                 return False
             self._output += len(answer).to_bytes(2, "big") + answer
