@@ -11,11 +11,12 @@ from contextlib import contextmanager
 
 import pytest
 
+from isthmus.agent.writer import KernelWriter
 from isthmus.kernel.namespaces import enter
 from isthmus.policy.networkpolicy import parse
 from tests.support.netns import Host, World
 from tests.support.probes import SO_LINGER_RESET
-from tests.support.service_node import VIP4, ServiceNode, backends, service
+from tests.support.service_node import VIP4, ServiceNode, backends, service, writer_in
 
 B, C = "10.244.0.11", "10.244.0.12"
 TARGETS = [(ip, port) for ip in (B, C) for port in range(8000, 8004)]
@@ -91,16 +92,15 @@ def test_no_connection_is_refused_while_backends_come_and_go(world: World, affin
     assert outcomes.keys() == {b"served"}, outcomes
 
 
-def test_nothing_gets_through_while_one_policy_takes_the_place_of_another(world: World):
+async def test_nothing_gets_through_while_one_policy_takes_the_place_of_another(world: World):
     node = ServiceNode(world)
     selector = {"matchLabels": {"app": "b"}}
 
-    def isolate(number: int) -> None:
+    async def isolate(writer: KernelWriter, number: int) -> None:
         spec = {"podSelector": selector, "ingress": [{"from": [{"ipBlock": {"cidr": f"192.0.2.{number}/32"}}]}]}
         node.compiler.put_policy(parse({"metadata": {"namespace": "shop", "name": "p"}, "spec": spec}, cluster="east"))
-        assert node.push()
+        await writer.apply(node.compiler.table.take_delta())
 
-    isolate(0)
     sink = world["b"].run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     source = world["a"].run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     with sink, source:
@@ -111,8 +111,10 @@ def test_nothing_gets_through_while_one_policy_takes_the_place_of_another(world:
         def flood() -> None:
             source.send(b"?")
 
-        with _process(flood):
-            for number in range(1, 1000):
-                isolate(number % 200)
+        async with writer_in(world) as writer:
+            await isolate(writer, 0)
+            with _process(flood):
+                for number in range(1, 1000):
+                    await isolate(writer, number % 200)
         with pytest.raises(BlockingIOError):
             sink.recv(100)

@@ -1,22 +1,19 @@
 """Services in the real kernel: who answers, as seen by whom, and what changes under live traffic."""
 
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from ipaddress import ip_network
 
 import pytest
 
-from isthmus.agent.writer import KernelWriter
 from isthmus.kernel.conntrack import forget_stale
-from isthmus.kernel.namespaces import enter
 from isthmus.model.service import PROTOCOLS, Port
 from isthmus.policy.networkpolicy import parse
 from isthmus.ruleset.service_layout import AFFINITY, HOOKED
 from isthmus.ruleset.text import replacement
 from tests.support.netns import World
 from tests.support.probes import Attempt
-from tests.support.service_node import VIP4, VIP6, Answerers, ServiceNode, backends, service
+from tests.support.service_node import VIP4, VIP6, Answerers, ServiceNode, backends, service, writer_in
 
 A, B, C, D = (f"10.244.0.{n}" for n in range(10, 14))
 B6, C6 = "fd00:10:244::b", "fd00:10:244::c"
@@ -367,7 +364,7 @@ def test_ten_thousand_services_load_at_once_and_a_change_of_one_is_elements_alon
 
 
 async def test_a_table_of_which_any_hook_is_gone_is_not_intact(node: ServiceNode):
-    async with _writer_in(node.world) as writer:
+    async with writer_in(node.world) as writer:
         for chain in ("postrouting", *HOOKED):
             await writer.replace(node.compiler.table.whole())
             assert await writer.intact()
@@ -375,15 +372,6 @@ async def test_a_table_of_which_any_hook_is_gone_is_not_intact(node: ServiceNode
             assert not await writer.intact()
         await writer.replace(node.compiler.table.whole())
         assert await writer.present()
-
-
-@asynccontextmanager
-async def _writer_in(world: World) -> AsyncIterator[KernelWriter]:
-    """Opens the agent's writer in the router's namespace: its one thread is taken there before it does anything."""
-    writer = KernelWriter(services=True)
-    await writer._run(lambda: enter(world.router.descriptor))
-    async with writer:
-        yield writer
 
 
 def test_a_packet_for_nobodys_service_keeps_its_priority(node: ServiceNode):

@@ -1,9 +1,11 @@
 """Table, its interpreter and the plain rule must agree about services; so must incremental and full computation."""
 
 from collections import Counter
+from hashlib import blake2b
 from itertools import chain
 from random import Random
 
+import msgspec
 import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
@@ -48,6 +50,7 @@ def _resolved(table: Table) -> dict[str, object]:
     """Returns what the service part says, without saying which slot a target has, or by what token it is known."""
     content: dict[str, object] = {}
     for version in (4, 6):
+        reached = set()
         for maps, tokens in ((layout.BACKENDS, layout.TOKENS), (layout.NEAR, layout.NEAR_TOKENS)):
             found: dict[tuple, list[Target]] = {}
             used = set()
@@ -61,7 +64,9 @@ def _resolved(table: Table) -> dict[str, object]:
             for slots in found.values():
                 assert sorted(slot for slot, _ in slots) == list(range(len(slots))), "no holes"
             assert used == {key for key in table.elements[maps[version].name] if key[-1] >= TOKEN}, "nothing left over"
+            reached |= {(to.address, key[1], to.port) for key, to in table.elements[maps[version].name].items()}
             content[maps[version].name] = {key: Counter(target for _, target in slots) for key, slots in found.items()}
+        assert set(table.elements[layout.TARGETS[version].name]) == reached, "who may be masqueraded"
         for pair in (
             layout.SERVICES,
             layout.OUTSIDE,
@@ -79,6 +84,29 @@ def _resolved(table: Table) -> dict[str, object]:
 @settings(max_examples=80, deadline=None)
 @given(st.lists(_steps, min_size=1, max_size=25), st.randoms(use_true_random=False))
 def test_incremental_result_equals_full_recompute_and_deltas_lead_from_one_to_the_next(steps, rng):
+    _assert_history_does_not_matter(steps, rng)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_long_history_does_not_matter_either(seed):
+    rng = Random(seed)
+    steps = [("put_service", s.service(rng)) for _ in range(3)]
+    for _ in range(60):
+        chance = rng.random()
+        if chance < 0.7:
+            steps.append(("put_slice", s.slice_(rng)))
+        elif chance < 0.85:
+            steps.append(("put_service", s.service(rng)))
+        elif chance < 0.9:
+            steps.append(("drop_service", ("x", rng.choice(s.NAMES))))
+        elif chance < 0.95:
+            steps.append(("drop_slice", ("x", rng.choice("stuv"))))
+        else:
+            steps.append(("set_node", rng.choice([(), s.NODE_ADDRESSES, s.NODE_ADDRESSES[:1]])))
+    _assert_history_does_not_matter(steps, rng)
+
+
+def _assert_history_does_not_matter(steps, rng):
     services = _compiler()
     kernel = Table()
     apply(kernel, services.table.take_delta())
@@ -91,6 +119,7 @@ def test_incremental_result_equals_full_recompute_and_deltas_lead_from_one_to_th
             script(delta)
             apply(kernel, delta)
             assert kernel == services.table
+            _resolved(services.table)
     apply(kernel, services.table.take_delta())
     assert kernel == services.table
 
@@ -172,11 +201,12 @@ def test_a_packet_that_meets_one_look_up_before_a_change_and_the_next_after_it_i
     port = s.PORTS[0]
     service = s.Service("x", "a", ports=(port,), cluster_ips=s.VIPS["a"], local_external=True, affinity=affinity)
     services.put_service(service)
+    far = Target("10.1.0.0", 80)
 
     def put(first: int, last: int) -> None:
         targets = [Target(f"10.2.0.{n}", 80) for n in range(first, last)]
-        members = frozenset((port.key, s.Backend("east", target, node=s.NODE)) for target in targets)
-        services.put_slice(s.Slice(("x", "s"), ("x", "a"), members))
+        told = [*(s.Backend("east", target, node=s.NODE) for target in targets), s.Backend("east", far, node="n2")]
+        services.put_slice(s.Slice(("x", "s"), ("x", "a"), frozenset((port.key, backend) for backend in told)))
 
     flow = Flow(s.OUTSIDERS[0], s.NODE_ADDRESSES[0], 6, 30080) if outside else Flow(POD4, s.VIPS["a"][0], 6, 80)
     names = [pair[4].name for pair in (layout.SERVICES, layout.OUTSIDE, layout.TOKENS, layout.NEAR_TOKENS)]
@@ -184,7 +214,7 @@ def test_a_packet_that_meets_one_look_up_before_a_change_and_the_next_after_it_i
     before = {name: dict(services.table.elements[name]) for name in names}
     for first, last in ((0, 1), (count - 1, count), (0, count - 1)):
         put(first, last)
-        left = {Target(f"10.2.0.{n}", 80) for n in range(first, last)}
+        left = {Target(f"10.2.0.{n}", 80) for n in range(first, last)} | ({far} if not outside else set())
         for stale in (names[:2], names[2:]):
             after = {name: dict(services.table.elements[name]) for name in stale}
             for name in stale:
@@ -252,6 +282,49 @@ def test_slots_have_no_holes_and_a_change_of_one_moves_at_most_one_other(changes
         assert {t.port for t in (*slots.targets, *slots.waiting)} == there
         assert len(slots) == min(room, len(there))
         assert len({slots.token(target) for target in slots.targets}) == len(slots)
+
+
+def test_two_targets_whose_tokens_would_be_the_same_get_different_ones(monkeypatch):
+    monkeypatch.setattr("isthmus.ruleset.slots.blake2b", lambda data, digest_size: blake2b(b"", digest_size=4))
+    slots, targets = Slots(), [Target("10.0.0.1", n) for n in range(4)]
+    slots.change(gone=(), come=targets, room=4)
+    tokens = [slots.token(target) for target in targets]
+    assert len(set(tokens)) == 4 and min(tokens) >= TOKEN
+
+    slots.change(gone=targets[:1], come=(), room=4)
+    slots.forget(targets[0])
+    slots.change(gone=(), come=[Target("10.0.0.2", 1)], room=4)
+    assert slots.token(Target("10.0.0.2", 1)) == tokens[0], "a number that is free again is used again"
+
+
+def test_udp_frontends_of_which_connections_may_lead_astray_are_named():
+    services = _compiler()
+    port = next(one for one in s.PORTS if one.protocol == 17 and not one.node_port)
+    key = (s.VIPS["a"][0], port.protocol, port.port)
+    service = s.Service("x", "a", ports=(port,), cluster_ips=s.VIPS["a"][:1])
+
+    def put(*backends) -> set:
+        services.put_slice(s.Slice(("x", "s"), ("x", "a"), frozenset((port.key, backend) for backend in backends)))
+        return services.take_stale()
+
+    first, second = (s.Backend("east", Target(f"10.2.0.{n}", 53)) for n in (1, 2))
+    services.put_service(service)
+    assert services.take_stale() == {key}, "it may have been somebody else's, or nobody's"
+    assert put(first) == {key}, "there was nobody: connections that were not translated must be forgotten"
+    assert put(first, second) == set()
+    assert put(second) == {key}
+    services.put_service(msgspec.structs.replace(service, affinity=10))
+    services.take_stale()
+    services.drop_service(service.key)
+    assert services.take_stale() == {key}
+    assert services.rightful(key) == frozenset()
+
+
+def test_a_node_port_is_open_in_the_families_of_its_service_alone():
+    services = _compiler()
+    for family, ip in enumerate(s.VIPS["a"]):
+        services.put_service(s.Service("x", "a", ports=s.PORTS[:1], cluster_ips=(ip,)))
+        assert {key[0] for key in services.frontends} == {ip, s.NODE_ADDRESSES[family]}
 
 
 def test_only_who_must_be_answered_by_way_of_the_node_is_masqueraded():

@@ -11,12 +11,14 @@ route for the service networks, as a node of a cluster has.
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from selectors import EVENT_READ, DefaultSelector
 from types import TracebackType
 from typing import Self
 
+from isthmus.agent.writer import KernelWriter
+from isthmus.kernel.namespaces import enter
 from isthmus.model.service import PROTOCOLS, Backend, Port, Service, Slice, Target
 from isthmus.policy.world import LocalPod
 from isthmus.policy.world import World as PolicyWorld
@@ -120,6 +122,15 @@ def _ask(family: int, kind: int, place: tuple[str, int], patience: float) -> str
             return "silence"
         except (ConnectionRefusedError, PermissionError):  # the latter is what a UDP sender on the node itself gets
             return "refused"
+
+
+@asynccontextmanager
+async def writer_in(world: World) -> AsyncIterator[KernelWriter]:
+    """Opens the agent's writer in the router's namespace: its one thread is taken there before it does anything."""
+    writer = KernelWriter(services=True)
+    await writer._run(lambda: enter(world.router.descriptor))
+    async with writer:
+        yield writer
 
 
 class Answerers:
