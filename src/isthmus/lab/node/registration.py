@@ -97,7 +97,7 @@ class Registration:
             current = await self._client.create(NODES, {**node_object(self._facts), "status": status}, type=dict)
             _log.info("node registered", node=self._facts.name)
         known = (current.get("status") or {}).get("conditions") or []
-        body = {"status": node_status(self._facts, now=time.time(), known=known)}
+        body = {"status": status_patch(node_status(self._facts, now=time.time(), known=known))}
         await self._client.patch(NODES, self._facts.name, body, type=dict, kind=Patch.STRATEGIC, subresource="status")
 
     async def _renew(self) -> None:
@@ -131,6 +131,15 @@ def node_object(facts: NodeFacts) -> dict[str, Any]:
     if facts.tainted:
         spec["taints"] = [{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}]
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": facts.name, "labels": labels}, "spec": spec}
+
+
+def status_patch(status: dict[str, Any]) -> dict[str, Any]:
+    """Returns the strategic merge patch that makes a node's status this one.
+
+    Addresses are merged by their type, of which a node of two families has two alike: the list is replaced whole, as
+    kubelets do.
+    """
+    return {**status, "addresses": [{"$patch": "replace"}, *status["addresses"]]}
 
 
 def node_status(facts: NodeFacts, *, now: float, known: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """What a node says of itself."""
 
-from isthmus.lab.node.registration import NodeFacts, node_object, node_status
+from isthmus.lab.apiserver.changes.strategic import strategic_merge
+from isthmus.lab.apiserver.schema.typetable import find
+from isthmus.lab.node.registration import NodeFacts, node_object, node_status, status_patch
 
 FACTS = NodeFacts(name="a-worker", address="172.30.1.2", pod_cidr="10.1.1.0/24", control_plane=False, tainted=False)
 NOW = 1_700_000_000.0
@@ -45,3 +47,15 @@ def test_a_node_of_two_families_says_so_everywhere() -> None:
     assert node_object(facts)["spec"]["podCIDRs"] == ["10.1.1.0/24", "fd01::/64"]
     addresses = [entry["address"] for entry in node_status(facts, now=NOW, known=[])["addresses"]]
     assert addresses == ["172.30.1.2", "fd00::2", "a"]
+
+
+def test_both_addresses_of_a_node_are_there_after_its_status_was_written_again() -> None:
+    facts = NodeFacts(
+        name="a", address="172.30.1.2", address6="fd00::2", pod_cidr="10.1.1.0/24", pod_cidr6="fd01::/64",
+        control_plane=False, tainted=False,
+    )  # fmt: skip
+    status = node_status(facts, now=NOW, known=[])
+    node = {"status": status}
+    for _ in range(2):
+        node = strategic_merge(node, {"status": status_patch(status)}, find("Node", package="io.k8s.api.core.v1"))
+        assert node["status"]["addresses"] == status["addresses"]
