@@ -76,7 +76,8 @@ class NodeProxy:
         if self._session is None:
             context: ssl.SSLContext | bool = self._tls() or True
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIME)
-            connector = aiohttp.TCPConnector(ssl=context, limit=0)
+            # A connection that was kept may lead to a node that is not there any more, and would not say so.
+            connector = aiohttp.TCPConnector(ssl=context, limit=0, force_close=True)
             self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False)
         return self._session
 
@@ -122,7 +123,10 @@ class NodeProxy:
         query = [(name, request.query[name]) for name in _LOG_PARAMETERS if name in request.query]
         url = self._url(pod, f"/containerLogs/{target.namespace}/{target.name}/{container}", query)
         try:
-            async with self._open().get(url, headers=self._headers()) as answer:
+            async with asyncio.timeout(CONNECT_TIME):
+                # A node answers at once, and only the log itself may take its time.
+                answer = await self._open().get(url, headers=self._headers())
+            async with answer:
                 if answer.status != 200:
                     text = (await answer.content.read(4096)).decode(errors="replace").strip()
                     raise _node_refused(answer.status, text)
