@@ -49,6 +49,8 @@ def _print(health: "LabHealth") -> None:
         else:
             click.echo("No lab is running.", err=True)
         return
+    if not health.clusters:
+        click.echo("There is no cluster; create one with: isthmus lab create NAME", err=True)
     for cluster in health.clusters:
         click.echo(f"{'✓' if cluster.healthy else '✗'} {cluster.name}: {'; '.join(_words(cluster))}")
     for one, other in health.partitions:

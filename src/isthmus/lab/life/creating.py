@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from isthmus.lab.control import Connection, Delete, Describe, Halt
+from isthmus.lab.control import Connection, ControlError, Delete, Describe, Halt
 from isthmus.lab.launch import check_programs, connect, start_supervisor, wait_until_gone
 from isthmus.lab.life.listening import listen
 from isthmus.lab.life.notes import Note, complete, noted, read_note, write_note
@@ -76,6 +76,7 @@ def create_clusters(
         except BaseException:
             # The supervisor removes what it was told of; an interrupt may come before that.
             _remove_incomplete(state, plans)
+            _halt_if_empty(state)
             raise
     if wishes.merge_into is not None:
         for plan in plans:
@@ -186,6 +187,16 @@ def _remove_incomplete(state: StateDir, plans: Iterable[ClusterPlan]) -> None:
         note = read_note(state, plan.name)
         if note is None or not note.complete:
             shutil.rmtree(state.cluster(plan.name).root, ignore_errors=True)
+
+
+def _halt_if_empty(state: StateDir) -> None:
+    """Ends a supervisor that has no cluster, and would wait for one."""
+    with contextlib.suppress(ControlError, OSError):
+        connection = connect(state)
+        if connection is not None:
+            with connection:
+                if not running(connection):
+                    connection.ask(Halt())
 
 
 def _check_known(names: Iterable[str], known: Sequence[str]) -> None:

@@ -108,8 +108,10 @@ def asked(missing: Callable[[], str]) -> str:
     """Returns what `missing` says, or what went wrong while it was asked."""
     try:
         return missing()
+    except TimeoutError:
+        return "API server: it does not answer"
     except TROUBLE as error:
-        return f"API server: {error}"
+        return f"API server: {getattr(error, 'strerror', None) or error}"
 
 
 def missing_nodes(api: Api, names: Sequence[str], *, since: datetime | None = None) -> str:

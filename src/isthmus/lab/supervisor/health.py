@@ -35,6 +35,8 @@ async def _missing(address: str) -> str:
             answer = await _get(address)
     except TimeoutError:
         return f"no answer from {address}:{AGENT_PORT} in {_PATIENCE:.0f} s"
+    except ConnectionRefusedError:
+        return f"{address}:{AGENT_PORT} refuses connections"
     except OSError as error:
         return f"{address}:{AGENT_PORT}: {error.strerror or error}"
     if "readyz check passed" in answer:
