@@ -363,12 +363,24 @@ def test_ten_thousand_services_load_at_once_and_a_change_of_one_is_elements_alon
     assert set(node.ask_often("a", "172.20.139.15", 80, times=20)) == {"c:8081"}
 
 
+async def test_the_writer_takes_over_what_is_remembered_of_clients(node: ServiceNode):
+    node.put(service(affinity=100), backends("web", (B, 8080), (B, 8081), (C, 8080), (C, 8081)))
+    async with writer_in(node.world) as writer:
+        ((first, _),) = node.ask_often("a", VIP4, 80, times=5).items()
+        for _ in range(4):
+            await writer.replace(node.compiler.table.whole())
+            assert node.ask_often("a", VIP4, 80, times=5) == {first: 5}
+
+
 async def test_a_table_of_which_any_hook_is_gone_is_not_intact(node: ServiceNode):
     async with writer_in(node.world) as writer:
         for chain in ("postrouting", *HOOKED):
             await writer.replace(node.compiler.table.whole())
             assert await writer.intact()
+            node.world.nft("add table inet somebody\ndelete table inet somebody\n")
+            assert await writer.intact(), "what others do with theirs is none of our business"
             node.world.nft(f"flush chain inet isthmus {chain}\n")
+            assert not await writer.intact()
             assert not await writer.intact()
         await writer.replace(node.compiler.table.whole())
         assert await writer.present()

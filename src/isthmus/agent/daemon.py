@@ -37,7 +37,7 @@ from isthmus.ruleset.table import Delta
 
 MOST_NAMED = 20  # of a long list in a log line or Event, or policies of one gate that get an Event each
 COALESCE = 0.004  # seconds: what changes together is written together, far below what a user could notice
-CHECK_INTERVAL = 30.0  # seconds between looks whether somebody else removed our table
+CHECK_INTERVAL = 1.0  # seconds between looks whether somebody else removed our table, and left every pod open
 REFUSALS = 2  # of the whole table in a row, after which the policies at fault are looked for
 DESPAIR = 6  # refusals after which policies that were accepted before are suspected too
 REOPEN = 300.0  # seconds after which a policy that the kernel refused is tried again

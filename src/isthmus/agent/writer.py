@@ -9,7 +9,7 @@ is when the process ends, however it ends (fail static).
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
@@ -17,12 +17,12 @@ from typing import TypeVar
 import structlog
 
 from isthmus.kernel.elements import ElementWriter
-from isthmus.kernel.errors import KernelError, NftError
+from isthmus.kernel.errors import KernelError
 from isthmus.kernel.nftables import Nft
 from isthmus.kernel.probe import CONSTRUCTS, SERVICE_CONSTRUCTS, missing, probe
 from isthmus.ruleset.layout import BASE
 from isthmus.ruleset.service_layout import HOOKED
-from isthmus.ruleset.table import NAME, Delta
+from isthmus.ruleset.table import Delta
 from isthmus.ruleset.text import removal, replacement, script
 
 MOST_KEPT = 1 << 16
@@ -45,7 +45,8 @@ class KernelWriter:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="nftables")
         self._nft: Nft | None = None
         self._elements: ElementWriter | None = None
-        self._signature = ""
+        self._signature: tuple[bytes, ...] = ()
+        self._checked = -1  # the generation at which the table was last found as we left it
 
     async def __aenter__(self) -> "KernelWriter":
         await self._run(self._open)
@@ -110,22 +111,28 @@ class KernelWriter:
             self._signature = self._read_base()
 
     async def intact(self) -> bool:
-        """Tells whether the base chains are as we left them: someone may have flushed the ruleset. Cheap."""
-        return await self._run(lambda: self._read_base() == self._signature != "")
+        """Tells whether the base chains are as we left them: someone may have flushed the ruleset.
+
+        Next to nothing where nobody, this program included, has committed anything since the last time.
+        """
+        return await self._run(self._intact)
+
+    def _intact(self) -> bool:
+        generation = self._opened[1].generation()
+        if generation == self._checked:
+            return True
+        well = self._read_base() == self._signature != ()
+        self._checked = generation if well else -1
+        return well
 
     async def present(self) -> bool:
         """Tells whether a table of ours (of an earlier run) is in the kernel."""
-        return await self._run(lambda: self._read((BASE,)) != "")
+        return await self._run(lambda: self._opened[1].chain(BASE) != b"")
 
-    def _read_base(self) -> str:
-        return self._read(self._hooked)
-
-    def _read(self, chains: Iterable[str]) -> str:
-        try:
-            # One by one: of several in one script nft 1.0 finds only the last.
-            return "".join(self._opened[0].run(f"list chain inet {NAME} {chain}\n") for chain in chains)
-        except NftError:
-            return ""
+    def _read_base(self) -> tuple[bytes, ...]:
+        """Returns what the kernel holds of the chains that are hooked; empty if one is not there."""
+        told = tuple(self._opened[1].chain(name) for name in self._hooked)
+        return told if all(told) else ()
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)

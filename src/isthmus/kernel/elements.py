@@ -110,6 +110,37 @@ class ElementWriter:
                 raise
         return Memory(spec, tuple(found))
 
+    def chain(self, name: str) -> bytes:
+        """Returns a chain and its rules as the kernel tells them, to be compared; empty if it is not there.
+
+        What nft would show as text takes a second where there are thousands of elements. Raises KernelError.
+        """
+        told = b""
+        for rules in (False, True):
+            sequence = self._socket.reserve(1)
+            request = nftables.encode_chain(table=self._table, name=name, sequence=sequence, rules=rules)
+            try:
+                for message in self._socket.dump(request, sequence=sequence):
+                    # Without the header, which counts the commits of everyone.
+                    told += netlink.split_nfgenmsg(message.payload)[1]
+            except netlink.NetlinkDecodeError as error:
+                raise KernelError(f"chain inet {self._table} {name}: {error}") from error
+            except KernelError as error:
+                if error.errno != errno.ENOENT:
+                    raise KernelError(f"chain inet {self._table} {name}: {error}", errno=error.errno) from error
+                return b""
+        return told
+
+    def generation(self) -> int:
+        """Returns a number that every commit here changes, whoever makes it; raises KernelError."""
+        sequence = self._socket.reserve(1)
+        request = nftables.encode_generation(sequence=sequence)
+        try:
+            (number,) = [nftables.decode_generation(found) for found in self._socket.dump(request, sequence=sequence)]
+        except (netlink.NetlinkDecodeError, ValueError) as error:
+            raise KernelError(f"generation of nf_tables: {error}") from error
+        return number
+
     def _read(self, spec: SetSpec) -> dict[Key, Value]:
         return {key: value for key, value, _ in self._elements(spec)}
 

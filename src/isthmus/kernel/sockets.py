@@ -97,7 +97,10 @@ class NetfilterSocket:
         return refused  # pragma: no cover - _receive only ends by an exception
 
     def dump(self, request: bytes, *, sequence: int) -> Iterator[Message]:
-        """Sends one dump request and yields the messages of the answer. Raises KernelError; read it to the end."""
+        """Sends one request and yields the messages of the answer. Raises KernelError; read it to the end.
+
+        The request is a dump, or one that asks for an acknowledgement.
+        """
         self._send(request)
         for message in self._receive():
             if message.sequence != sequence:
@@ -106,6 +109,7 @@ class NetfilterSocket:
                 answer = self._decoded(message)
                 if answer.errno:
                     raise KernelError(describe(answer.errno), errno=answer.errno)
+                return
             elif message.type == netlink.NLMSG_DONE:
                 return
             else:

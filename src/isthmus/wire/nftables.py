@@ -29,6 +29,11 @@ BATCH_END = 0x11
 NEW_ELEMENTS = SUBSYSTEM << 8 | 12
 GET_ELEMENTS = SUBSYSTEM << 8 | 13
 DELETE_ELEMENTS = SUBSYSTEM << 8 | 14
+GET_CHAIN = SUBSYSTEM << 8 | 4
+GET_RULES = SUBSYSTEM << 8 | 7
+NEW_GENERATION = SUBSYSTEM << 8 | 15
+GET_GENERATION = SUBSYSTEM << 8 | 16
+GENERATION_ID = 1  # NFTA_GEN_ID
 
 LIST_TABLE = 1  # NFTA_SET_ELEM_LIST_TABLE
 LIST_SET = 2
@@ -192,6 +197,33 @@ def encode_dump(*, table: str, name: str, sequence: int) -> bytes:
     payload = netlink.encode_nfgenmsg(netlink.GenericHeader(Family.INET)) + _encode_target(table, name)
     flags = netlink.NLM_F_REQUEST | netlink.NLM_F_DUMP
     return netlink.encode_message(netlink.Message(GET_ELEMENTS, flags, sequence % SEQUENCES, 0, payload))
+
+
+def encode_chain(*, table: str, name: str, sequence: int, rules: bool = False) -> bytes:
+    """Returns the request for the base or plain chain `name` of `inet TABLE`, or for all its rules."""
+    # Table and chain have the numbers 1 and 3 in a chain's attributes, 1 and 2 in a rule's.
+    target = netlink.encode_text(1, _named(table)) + netlink.encode_text(2 if rules else 3, _named(name))
+    payload = netlink.encode_nfgenmsg(netlink.GenericHeader(Family.INET)) + target
+    flags = netlink.NLM_F_REQUEST | (netlink.NLM_F_DUMP if rules else netlink.NLM_F_ACK)
+    kind = GET_RULES if rules else GET_CHAIN
+    return netlink.encode_message(netlink.Message(kind, flags, sequence % SEQUENCES, 0, payload))
+
+
+def encode_generation(*, sequence: int) -> bytes:
+    """Returns the request for the number of the last commit in this network namespace, anyone's."""
+    payload = netlink.encode_nfgenmsg(netlink.GenericHeader(0))
+    flags = netlink.NLM_F_REQUEST | netlink.NLM_F_ACK
+    return netlink.encode_message(netlink.Message(GET_GENERATION, flags, sequence % SEQUENCES, 0, payload))
+
+
+def decode_generation(message: netlink.Message) -> int:
+    """Returns the number in the answer to `encode_generation`. Raises NetlinkDecodeError."""
+    if message.type == NEW_GENERATION:
+        _, attributes = netlink.split_nfgenmsg(message.payload)
+        for attribute in netlink.decode_attributes(attributes):
+            if attribute.type == GENERATION_ID and len(attribute.payload) == 4:
+                return int.from_bytes(attribute.payload, "big")
+    raise NetlinkDecodeError(f"message type {message.type:#x} does not carry a generation")
 
 
 def decode_elements(message: netlink.Message) -> Iterator[Element]:
