@@ -4,6 +4,7 @@ All that users write in the lab is checked as the real server does; fields that 
 (affinity, exotic volumes) pass as they come.
 """
 
+import ipaddress
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -133,7 +134,49 @@ def validate(spec: Json, path: str) -> list[FieldError]:
         if spec.get(name):
             found += rule(spec[name], f"{path}.{name}")
     found += rules.labels(spec.get("nodeSelector", {}), f"{path}.nodeSelector")
+    found += _identity(spec["securityContext"], f"{path}.securityContext")
+    for index, toleration in enumerate(spec.get("tolerations", ())):
+        found += _toleration(toleration, f"{path}.tolerations[{index}]")
+    for index, alias in enumerate(spec.get("hostAliases", ())):
+        if not _is_address(alias.get("ip", "")):
+            text = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
+            found.append(errors.invalid(f"{path}.hostAliases[{index}].ip", alias.get("ip", ""), text))
     return found
+
+
+def _identity(context: Json, path: str) -> list[FieldError]:
+    """Checks the numbers of user and group that processes are to have."""
+    return [
+        errors.invalid(f"{path}.{name}", context[name], "must be between 0 and 2147483647, inclusive")
+        for name in ("runAsUser", "runAsGroup", "fsGroup")
+        if not 0 <= context.get(name, 0) < 2**31
+    ]
+
+
+def _toleration(toleration: Json, path: str) -> list[FieldError]:
+    found: list[FieldError] = []
+    operator, effect = toleration.get("operator", ""), toleration.get("effect", "")
+    if not toleration.get("key") and operator != "Exists":
+        text = 'operator must be Exists when `key` is empty, which means "match all values and all keys"'
+        found.append(errors.invalid(f"{path}.operator", operator, text))
+    if toleration.get("tolerationSeconds") is not None and effect != "NoExecute":
+        text = "effect must be 'NoExecute' when `tolerationSeconds` is set"
+        found.append(errors.invalid(f"{path}.effect", effect, text))
+    if operator == "Exists" and toleration.get("value"):
+        found.append(errors.invalid(f"{path}.operator", toleration, "value must be empty when `operator` is 'Exists'"))
+    if operator:
+        found += rules.one_of(operator, f"{path}.operator", ("Equal", "Exists"))
+    if effect:
+        found += rules.one_of(effect, f"{path}.effect", ("NoSchedule", "PreferNoSchedule", "NoExecute"))
+    return found
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _volumes(spec: Json, path: str, found: list[FieldError]) -> set[str]:
@@ -193,6 +236,7 @@ def _container(container: Json, path: str, *, names: set[str], volumes: set[str]
         elif mount["mountPath"] in paths:
             found.append(errors.invalid(f"{place}.mountPath", mount["mountPath"], "must be unique"))
         paths.add(mount.get("mountPath", ""))
+    found += _identity(container.get("securityContext", {}), f"{path}.securityContext")
     for probe in _PROBES:
         if probe in container:
             found += _probe(container[probe], f"{path}.{probe}")
