@@ -56,7 +56,8 @@ def build_root(spec: Spec) -> None:
         os.mkdir(f"{root}/{name}")
     os.chmod(f"{root}/tmp", 0o1777)  # noqa: S103, S108
     os.chmod(f"{root}/var/tmp", 0o1777)  # noqa: S103, S108
-    mount_programs("/usr", f"{root}/usr")
+    targets = [target for _source, target, _read_only, _exact in spec["binds"]]
+    mount_programs("/usr", f"{root}/usr", points=[path[len("/usr/") :] for path in targets if path[:5] == "/usr/"])
     for path in SYSTEM_DIRECTORIES:
         if os.path.islink(path):
             os.symlink(os.readlink(path), root + path)
@@ -84,20 +85,38 @@ def build_root(spec: Spec) -> None:
     pivot_to(root)
 
 
-def mount_programs(source: str, target: str) -> None:
+def mount_programs(source: str, target: str, *, points: list[str]) -> None:
     """Shows the machine's programs with a layer of the container's own over them, so that volumes can be mounted below
     them (`/usr/share/nginx/html`) and an image's files written; without overlayfs they are read-only.
+
+    `points` are the paths below `source` that something will be mounted on.
     """
     mount("tmpfs", target, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=64m")
     try:
         for name in ("upper", "work"):
             os.mkdir(f"{target}/{name}", 0o755)
+        for path in points:
+            own_parents(source, f"{target}/upper", path)
         # Mounted over the file system that holds its layer, which nobody sees any more then.
         layers = f"lowerdir={source},upperdir={target}/upper,workdir={target}/work"
         mount("overlay", target, "overlay", MS_NOSUID | MS_NODEV, layers)
     except (KernelRefusal, OSError):
         unmount(target)
         bind(source, target, read_only=True)
+
+
+def own_parents(lower: str, upper: str, path: str) -> None:
+    """Makes the directories above `path` in the upper layer too.
+
+    Without root the machine's own belong to nobody that the namespace knows, and nothing can be made in them; a
+    directory that is in both layers has the owner of the upper one.
+    """
+    for name in path.strip("/").split("/")[:-1]:
+        lower, upper = f"{lower}/{name}", f"{upper}/{name}"
+        if name in ("", ".", "..") or os.path.islink(lower) or (os.path.exists(lower) and not os.path.isdir(lower)):
+            return
+        if not os.path.isdir(upper):
+            os.mkdir(upper, 0o755)
 
 
 def bind_inside(source: str, root: str, target: str, *, read_only: bool, exact: bool = False) -> None:
