@@ -33,7 +33,7 @@ def _message(*attributes: bytes) -> Message:
 
 @given(_ends, _ends, st.integers(0, 2**32 - 1))
 def test_an_entry_is_where_it_was_opened_to_who_answers_and_what_names_it(original, reply, number):
-    named = netlink.encode_u32(conntrack.ID, number)
+    named = netlink.encode_u32(conntrack.ID, number) + netlink.encode_attribute(conntrack.ZONE, b"\0\7")
     first = _tuple(conntrack.TUPLE_ORIGINAL, *original)
     entry = decode_entry(
         _message(first, _tuple(conntrack.TUPLE_REPLY, *reply), netlink.encode_u32(3, 8), named), protocol=17
