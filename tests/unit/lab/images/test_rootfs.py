@@ -15,7 +15,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 for name in sys.argv[2:]:
     __import__(name)
-bad = {name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names) - {"isthmus", "__main__"}
+found = {name.partition(".")[0] for name, module in sys.modules.items() if module is not None}
+bad = found - set(sys.stdlib_module_names) - {"isthmus", "__main__"}
 sys.exit(str(bad) if bad else 0)
 """
 
