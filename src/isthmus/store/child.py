@@ -11,6 +11,7 @@ makes a crash of the machine take back writes that agents have seen.
 import asyncio
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -246,7 +247,7 @@ class ChildEtcd:
 
     def _heard(self, line: bytes) -> None:
         text = _message(line)
-        if text:
+        if text and not _STACK.search(text):
             self._lines.append(text)
             _log.debug("etcd says", text=text)
 
@@ -351,6 +352,10 @@ def _ending(code: int | None) -> str:
     if code is None or code >= 0:
         return f"ended with code {code}"
     return f"was ended by signal {-code}"
+
+
+_STACK = re.compile(r"^goroutine \d+ \[|\.go:\d+( \+0x[0-9a-f]+)?$|^created by |^[\w./*()-]+\([^ ]*(, [^ ]*)*\)$")
+"""Lines of the trace that follows a panic: they would push out what it was about."""
 
 
 def _message(line: bytes) -> str:
