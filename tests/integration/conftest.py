@@ -18,7 +18,7 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Lets pass that a TLS connection, given up in its handshake, is closed by the collector.
 
     Servers are killed here at any moment, and asyncio says goodbye to a peer that is gone for longer than a test's loop
-    lasts. Which test is running when the collector finds it is chance. Unit tests, where nothing is killed, stay strict.
+    lasts. Which test runs when the collector finds it is chance. Unit tests, where nothing is killed, stay strict.
     """
     for item in items:
         if Path(__file__).parent in item.path.parents:
