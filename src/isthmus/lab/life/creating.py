@@ -60,6 +60,8 @@ def create_clusters(
             check_programs(programs(plan))
             if plan.pod_subnet6 and not _KERNEL_IPV6.exists():
                 raise CreationError("--ip-family dual: this machine's kernel has no IPv6")
+        if wishes.images_file is not None:
+            _check_images(wishes.images_file)
         listeners = [
             stack.enter_context(listen(wishes.api_host, wishes.api_port, origin=wishes.port_origin)) for _plan in plans
         ]
@@ -197,6 +199,16 @@ def _halt_if_empty(state: StateDir) -> None:
             with connection:
                 if not running(connection):
                     connection.ask(Halt())
+
+
+def _check_images(path: Path) -> None:
+    """Refuses a file of images that nodes could not use, while there is somebody to tell."""
+    from isthmus.lab.images.imagefile import ImageFileError, read
+
+    try:
+        read(path)
+    except ImageFileError as error:
+        raise CreationError(f"--images-file {error}") from error
 
 
 def _check_known(names: Iterable[str], known: Sequence[str]) -> None:
