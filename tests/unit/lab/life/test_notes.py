@@ -11,7 +11,7 @@ from isthmus.lab.life.notes import Note, complete, noted, read_note, write_note
 from isthmus.lab.life.raising import CreationError, Patience
 from isthmus.lab.life.restarting import start_lab, stop_lab
 from isthmus.lab.life.wellbeing import lab_health, lab_view
-from isthmus.lab.plan import PlanError, plan_cluster
+from isthmus.lab.plan import Mode, PlanError, plan_cluster
 from isthmus.lab.statedir import StateDir
 
 
@@ -43,6 +43,22 @@ def test_creating_in_a_stopped_lab_is_refused_and_removes_nothing(stopped: State
     with pytest.raises(CreationError, match="it holds b, a: bring it back with `isthmus lab start`"):
         create_clusters(stopped, lambda _plans: [], wishes=Wishes(), patience=Patience(), tell=tell)
     assert len(noted(stopped)) == 3
+
+
+def test_a_file_of_images_that_cannot_be_used_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    images = tmp_path / "images.yaml"
+    images.write_text("images: []")
+    state = StateDir(tmp_path / "state")
+    with pytest.raises(CreationError, match=r"--images-file .*: expected a list of images"):
+        create_clusters(
+            state,
+            lambda plans: [plan_cluster("a", existing=plans, mode=Mode.NONE)],
+            wishes=Wishes(images_file=images),
+            patience=Patience(),
+            tell=tell,
+        )
+    assert noted(state) == []
+    assert not state.socket.exists()
 
 
 def test_a_stopped_lab_is_told_as_such(stopped: StateDir) -> None:
