@@ -7,7 +7,7 @@ import msgspec
 
 
 class Footprint(msgspec.Struct, frozen=True):
-    """Counts over all processes of a lab; `pss` is in MiB."""
+    """Counts over all processes of a lab; `pss` in MiB, without pages of files, which others than the lab share too."""
 
     processes: int
     network_namespaces: int
@@ -29,7 +29,7 @@ def measure(state: str) -> Footprint:
             namespaces.add(os.stat(f"/proc/{pid}/ns/net").st_ino)
             descriptors += len(os.listdir(f"/proc/{pid}/fd"))
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            pss += sum(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+            pss += sum(int(line.split()[1]) for line in rollup if line.startswith("Pss_Anon:"))
         except OSError:
             continue  # it ended meanwhile
     mounts = Path(f"/proc/{supervisor}/mountinfo").read_text().count("\n")
