@@ -19,7 +19,7 @@ from isthmus.kube.resources import PODS
 
 CLUSTERS = (NEAR, FAR)
 SLACK = {"processes": 0, "network_namespaces": 0, "mounts": 0, "descriptors": 24, "files": 24, "pss": 40.0}
-"""What may come and go by itself: kept connections, rotated logs, and memory: an API server holds Events for an hour."""
+"""What may come and go by itself: kept connections, rotated logs, and memory (Events are held for an hour)."""
 
 
 class SixNodes(Lab):
