@@ -18,6 +18,7 @@ import structlog
 
 from isthmus.kernel.elements import ElementWriter
 from isthmus.kernel.errors import KernelError
+from isthmus.kernel.memory import trim
 from isthmus.kernel.nftables import Nft
 from isthmus.kernel.probe import CONSTRUCTS, SERVICE_CONSTRUCTS, missing, probe
 from isthmus.ruleset.layout import BASE
@@ -91,6 +92,7 @@ class KernelWriter:
         nft, elements = self._opened
         kept = [elements.remembered(spec, most=MOST_KEPT) for spec in whole.new_sets if spec.room]
         nft.run(replacement(whole, kept))
+        trim()  # the text of a whole table, and what nft made of it: 3 MB for an agent of a small cluster
         self._signature = self._read_base()
 
     async def apply(self, delta: Delta) -> None:

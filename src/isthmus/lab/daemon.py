@@ -9,6 +9,8 @@ import sys
 
 import structlog
 
+from isthmus.kernel.memory import trim
+
 
 def set_up_logging() -> None:
     """Sends structlog and the standard library's loggers to standard output, in logfmt with UTC times."""
@@ -33,3 +35,4 @@ def settle_memory() -> None:
     """Tells the collector that what start-up imported stays: idle daemons are many here, and each counts."""
     gc.collect()
     gc.freeze()
+    trim()

@@ -26,7 +26,7 @@ from typing import NoReturn
 import msgspec
 
 PRELOADED = {
-    "isthmus.lab.apiserver": ("isthmus.lab.apiserver.command", "isthmus.lab.daemon"),
+    "isthmus.lab.apiserver": ("isthmus.lab.apiserver.command", "isthmus.lab.daemon", "encodings.idna"),
     "isthmus.lab.controllers": ("isthmus.lab.controllers.__main__",),
     "isthmus.lab.node": ("isthmus.lab.node.__main__",),
     "isthmus": ("isthmus.cli.tracker", "isthmus.mesh.tracker", "isthmus.cli.agent", "isthmus.agent.process"),
