@@ -135,7 +135,8 @@ def _connections(sizes: tuple[tuple[int, int], ...], *, rounds: int, seconds: fl
 def _path(stack: ExitStack, script: str, address: str) -> Generator:
     world = stack.enter_context(World({"client": (CLIENT,), "server": (SERVER,)}))
     world.nft(script)
-    world.router.ip(f"route add {BACKENDS} dev pod1")
+    # By way of one address: a neighbour for each backend would overflow the kernel's table of them.
+    world.router.ip(f"route add {BACKENDS} via {SERVER} dev pod1 onlink")
     world["server"].ip(f"route add local {BACKENDS} dev lo")
     world["server"].sysctl("net/core/somaxconn", "32768")  # on a busy machine the server is late to take them
     # Entries of reset connections would otherwise pile up to the limit of the table.
