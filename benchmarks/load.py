@@ -205,14 +205,14 @@ def _empty(listeners: Sequence[_socket.socket]) -> None:
     for listener in listeners:
         with suppress(BlockingIOError):
             while True:
-                descriptor, _ = listener._accept()  # type: ignore[attr-defined]
+                descriptor, _ = listener._accept()
                 os.close(descriptor)
 
 
 def _discard(pipe: Connection, listener: _socket.socket) -> None:
     while True:
         try:
-            descriptor, _ = listener._accept()  # type: ignore[attr-defined]
+            descriptor, _ = listener._accept()
             break
         except BlockingIOError:
             if pipe.poll(0.001):

@@ -110,7 +110,7 @@ async def test_follow_survives_the_kill_of_the_server(tmp_path: Any) -> None:
         async with connected(own) as client:
             changes = follow(client, CONFIG_MAPS, Bare, namespace="default", on_state=states.append)
             async with asyncio.timeout(60), contextlib.aclosing(changes):
-                seen = {item.metadata.name for item in (await anext(changes)).objects}  # type: ignore[union-attr]
+                seen = {item.metadata.name for item in (await anext(changes)).objects}
                 await client.create(CONFIG_MAPS, config_map("before"), type=Bare, namespace="default")
                 await anext(changes)
                 waiting = asyncio.ensure_future(anext(changes))

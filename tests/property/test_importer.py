@@ -168,7 +168,7 @@ def test_no_address_is_told_of_two_clusters_and_what_waits_is_told_in_the_end(
                 tell(ClusterLeft(cluster))
                 for table in (endpoints, nodes):
                     for key in [key for key in table if key[0] == cluster]:
-                        del table[key]  # type: ignore[attr-defined]
+                        del table[key]
         held = [ip for _, ip in believer.endpoints]
         assert len(held) == len(set(held))
         assert believer.endpoints.items() <= endpoints.items()

@@ -61,7 +61,7 @@ class Responder:
         self._wake.close()
         self._thread.join()
         for key in list(self._selector.get_map().values()):
-            key.fileobj.close()  # type: ignore[union-attr]
+            key.fileobj.close()
         self._selector.close()
 
     def listen(self, host: Host, protocol: str, port: int) -> None:
@@ -164,10 +164,10 @@ def reach(world: World, attempts: Sequence[Attempt], *, timeout: float) -> list[
                     if outcome is not None:
                         results[index] = outcome
                         selector.unregister(key.fileobj)
-                        key.fileobj.close()  # type: ignore[union-attr]
+                        key.fileobj.close()
         finally:
             for key in list(selector.get_map().values()):
-                key.fileobj.close()  # type: ignore[union-attr]
+                key.fileobj.close()
     return results
 
 

@@ -35,7 +35,7 @@ VIP4, VIP6 = "172.20.0.10", "fd00:172:20::10"
 def service(name: str = "web", *ports: Port, **fields: object) -> Service:
     """Returns a service with a ClusterIP of each family, and by default one port, TCP 80."""
     given = {"cluster_ips": (VIP4, VIP6), **fields}
-    return Service("shop", name, ports=ports or (Port("", PROTOCOLS["TCP"], 80),), **given)  # type: ignore[arg-type]
+    return Service("shop", name, ports=ports or (Port("", PROTOCOLS["TCP"], 80),), **given)
 
 
 def backends(
@@ -43,7 +43,7 @@ def backends(
 ) -> Slice:
     """Returns a slice; `flags` are those of every backend in it (`node` is this node by default)."""
     told = {"node": NODE, **flags}
-    members = {((port, PROTOCOLS[protocol]), Backend("east", Target(*target), **told)) for target in targets}  # type: ignore[arg-type]
+    members = {((port, PROTOCOLS[protocol]), Backend("east", Target(*target), **told)) for target in targets}
     return Slice(("shop", key or f"{name}-{protocol}-{port}"), ("shop", name), frozenset(members))
 
 
@@ -152,7 +152,7 @@ class Answerers:
         self._stop.close()
         self._thread.join()
         for key in list(self._selector.get_map().values()):
-            key.fileobj.close()  # type: ignore[union-attr]
+            key.fileobj.close()
         self._selector.close()
 
     def add(self, world: World, name: str, ports: Sequence[int], protocols: Sequence[str] = ("TCP", "UDP")) -> None:
@@ -171,7 +171,7 @@ class Answerers:
                 if key.data is None:
                     return
                 with suppress(OSError):
-                    self._answer(key.fileobj, *key.data)  # type: ignore[arg-type]
+                    self._answer(key.fileobj, *key.data)
 
     def _answer(self, sock: socket.socket, name: str, state: str) -> None:
         match state:

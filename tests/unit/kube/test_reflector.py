@@ -63,7 +63,7 @@ def streams(*lines: Any, **options: Any) -> Any:
     def make(server: ScriptedServer) -> Any:
         return server.stream(*lines, **options)
 
-    make.late = True  # type: ignore[attr-defined]
+    make.late = True
     return make
 
 
