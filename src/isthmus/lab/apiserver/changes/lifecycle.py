@@ -237,7 +237,8 @@ class Lifecycle:
             found = hooks.name_rule(value["metadata"]["name"], "metadata.name") + found
         if self.settings.unvalidated & {resource.plural, resource.qualified}:
             return found
-        found += hooks.validate(value)
+        if old is None or not hooks.ratchets:
+            found += hooks.validate(value)
         if old is not None and not found:
             found += hooks.validate_update(value, old)
         return found

@@ -149,6 +149,8 @@ class CustomResource(Resource, frozen=True, eq=False, kw_only=True):
 class CustomHooks(Hooks):
     """Defaults and validation of custom objects."""
 
+    ratchets = True
+
     def __init__(self, resource: CustomResource, settings: Settings) -> None:
         super().__init__(resource, settings)
         self._custom = resource
@@ -164,17 +166,16 @@ class CustomHooks(Hooks):
         pruning.fill(value, self._model.schema)
 
     def validate(self, value: Json) -> list[FieldError]:
-        """Checks a new object; what an update changed is checked by `validate_update`."""
-        return [] if self._is_update(value) else self._check(value, values.ABSENT)
+        """Checks a new object."""
+        return self._check(value, values.ABSENT)
 
     def validate_update(self, value: Json, old: Json) -> list[FieldError]:
         """Checks what changed, with the rules that compare."""
         return self._check(value, old)
 
-    @staticmethod
-    def _is_update(value: Json) -> bool:
-        """Tells an update, which carries the version that it is of, from a creation."""
-        return bool(value["metadata"].get("managedFields") is not None)
+    def validate_status(self, value: Json, old: Json) -> list[FieldError]:
+        """Checks what changed, as in any update."""
+        return self._check(value, old)
 
     def _check(self, value: Json, old: Any) -> list[FieldError]:
         schema = self._model.schema

@@ -1,8 +1,9 @@
 """What a kind may add to the common life of objects: defaults, preparation, rules.
 
 The handlers call the hooks in this order. On create: `prepare_create`, `default`, `admit`, `validate`, `allocate`. On
-update: `default`, `prepare_update`, `validate`, `validate_update`, `allocate`; of the status: `prepare_status`,
-`validate_status`. On delete: `grace` and `check_delete`. Hooks change the object in place; none does I/O.
+update: `default`, `prepare_update`, `validate` (see `ratchets`), `validate_update`, `allocate`; of the status:
+`prepare_status`, `validate_status`. On delete: `check_delete` and `grace`. Hooks change the object in place; none does
+I/O.
 """
 
 import ipaddress
@@ -33,6 +34,8 @@ class Hooks:
     """The kind without rules of its own; kinds with rules subclass it."""
 
     name_rule: Callable[[str, str], list[FieldError]] = staticmethod(rules.dns_subdomain)
+    ratchets = False
+    """Whether `validate_update` also checks what changed by itself, so that `validate` is for new objects only."""
 
     def __init__(self, resource: Resource, settings: Settings) -> None:
         self.resource = resource

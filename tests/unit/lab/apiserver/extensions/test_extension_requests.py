@@ -42,6 +42,30 @@ async def test_an_object_is_pruned_defaulted_and_numbered(api: Api) -> None:
     assert changed["metadata"]["generation"] == 2
 
 
+async def test_a_status_is_checked_like_the_rest(api: Api) -> None:
+    made = version()
+    made["schema"]["openAPIV3Schema"]["properties"]["status"]["x-kubernetes-validations"] = [
+        {"rule": "!has(self.phase) || self.phase != 'Sideways'", "message": "not that way"}
+    ]
+    await api.create(DEFINITIONS, definition(made))
+    await api.create(WIDGETS, widget("a"))
+    for status, field in (({"phase": 1}, "status.phase"), ({"phase": "Sideways"}, "status")):
+        code, refused = await api.patch(f"{WIDGETS}/a/status", {"status": status})
+        assert (code, refused["details"]["causes"][0]["field"]) == (422, field)
+    assert "status" not in await api.get(f"{WIDGETS}/a")
+
+
+async def test_a_status_update_does_not_mind_what_it_did_not_write(api: Api) -> None:
+    await api.create(DEFINITIONS, definition())
+    await api.create(WIDGETS, widget("a", size=50))
+    stricter = version()
+    stricter["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["size"]["maximum"] = 10
+    code, _ = await api.patch(f"{DEFINITIONS}/widgets.example.com", {"spec": {"versions": [stricter]}})
+    assert code == 200
+    code, changed = await api.patch(f"{WIDGETS}/a/status", {"status": {"phase": "Up"}})
+    assert (code, changed["spec"]["size"], changed["status"]) == (200, 50, {"phase": "Up"})
+
+
 async def test_without_a_status_subresource_a_change_of_the_status_counts(api: Api) -> None:
     await api.create(DEFINITIONS, definition(version(subresources={})))
     await api.create(WIDGETS, {**widget("a"), "status": {"phase": "Up"}})
