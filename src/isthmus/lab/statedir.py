@@ -34,18 +34,45 @@ class StateDir:
         """Name, ID and credentials of every cluster, for trackers and stand-alone agents."""
         self.failed = root / "failed"
         """Logs of clusters that did not come up."""
+        self._lock = root / "lock"
+        """Never removed, so it also marks the directory as a lab's."""
+
+    @property
+    def known(self) -> bool:
+        """Whether this is the directory of a lab, or was: anything else in the world is not the lab's to touch."""
+        try:
+            self._lock.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            pass  # cannot be told; whoever goes on to use it says why
+        return True
+
+    @property
+    def _swept(self) -> tuple[Path, ...]:
+        return (self.clusters, self.images, self.run, self.failed)
 
     def cluster(self, name: str) -> "ClusterDir":
         """Returns the paths of one cluster."""
         return ClusterDir(self.clusters / name, run=self.run / name)
 
     def prepare(self) -> None:
-        """Makes the directory if it is missing; raises StateError."""
+        """Makes the directory if it is missing; raises StateError, also for one with files that are not a lab's."""
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Looked for before the mark, which another command may set meanwhile, and sets before it makes these.
+            foreign = [path.name for path in (*self._swept, self.kubeconfig, self.roster) if os.path.lexists(path)]
+            if foreign and not self.known:
+                raise StateError(
+                    f"cannot use state directory {self.root}: it holds {', '.join(foreign)} and is no lab's; "
+                    "choose a directory that is empty or new"
+                )
             self.root.chmod(0o700)
+            self._lock.touch(mode=0o600)
             for path in (self.clusters, self.images, self.run):
                 path.mkdir(mode=0o700, exist_ok=True)
+        except FileExistsError as error:
+            raise StateError(f"cannot use state directory {self.root}: {error.filename} is no directory") from error
         except OSError as error:
             raise StateError(f"cannot use state directory {self.root}: {error.strerror or error}") from error
         # A path in sockaddr_un has 108 bytes (unix(7)).
@@ -59,7 +86,7 @@ class StateDir:
         Raises StateError if it cannot.
         """
         try:
-            descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StateError(f"cannot use state directory {self.root}: {error.strerror or error}") from error
         try:
@@ -76,7 +103,7 @@ class StateDir:
     def sweep(self) -> list[str]:
         """Removes what a lab that no longer runs left; returns the names of the clusters that were there."""
         stale = sorted(path.name for path in self.clusters.iterdir()) if self.clusters.is_dir() else []
-        for path in (self.clusters, self.images, self.run, self.failed):
+        for path in self._swept:
             shutil.rmtree(path, ignore_errors=True)
         for path in (self.socket, self.kubeconfig, self.roster):
             path.unlink(missing_ok=True)

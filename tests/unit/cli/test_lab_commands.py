@@ -56,6 +56,28 @@ def test_what_cannot_be_done_is_said(tmp_path: Path, arguments: list[str], messa
     assert message in text
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["start"], 0, "There is no cluster; create one with"),
+        (["stop"], 0, "No lab is running."),
+        (["down"], 0, "There is no cluster."),
+        (["delete", "--all"], 0, "There is no cluster."),
+        (["delete", "a"], 1, 'Error: no cluster "a"'),
+    ],
+)
+def test_a_directory_that_holds_no_lab_is_left_as_it_is(
+    tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    mine = tmp_path / "there" / "images" / "mine.png"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("x")
+    for directory in ("there", "missing"):
+        done = run(tmp_path, "lab", "--state-dir", str(tmp_path / directory), *arguments)
+        assert (done[0], message in done[1]) == (code, True)
+    assert {path.name for path in tmp_path.rglob("*")} == {"there", "images", "mine.png"}
+
+
 def test_errors_of_a_file_name_the_file_and_the_field(tmp_path: Path) -> None:
     file = tmp_path / "kind.yaml"
     file.write_text("kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnetworking: {podSubnet: 10.0.0.1/16}\n")

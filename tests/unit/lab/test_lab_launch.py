@@ -41,6 +41,26 @@ def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         StateDir(tmp_path / "file" / "x").prepare()
 
 
+def test_a_file_in_the_place_of_a_directory_is_named(tmp_path: Path) -> None:
+    state = StateDir(tmp_path / "x")
+    state.prepare()
+    state.run.rmdir()
+    state.run.write_text("")
+    with pytest.raises(StateError, match=f"{state.run} is no directory"):
+        state.prepare()
+
+
+def test_what_is_in_somebody_elses_directory_is_never_taken_for_a_labs(tmp_path: Path) -> None:
+    mine = tmp_path / "images" / "mine.png"
+    mine.parent.mkdir()
+    mine.write_text("x")
+    mode = tmp_path.stat().st_mode
+    with pytest.raises(StateError, match="it holds images and is no lab's"):
+        StateDir(tmp_path).prepare()
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+    assert (mine.read_text(), tmp_path.stat().st_mode) == ("x", mode)
+
+
 def test_sweeping_leaves_only_the_log_and_the_lock(tmp_path: Path) -> None:
     state = StateDir(tmp_path)
     state.prepare()

@@ -218,11 +218,12 @@ def down(state: StateDir) -> None:
 def _delete(state: StateDir, names: list[str] | None) -> None:
     from isthmus.lab.life.creating import delete_clusters
 
-    if names is None and not state.root.exists():
-        click.echo("There is no cluster.", err=True)
-        return
-    with changing(state):
-        done = delete_clusters(state, names, tell=tick)
+    done: list[str] = []
+    if state.known:
+        with changing(state):
+            done = delete_clusters(state, names, tell=tick)
+    elif names:
+        raise click.ClickException(f'no cluster "{names[0]}"')
     if not done:
         click.echo("There is no cluster.", err=True)
 

@@ -33,8 +33,10 @@ def stop(state: StateDir, kind: str | None, names: tuple[str, ...]) -> None:
     if kind is not None:
         _change(state, kind, names, starting=False)
         return
-    with changing(state):
-        stopped = stop_lab(state)
+    stopped = None
+    if state.known:
+        with changing(state):
+            stopped = stop_lab(state)
     if stopped is None:
         click.echo("No lab is running.", err=True)
         return
@@ -55,8 +57,11 @@ def start(state: StateDir, kind: str | None, names: tuple[str, ...], *, wait: bo
     if kind is not None:
         _change(state, kind, names, starting=True, wait=wait)
         return
-    with changing(state):
-        started, there = start_lab(state, patience=Patience(all_of_it=wait), tell=tick)
+    started: list[str] = []
+    there: list[str] = []
+    if state.known:
+        with changing(state):
+            started, there = start_lab(state, patience=Patience(all_of_it=wait), tell=tick)
     for name in started:
         tick(f'Cluster "{name}" is back')
     for name in there:
