@@ -18,8 +18,6 @@ from isthmus.lab.control import (
 from isthmus.lab.life.readiness import Waiting
 from isthmus.lab.units import apiserver
 
-KINDS = ("node", "tracker", "apiserver", "controllers", "agent")
-
 
 class FaultError(Exception):
     """What was named is not there, or not enough was said; the message lists what there is."""
@@ -61,8 +59,9 @@ class Target:
 
 
 def targets(clusters: Sequence[ClusterState], kind: str, names: Sequence[str]) -> list[Target]:
-    """Returns what `kind`, one of KINDS, and names of nodes or clusters mean.
+    """Returns what `kind` and names of nodes or clusters mean.
 
+    `kind` is node, tracker, apiserver, controllers or agent.
     A cluster's name means all of the kind in it; without names the lab's only cluster is meant, but never all its
     nodes. Raises FaultError.
     """

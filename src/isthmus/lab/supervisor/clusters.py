@@ -84,8 +84,10 @@ class Clusters:
 
     def describe(self) -> Reply:
         """Returns the state of every cluster, by ID, and the partitions."""
-        ordered = sorted(self._clusters.values(), key=lambda cluster: cluster.plan.id)
-        return Reply(clusters=tuple(cluster.describe() for cluster in ordered), partitions=self._partitions.pairs)
+        return Reply(
+            clusters=tuple(self._clusters[plan.name].describe() for plan in self._plans()),
+            partitions=self._partitions.pairs,
+        )
 
     async def health(self, name: str) -> tuple[AgentHealth, ...]:
         """Returns what the agents of a cluster answer; raises RefusedError."""
@@ -255,7 +257,8 @@ class Clusters:
         return place / "nodes" / node, place / "sandboxes" / node
 
     def _plans(self) -> list[ClusterPlan]:
-        return [cluster.plan for cluster in self._clusters.values()]
+        """Returns the plans of all clusters by ID, the order in which people see them."""
+        return sorted((cluster.plan for cluster in self._clusters.values()), key=lambda plan: plan.id)
 
     def _down(self) -> frozenset[str]:
         return frozenset(node for cluster in self._clusters.values() for node in cluster.stopped_nodes)
