@@ -12,7 +12,9 @@ import msgspec
 from isthmus.kube.schema import EndpointOfSlice, EndpointSlice
 from isthmus.kube.schema import Service as ServiceObject
 from isthmus.mesh.objects import canonical_ip
-from isthmus.model.service import PROTOCOLS, Backend, Network, Port, PortKey, Service, Slice, Target
+from isthmus.model.endpoint import family_of
+from isthmus.model.flow import PORT_PROTOCOLS
+from isthmus.model.service import Backend, Network, Port, PortKey, Service, Slice, Target
 from isthmus.policy.rules import Problem
 
 SERVICE_NAME = "kubernetes.io/service-name"
@@ -82,19 +84,21 @@ def slice_facts(obj: EndpointSlice, *, cluster: str) -> Facts:
     problems: list[Problem] = []
     ports: dict[PortKey, int] = {}
     for index, port in enumerate((obj.ports or ())[:MAX_PORTS]):
-        protocol = PROTOCOLS.get(port.protocol or "TCP")
+        protocol = PORT_PROTOCOLS.get(port.protocol or "TCP")
         if port.port is None:
             continue  # all ports: nothing that a Service could forward to
         if protocol is None or not 0 < port.port <= MAX_PORT:
             problems.append(Problem(f"ports[{index}]", f"{port.protocol} {port.port} is no port"))
         else:
             ports[port.name or "", protocol] = port.port
+    if len(obj.ports or ()) > MAX_PORTS:
+        problems.append(Problem("ports", f"more than {MAX_PORTS}; the rest is left out"))
     backends: set[tuple[PortKey, Backend]] = set()
     most = min(MAX_ENDPOINTS, MAX_BACKENDS // max(1, len(ports)))
     for index, endpoint in enumerate((obj.endpoints or ())[:most]):
         given = endpoint.addresses[0] if endpoint.addresses else ""
         address = usable_address(given)
-        if address is None or ip_address(address).version != version:
+        if address is None or family_of(address) != version:
             problems.append(Problem(f"endpoints[{index}].addresses", f"{given!r} is no {obj.addressType} address"))
             continue
         for key, number in ports.items():
@@ -143,7 +147,7 @@ def _ports(obj: ServiceObject, problems: list[Problem]) -> tuple[Port, ...]:
     found: dict[tuple[int, int], Port] = {}
     exposed = obj.spec.type in ("NodePort", "LoadBalancer")
     for index, port in enumerate(obj.spec.ports[:MAX_PORTS]):
-        protocol = PROTOCOLS.get(port.protocol)
+        protocol = PORT_PROTOCOLS.get(port.protocol)
         field = f"spec.ports[{index}]"
         if protocol is None:
             problems.append(Problem(f"{field}.protocol", f"{port.protocol!r} is not TCP, UDP or SCTP"))

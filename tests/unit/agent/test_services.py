@@ -182,6 +182,11 @@ def test_hostile_slices_lose_what_is_wrong_with_them_and_nothing_else():
     assert {(key, b.target.port) for key, b in facts.slice.backends} == {(("a", 6), 9)}
     assert [p.field for p in facts.problems] == ["ports[0]", "ports[2]", "ports[3]"]
 
+    ports = [{"name": f"p{n}", "port": n + 1} for n in range(1001)]
+    facts = slice_facts(slice_("10.1.0.1", ports=ports), cluster="east")
+    assert len(facts.slice.backends) == 1000
+    assert [str(p) for p in facts.problems] == ["ports: more than 1000; the rest is left out"]
+
     empty = msgspec.convert(
         {"metadata": slice_().metadata, "addressType": "IPv4", "endpoints": None, "ports": None}, EndpointSlice
     )
