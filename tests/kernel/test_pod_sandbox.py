@@ -177,3 +177,37 @@ async def test(keeper):
 """
     expected = 'chdir to cwd ("/proc/self/fd/0") failed: it is outside of the container'
     assert in_a_world_of_its_own(body, tmp_path) == expected
+
+
+def test_a_link_in_a_shared_volume_leads_no_mount_out_of_the_container(tmp_path: Path) -> None:
+    body = """
+async def test(keeper):
+    for name in ("volume/real", "wanted", "outside"):
+        (RUN / name).mkdir(parents=True)
+    (RUN / "wanted/file").write_text("wanted")
+    (RUN / "volume/out").symlink_to(RUN / "outside")
+    (RUN / "volume/up").symlink_to("../.." + str(RUN / "outside"))
+    (RUN / "volume/turn").symlink_to("real")
+    found = {}
+    for target in ("out", "up", "turn"):
+        reader, writer = os.pipe()
+        nothing = os.open("/dev/null", os.O_RDWR)
+        inner = [str(RUN / "wanted"), f"/shared/{target}/new", True, False]
+        binds = [[str(RUN / "volume"), "/shared", False, False], inner]
+        script = f"cat /shared/{target}/new/file; touch /shared/{target}/new/more || echo refused"
+        try:
+            spec = program("sh", "-c", script, binds=binds)
+            result = await keeper.do("start", spec, descriptors=[nothing, writer, writer])
+            await keeper.exit_code(result["pid"])
+            os.close(writer)
+            found[target] = os.read(reader, 65536).decode()
+        except KeeperError as error:
+            found[target] = str(error)
+    return {**found, "outside": os.listdir(RUN / "outside"), "wanted": os.listdir(RUN / "wanted")}
+"""
+    found = in_a_world_of_its_own(body, tmp_path)
+    assert found["out"] == "mount path '/shared/out/new' leads out of the container"
+    assert found["up"] == "mount path '/shared/up/new' leads out of the container"
+    assert found["turn"].startswith("wanted")
+    assert found["turn"].endswith("refused\n")
+    assert (found["outside"], found["wanted"]) == ([], ["file"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from isthmus.lab.node.keeper.place import HELD, hold_place
 from isthmus.lab.node.keeper.syscalls import (
     MS_NODEV,
     MS_NOEXEC,
@@ -17,7 +18,6 @@ from isthmus.lab.node.keeper.syscalls import (
     KernelRefusal,
     bind,
     bind_held,
-    make_mount_point,
     make_read_only,
     mount,
     pivot_to,
@@ -125,22 +125,29 @@ def bind_inside(source: str, root: str, target: str, *, read_only: bool, exact: 
     Containers of the same pod may be writing to what is mounted already, so both ends are held open and looked at
     before they are used: no link leads the mount point out of the root, and with `exact` none stands for the source.
     """
-    path = root + target.rstrip("/")
-    if not _below(os.path.realpath(path), root):
-        raise KernelRefusal(f"mount path {target!r} leads out of the container")
-    make_mount_point(path, directory=os.path.isdir(source))
     ends = [os.open(source, os.O_PATH | os.O_CLOEXEC)]
     try:
-        ends.append(os.open(path, os.O_PATH | os.O_CLOEXEC))
-        held, place = (f"/proc/self/fd/{number}" for number in ends)
-        where = os.readlink(place)
-        if not _below(where, root):
-            raise KernelRefusal(f"mount path {target!r} leads out of the container")
+        held = f"/proc/self/fd/{ends[0]}"
         if exact and os.readlink(held) != source:
             raise KernelRefusal(f"what is to be mounted on {target!r} has been replaced")
+        try:
+            above, name = hold_place(root, target, directory=os.path.isdir(held))
+        except KernelRefusal as refusal:
+            raise KernelRefusal(f"mount path {target!r} {refusal}") from refusal
+        except OSError as error:
+            raise KernelRefusal(f"mount path {target!r} cannot be made: {error}") from error
+        ends += [above, os.open(name, HELD, dir_fd=above)]
+        place = f"/proc/self/fd/{ends[-1]}"
+        if not _below(os.readlink(place), root):
+            raise KernelRefusal(f"mount path {target!r} leads out of the container")
         bind_held(held, place)
         if read_only:
-            make_read_only(where)
+            # By name once more, which leads to the new mount; anything else in its place is none, and refused.
+            ends.append(os.open(name, HELD, dir_fd=above))
+            try:
+                make_read_only(f"/proc/self/fd/{ends[-1]}")
+            except KernelRefusal as refusal:
+                raise KernelRefusal(f"mount path {target!r} cannot be made read-only: {refusal}") from refusal
     finally:
         for number in ends:
             os.close(number)
