@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from benchmarks.dataplane import TRACKED
 from benchmarks.load import Burst, Generator
 from benchmarks.table import Table, quantile, ratio
+from isthmus.model.flow import Protocol
 from isthmus.model.service import Backend, Port, Service, Slice, Target
 from isthmus.policy.world import LocalPod
 from isthmus.policy.world import World as PolicyWorld
@@ -24,7 +25,6 @@ from tests.support.netns import World
 
 SIZES = ((10, 10), (1_000, 10), (10_000, 10), (1, 1_000), (1, 5_000))  # services, backends of each
 PER_SLICE = 100  # as Kubernetes makes them
-TCP = 6
 PORTS = tuple(range(9000, 9016))  # several, so that a client does not run out of its own
 VIP = "172.31.0.1"  # of the service that is measured
 CLIENT, SERVER = "10.244.0.10", "10.244.0.11"
@@ -168,11 +168,11 @@ class _Node:
         self._changed = services // 2
         for number in range(services):
             key = ("x", f"s{number}")
-            self._services.put_service(Service(*key, ports=(Port("", TCP, 80),), cluster_ips=(_vip(number),)))
+            self._services.put_service(Service(*key, ports=(Port("", Protocol.TCP, 80),), cluster_ips=(_vip(number),)))
             for first in range(0, each, PER_SLICE):
                 self._services.put_slice(self._slice(number, first))
         if measured:
-            ports = tuple(Port(f"p{port}", TCP, port) for port in PORTS)
+            ports = tuple(Port(f"p{port}", Protocol.TCP, port) for port in PORTS)
             self._services.put_service(Service("x", "measured", ports=ports, cluster_ips=(VIP,)))
             members = {(p.key, Backend("east", Target(_address(n), p.port))) for n in range(each) for p in ports}
             self._services.put_slice(Slice(("x", "measured"), ("x", "measured"), frozenset(members)))
@@ -186,7 +186,7 @@ class _Node:
         last = min(first + PER_SLICE, self._each)
         spare = 0xF000 + number  # an address that no other backend has
         numbers = [number * self._each + n for n in range(first, last - shift)] + [spare] * shift
-        members = frozenset((("", TCP), Backend("east", Target(_address(n), 80), "n1")) for n in numbers)
+        members = frozenset((("", Protocol.TCP), Backend("east", Target(_address(n), 80), "n1")) for n in numbers)
         return Slice(("x", f"s{number}-{first}"), ("x", f"s{number}"), members)
 
 

@@ -7,7 +7,8 @@ from ipaddress import ip_network
 import pytest
 
 from isthmus.kernel.conntrack import forget_stale
-from isthmus.model.service import PROTOCOLS, Port
+from isthmus.model.flow import PORT_PROTOCOLS, Protocol
+from isthmus.model.service import Port
 from isthmus.policy.networkpolicy import parse
 from isthmus.ruleset.service_layout import AFFINITY, HOOKED
 from isthmus.ruleset.text import replacement
@@ -18,7 +19,7 @@ from tests.support.service_node import VIP4, VIP6, Answerers, ServiceNode, backe
 A, B, C, D = (f"10.244.0.{n}" for n in range(10, 14))
 B6, C6 = "fd00:10:244::b", "fd00:10:244::c"
 VIPS = pytest.mark.parametrize(("vip", "b", "c"), [(VIP4, B, C), (VIP6, B6, C6)], ids=["IPv4", "IPv6"])
-TCP, UDP = PROTOCOLS["TCP"], PROTOCOLS["UDP"]
+TCP, UDP = Protocol.TCP, Protocol.UDP
 CHI_SQUARE_9 = 33.7  # one time in 10,000 with nine degrees of freedom
 
 
@@ -52,7 +53,7 @@ def test_a_cluster_ip_leads_to_every_backend_from_pods_of_the_node_the_node_and_
     node: ServiceNode, vip, b, c, protocol
 ):
     node.put(
-        service("web", Port("", PROTOCOLS[protocol], 80)), backends("web", (b, 8080), (c, 8081), protocol=protocol)
+        service("web", Port("", PORT_PROTOCOLS[protocol], 80)), backends("web", (b, 8080), (c, 8081), protocol=protocol)
     )
 
     for host in ("a", "b", "router"):
@@ -60,7 +61,7 @@ def test_a_cluster_ip_leads_to_every_backend_from_pods_of_the_node_the_node_and_
 
 
 def test_sctp_is_served_like_the_rest(node: ServiceNode):
-    port = Port("", PROTOCOLS["SCTP"], 80)
+    port = Port("", Protocol.SCTP, 80)
     node.put(service("web", port), backends("web", (B, 7000), (B6, 7000), protocol="SCTP"))
     node.world.listen("b", "sctp", 7000)
 
@@ -70,7 +71,7 @@ def test_sctp_is_served_like_the_rest(node: ServiceNode):
 @VIPS
 def test_a_service_without_backends_refuses_at_once_and_serves_as_soon_as_there_is_one(node: ServiceNode, vip, b, c):
     for protocol in ("TCP", "UDP"):
-        node.put(service(f"web-{protocol}", Port("", PROTOCOLS[protocol], 80)))
+        node.put(service(f"web-{protocol}", Port("", PORT_PROTOCOLS[protocol], 80)))
         for host in ("a", "router"):
             assert node.ask(host, vip, 80, protocol) == "refused", (host, protocol)
 

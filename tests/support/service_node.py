@@ -19,7 +19,8 @@ from typing import Self
 
 from isthmus.agent.writer import KernelWriter
 from isthmus.kernel.namespaces import enter
-from isthmus.model.service import PROTOCOLS, Backend, Port, Service, Slice, Target
+from isthmus.model.flow import PORT_PROTOCOLS, Protocol
+from isthmus.model.service import Backend, Port, Service, Slice, Target
 from isthmus.policy.world import LocalPod
 from isthmus.policy.world import World as PolicyWorld
 from isthmus.ruleset.compiler import Compiler
@@ -35,7 +36,7 @@ VIP4, VIP6 = "172.20.0.10", "fd00:172:20::10"
 def service(name: str = "web", *ports: Port, **fields: object) -> Service:
     """Returns a service with a ClusterIP of each family, and by default one port, TCP 80."""
     given = {"cluster_ips": (VIP4, VIP6), **fields}
-    return Service("shop", name, ports=ports or (Port("", PROTOCOLS["TCP"], 80),), **given)
+    return Service("shop", name, ports=ports or (Port("", Protocol.TCP, 80),), **given)
 
 
 def backends(
@@ -43,7 +44,7 @@ def backends(
 ) -> Slice:
     """Returns a slice; `flags` are those of every backend in it (`node` is this node by default)."""
     told = {"node": NODE, **flags}
-    members = {((port, PROTOCOLS[protocol]), Backend("east", Target(*target), **told)) for target in targets}
+    members = {((port, PORT_PROTOCOLS[protocol]), Backend("east", Target(*target), **told)) for target in targets}
     return Slice(("shop", key or f"{name}-{protocol}-{port}"), ("shop", name), frozenset(members))
 
 

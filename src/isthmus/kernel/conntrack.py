@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping
 
 from isthmus.kernel.errors import KernelError
 from isthmus.kernel.sockets import NetfilterSocket
+from isthmus.model.endpoint import family_of
+from isthmus.model.flow import Protocol
 from isthmus.model.service import Target
 from isthmus.wire import conntrack, netlink
 from isthmus.wire.conntrack import Entry
 
-UDP = 17
 FEW = 8  # frontends that are asked for one by one; of more, all UDP connections are looked through once
 PER_SEND = 256  # entries to forget with one send()
 
@@ -43,9 +44,9 @@ def _astray(entry: Entry, stale: Mapping[tuple[str, int], frozenset[Target]]) ->
 def _candidates(sock: NetfilterSocket, stale: Mapping[tuple[str, int], frozenset[Target]]) -> Iterator[Entry]:
     if len(stale) <= FEW:
         for destination in stale:
-            yield from _dump(sock, _version(destination[0]), destination)
+            yield from _dump(sock, family_of(destination[0]), destination)
     else:
-        for version in sorted({_version(address) for address, _ in stale}):
+        for version in sorted({family_of(address) for address, _ in stale}):
             yield from _dump(sock, version, None)
 
 
@@ -62,10 +63,10 @@ def _entries(
     sock: NetfilterSocket, version: int, destination: tuple[str, int] | None, *, narrow: bool
 ) -> Iterator[Entry]:
     sequence = sock.reserve(1)
-    request = conntrack.encode_dump(version, UDP, sequence=sequence, destination=destination, narrow=narrow)
+    request = conntrack.encode_dump(version, Protocol.UDP, sequence=sequence, destination=destination, narrow=narrow)
     try:
         for message in sock.dump(request, sequence=sequence):
-            entry = conntrack.decode_entry(message, protocol=UDP)
+            entry = conntrack.decode_entry(message, protocol=Protocol.UDP)
             if entry is not None:
                 yield entry
     except netlink.NetlinkDecodeError as error:
@@ -80,7 +81,3 @@ def _forget(sock: NetfilterSocket, entries: list[Entry]) -> int:
     if failed:
         raise KernelError(f"conntrack: {failed[0].text or 'an entry cannot be forgotten'}", errno=failed[0].errno)
     return len(entries) - len(refused)
-
-
-def _version(address: str) -> int:
-    return 6 if ":" in address else 4

@@ -7,6 +7,11 @@ IP away from its successor.
 import msgspec
 
 
+def family_of(ip: str) -> int:
+    """Returns 4 or 6 for canonical address text."""
+    return 6 if ":" in ip else 4
+
+
 class NamedPort(msgspec.Struct, frozen=True):
     """A containerPort with a name; `protocol` is TCP, UDP or SCTP, `port` is 1-65535."""
 

@@ -11,9 +11,6 @@ import msgspec
 
 Network = IPv4Network | IPv6Network
 
-PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
-"""Numbers of the protocols that a Service can have."""
-
 ServiceKey = tuple[str, str]
 """Namespace and name."""
 

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 
 import msgspec
 
-from isthmus.model.endpoint import Endpoint, NamedPort
+from isthmus.model.endpoint import Endpoint, NamedPort, family_of
 from isthmus.model.identity import Identity
 from isthmus.policy.evaluate import resolve
 from isthmus.policy.gate import Gate, Opening, build
@@ -29,7 +29,6 @@ from isthmus.ruleset.layout import (
     SELF,
     Layout,
     base_chains,
-    family_of,
     lay_out,
 )
 from isthmus.ruleset.sets import Jump, Key

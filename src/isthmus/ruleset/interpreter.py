@@ -11,7 +11,7 @@ from zlib import crc32
 
 import msgspec
 
-from isthmus.model.flow import Flow
+from isthmus.model.flow import Flow, Protocol
 from isthmus.model.service import Target
 from isthmus.policy.rules import Address
 from isthmus.ruleset.rules import (
@@ -47,7 +47,6 @@ from isthmus.ruleset.rules import (
 from isthmus.ruleset.sets import Jump, Key, Value
 from isthmus.ruleset.table import Table
 
-TCP = 6
 MAX_JUMPS = 16  # NFT_JUMP_STACK_SIZE
 
 
@@ -174,7 +173,7 @@ def _run_rule(table: Table, packet: Packet, rule: Rule, depth: int) -> _Verdict 
                 packet.masqueraded = True
                 return _Verdict.ACCEPT
             case Refuse(reset):
-                if reset and packet.flow.protocol != TCP:
+                if reset and packet.flow.protocol != Protocol.TCP:
                     return _Verdict.BREAK
                 packet.refused = True
                 return _Verdict.DROP

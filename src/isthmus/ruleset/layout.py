@@ -65,11 +65,6 @@ _TARGET = {4: Expr.TARGET4, 6: Expr.TARGET6}
 MOST_SINGLES = 16  # a range of up to so many ports is spelled out as elements; a longer one gets a set of its own
 
 
-def family_of(ip: str) -> int:
-    """Returns 4 or 6 for canonical address text."""
-    return 6 if ":" in ip else 4
-
-
 def base_chains(*, pod_cidrs: Iterable[Network], guarded: frozenset[Direction]) -> tuple[Chain, ...]:
     """Returns the chains that every node has.
 

@@ -13,8 +13,9 @@ from collections.abc import Iterable
 
 import msgspec
 
+from isthmus.model.endpoint import family_of
+from isthmus.model.flow import Protocol
 from isthmus.model.service import Backend, PortKey, Service, ServiceKey, Slice, Target
-from isthmus.ruleset.layout import family_of
 from isthmus.ruleset.rules import Chain
 from isthmus.ruleset.service_layout import (
     BACKENDS,
@@ -48,7 +49,6 @@ from isthmus.ruleset.table import Table
 from isthmus.services.frontends import Frontend, FrontendKey, Kind, frontends
 from isthmus.services.pool import Pool, Reach, Turn
 
-UDP = 17
 _ROOM = {Reach.ALL: MOST_SLOTS, Reach.NEAR: MOST_NEAR}
 _PoolKey = tuple[PortKey, int]  # port, family
 
@@ -156,10 +156,6 @@ class ServiceCompiler:
         lines = self._lines.get(key, {}).values()
         return sum(len(slots.waiting) for line in lines if line.frontends for slots in line.slots.values())
 
-    def pools(self, key: ServiceKey) -> dict[tuple[PortKey, int], Pool]:
-        """Returns the backends of a service by port and family; for people."""
-        return {place: line.pool for place, line in self._lines.get(key, {}).items()}
-
     def reachable(self, key: FrontendKey) -> frozenset[Target]:
         """Returns all targets that a new connection to a frontend may be sent to."""
         frontend = self._held.get(key)
@@ -237,7 +233,7 @@ class ServiceCompiler:
             moves = [Move(slot, None, target) for slot, target in enumerate(slots.targets)]
             self._write(frontend, reach, moves, slots)
         self._decide(frontend, line)
-        if frontend.port.protocol == UDP:
+        if frontend.port.protocol == Protocol.UDP:
             self._stale.add(frontend.key)
 
     def _take_down(self, frontend: Frontend) -> None:
@@ -257,7 +253,7 @@ class ServiceCompiler:
         if frontend.sources is not None:
             self._unjump(GUARDED[frontend.version].name, frontend.key)
         self._count(frontend, -1)
-        if frontend.port.protocol == UDP:
+        if frontend.port.protocol == Protocol.UDP:
             self._stale.add(frontend.key)
         self._tidy(frontend.service)
 
@@ -314,7 +310,7 @@ class ServiceCompiler:
             if any(turns.values()):
                 for frontend in line.frontends.values():
                     self._decide(frontend, line)
-            if place[0][1] == UDP and (out or empty):
+            if place[0][1] == Protocol.UDP and (out or empty):
                 self._stale |= line.frontends.keys()
         self._tidy(service)
 

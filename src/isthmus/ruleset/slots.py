@@ -39,9 +39,6 @@ class Slots:
     def __len__(self) -> int:
         return len(self._order)
 
-    def __contains__(self, target: object) -> bool:
-        return target in self._slot
-
     @property
     def targets(self) -> tuple[Target, ...]:
         """Returns the targets in the order of their slots."""

@@ -7,11 +7,12 @@ as with kube-proxy. Two services may claim one frontend; `rank` says whose it is
 
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from ipaddress import ip_address
 
 import msgspec
 
-from isthmus.model.service import PROTOCOLS, Network, Port, Service, ServiceKey
+from isthmus.model.endpoint import family_of
+from isthmus.model.flow import Protocol
+from isthmus.model.service import Network, Port, Service, ServiceKey
 from isthmus.services.pool import Reach
 
 FrontendKey = tuple[str, int, int]
@@ -38,7 +39,6 @@ _FIELDS = {
     Kind.LOAD_BALANCER: "status.loadBalancer.ingress",
     Kind.EXTERNAL_IP: "spec.externalIPs",
 }
-_NAMES = {number: name for name, number in PROTOCOLS.items()}
 
 
 class Frontend(msgspec.Struct, frozen=True, gc=False):
@@ -65,11 +65,11 @@ class Frontend(msgspec.Struct, frozen=True, gc=False):
     @property
     def version(self) -> int:
         """Returns 4 or 6."""
-        return 6 if ":" in self.address else 4
+        return family_of(self.address)
 
     def __str__(self) -> str:
         host = f"[{self.address}]" if self.version == 6 else self.address
-        return f"{host}:{self.number}/{_NAMES[self.port.protocol]}"
+        return f"{host}:{self.number}/{Protocol(self.port.protocol).name}"
 
     @property
     def rank(self) -> tuple[int, ServiceKey, str, int]:
@@ -81,7 +81,7 @@ def frontends(service: Service, *, node_addresses: Iterable[str]) -> Iterator[Fr
     """Yields the frontends of a service on a node that has `node_addresses`; a key may come twice."""
     addresses = list(node_addresses)
     outside = Reach.NEAR if service.local_external else None
-    families = {ip_address(ip).version for ip in service.cluster_ips}
+    families = {family_of(ip) for ip in service.cluster_ips}
     for port in service.ports:
         for ip in service.cluster_ips:
             inside = Reach.NEAR if service.local_internal else Reach.ALL
@@ -93,7 +93,7 @@ def frontends(service: Service, *, node_addresses: Iterable[str]) -> Iterator[Fr
             yield Frontend(service.key, port, ip, port.port, Kind.EXTERNAL_IP, Reach.ALL, outside, service.affinity)
         if port.node_port:
             for ip in addresses:
-                if ip_address(ip).version in families:
+                if family_of(ip) in families:
                     yield Frontend(
                         service.key, port, ip, port.node_port, Kind.NODE_PORT, Reach.ALL, outside, service.affinity
                     )

@@ -48,11 +48,6 @@ class Pool:
         return bool(self._told)
 
     @property
-    def backends(self) -> tuple[Backend, ...]:
-        """Returns all that was told, in use or not, sorted."""
-        return tuple(sorted(self._told))
-
-    @property
     def serving(self) -> frozenset[Target]:
         """Returns the targets that answer, in use or not: connections that they have may stay."""
         return frozenset(backend.target for backend in self._told if backend.ready or backend.serving)

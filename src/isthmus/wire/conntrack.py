@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import msgspec
 
+from isthmus.model.endpoint import family_of
 from isthmus.wire import netlink
 from isthmus.wire.netlink import Attribute, NetlinkDecodeError
 
@@ -80,8 +81,8 @@ def encode_dump(
 
 def encode_forget(entry: Entry, *, sequence: int) -> bytes:
     """Returns the request to forget one entry, with an acknowledgement."""
-    version = 6 if ":" in entry.destination[0] else 4
-    payload = netlink.encode_nfgenmsg(netlink.GenericHeader(FAMILIES[version])) + entry.handle
+    family = FAMILIES[family_of(entry.destination[0])]
+    payload = netlink.encode_nfgenmsg(netlink.GenericHeader(family)) + entry.handle
     return netlink.encode_message(
         netlink.Message(DELETE, netlink.NLM_F_REQUEST | netlink.NLM_F_ACK, sequence, 0, payload)
     )
