@@ -116,5 +116,9 @@ async def test_nothing_gets_through_while_one_policy_takes_the_place_of_another(
             with _process(flood):
                 for number in range(1, 1000):
                     await isolate(writer, number % 200)
-        with pytest.raises(BlockingIOError):
-            sink.recv(100)
+                with pytest.raises(BlockingIOError):
+                    sink.recv(100)
+                node.compiler.drop_pod("shop/b")
+                await writer.apply(node.compiler.table.take_delta())
+                sink.settimeout(5)
+                assert sink.recv(100) == b"?", "the flood was there all the time"
