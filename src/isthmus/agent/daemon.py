@@ -289,7 +289,7 @@ class Agent:
         if kind == "elements":
             _log.debug(event, kind=kind, elements=elements, ms=round(seconds * 1000, 1))
         else:
-            _log.info(event, kind=kind, elements=elements, gates=gates[:20], ms=round(seconds * 1000, 1))
+            _log.info(event, kind=kind, elements=elements, gates=gates[:MOST_NAMED], ms=round(seconds * 1000, 1))
 
     def _on_error(self, error: Exception, delay: float) -> None:
         if not isinstance(error, KernelError):

@@ -42,7 +42,7 @@ class Input(Enum):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """Something a user must hear of a policy: its problems (none = they are mended)."""
+    """Something a user must hear of an object: its problems (none = they are mended)."""
 
     ref: ObjectRef
     problems: tuple[Problem, ...]

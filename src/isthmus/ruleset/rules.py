@@ -27,7 +27,7 @@ class Expr(Enum):
     DESTINATION_PORT = "th dport"
     SOURCE_PORT = "th sport"
     # nft 1.0.6 has room for 16 bytes of key where the packet path adds elements: IPv6 clients go by a hash. Two that
-    # share it (one pair among 100,000 clients) are no more than not remembered at the same time.
+    # share it (one pair among 100,000 clients) get the same backend of one service, and of two are remembered by turns.
     CLIENT6 = "jhash ip6 saddr . ip6 daddr . meta l4proto . th dport mod 4294967295 seed 0x69737468"
 
 
