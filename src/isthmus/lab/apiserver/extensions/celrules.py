@@ -14,7 +14,7 @@ from isthmus.lab.apiserver.errors import FieldError, Json
 from isthmus.lab.apiserver.extensions import celcheck, celtree
 from isthmus.lab.apiserver.extensions.celcheck import Review
 from isthmus.lab.apiserver.extensions.engine import CelError, Engine, Program
-from isthmus.lab.apiserver.extensions.values import ABSENT, MAX_ERRORS, type_name
+from isthmus.lab.apiserver.extensions.values import ABSENT, MAX_ERRORS, by_key, item_key, member, type_name
 
 RULES = "x-kubernetes-validations"
 REASONS = ("FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired")
@@ -32,13 +32,6 @@ class Rule(msgspec.Struct, frozen=True):
     path: str = ""
     uses_old: bool = False
     fresh: Program | None = None  # of a rule with an optional oldSelf: what is asked where there is no old value
-
-
-def has_rules(schema: Json) -> bool:
-    """Tells whether a schema holds a rule anywhere."""
-    if schema.get(RULES):
-        return True
-    return any(has_rules(below) for below in below_of(schema))
 
 
 def below_of(schema: Json) -> Iterator[Json]:
@@ -128,30 +121,16 @@ class Rules:
                     found.append(error)
         if isinstance(value, dict):
             held = old if isinstance(old, dict) else {}
-            properties, other = schema.get("properties", {}), schema.get("additionalProperties")
             for name in sorted(value):
-                below = properties.get(name, other if isinstance(other, dict) else None)
+                below = member(schema, name)
                 if below:
                     where = f"{path}.{name}" if path else name
                     self._check(value[name], below, where, held.get(name, ABSENT), found, deadline)
         elif isinstance(value, list) and isinstance(schema.get("items"), dict):
-            earlier = _by_key(old, schema)
+            earlier = by_key(old, schema)
             for at, item in enumerate(value):
-                was = earlier.get(_key(item, schema), ABSENT)
+                was = earlier.get(item_key(item, schema), ABSENT)
                 self._check(item, schema["items"], f"{path}[{at}]", was, found, deadline)
-
-
-def _key(item: Any, schema: Json) -> str:
-    keys = schema.get("x-kubernetes-list-map-keys")
-    if not keys or not isinstance(item, dict):
-        return ""
-    return msgspec.json.encode([item.get(key) for key in keys]).decode()
-
-
-def _by_key(old: Any, schema: Json) -> dict[str, Any]:
-    if schema.get("x-kubernetes-list-type") != "map" or not isinstance(old, list):
-        return {}
-    return {_key(item, schema): item for item in old}
 
 
 def _compiled(rule: Json, schema: Json, *, top: bool) -> Rule:

@@ -182,10 +182,10 @@ class _Check:
 
     def items(self, value: list[Any], schema: Json, path: str, old: Any) -> None:
         below = schema.get("items")
-        before = _by_key(old, schema)
+        before = by_key(old, schema)
         if isinstance(below, dict):
             for at, item in enumerate(value):
-                self.value(item, below, f"{path}[{at}]", before.get(_key(item, schema), ABSENT))
+                self.value(item, below, f"{path}[{at}]", before.get(item_key(item, schema), ABSENT))
         least, most = schema.get("minItems"), schema.get("maxItems")
         if least is not None and len(value) < least:
             self.body(path, len(value), f"should have at least {least} items")
@@ -204,10 +204,9 @@ class _Check:
         if most is not None and len(value) > most:
             self.too_many(path, len(value), most)
         before = old if isinstance(old, dict) else {}
-        properties, other = schema.get("properties", {}), schema.get("additionalProperties")
         for name in sorted(value):
             where = f"{path}.{name}" if path else name
-            below = properties.get(name, other if isinstance(other, dict) else None)
+            below = member(schema, name)
             if below:
                 self.value(value[name], below, where, before.get(name, ABSENT))
         for name in schema.get("required", ()):
@@ -228,16 +227,24 @@ def _wrong_type(path: str, value: Any, wanted: str) -> FieldError:
     return type_invalid(path, type_name(value), wanted)
 
 
-def _key(item: Any, schema: Json) -> str:
+def member(schema: Json, name: str) -> Any:
+    """Returns the schema of a member of an object, None if the object's schema does not tell."""
+    other = schema.get("additionalProperties")
+    return schema.get("properties", {}).get(name, other if isinstance(other, dict) else None)
+
+
+def item_key(item: Any, schema: Json) -> str:
+    """Returns what makes an item of a map list the same as an old one; "" for the items of other lists."""
     if schema.get("x-kubernetes-list-type") == "map" and isinstance(item, dict):
         return _json([item.get(key) for key in schema.get("x-kubernetes-list-map-keys", ())])
     return ""
 
 
-def _by_key(old: Any, schema: Json) -> dict[str, Any]:
+def by_key(old: Any, schema: Json) -> dict[str, Any]:
+    """Returns the items of the old state of a map list by their keys; {} for other lists."""
     if schema.get("x-kubernetes-list-type") != "map" or not isinstance(old, list):
         return {}
-    return {_key(item, schema): item for item in old}
+    return {item_key(item, schema): item for item in old}
 
 
 def check(value: Any, schema: Json, path: str = "", *, old: Any = ABSENT) -> list[FieldError]:
@@ -251,9 +258,8 @@ def check_lists(value: Any, schema: Json, path: str = "") -> list[FieldError]:
     """Returns the members that sets and map lists hold twice."""
     found: list[FieldError] = []
     if isinstance(value, dict):
-        properties, other = schema.get("properties", {}), schema.get("additionalProperties")
         for name, item in value.items():
-            below = properties.get(name, other if isinstance(other, dict) else None)
+            below = member(schema, name)
             if below:
                 found += check_lists(item, below, f"{path}.{name}" if path else name)
     elif isinstance(value, list):
@@ -296,9 +302,8 @@ def check_embedded(value: Any, schema: Json, path: str = "") -> list[FieldError]
             if isinstance(metadata, dict):
                 told = rules.metadata(metadata)
                 found += [FieldError(bad.reason, f"{path}.{bad.path}", bad.message) for bad in told]
-        properties, other = schema.get("properties", {}), schema.get("additionalProperties")
         for name, item in value.items():
-            below = properties.get(name, other if isinstance(other, dict) else None)
+            below = member(schema, name)
             if below:
                 found += check_embedded(item, below, f"{path}.{name}" if path else name)
     elif isinstance(value, list) and isinstance(schema.get("items"), dict):
