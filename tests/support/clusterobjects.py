@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from isthmus.kube.errors import AlreadyExists, ConnectionFailed, NotFound
+from isthmus.kube.errors import AlreadyExists, Conflict, ConnectionFailed, NotFound
 from isthmus.kube.resources import Resource
 from isthmus.kube.schema import ContainerPort
 from isthmus.lab.controllers.objects.meta import Meta, OwnerReference, stamp
@@ -219,8 +219,11 @@ class FakeClient:
     ) -> bytes:
         self._reach()
         self.calls.append(("delete", name))
-        if (str(resource), namespace or "", name) not in self.objects:
+        found = self.objects.get((str(resource), namespace or "", name))
+        if found is None:
             raise NotFound(status=404)
+        if uid is not None and uid != found["metadata"]["uid"]:
+            raise Conflict(status=409, reason="Conflict")
         return b"{}"
 
     def _reach(self) -> None:
