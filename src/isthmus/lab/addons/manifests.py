@@ -31,8 +31,7 @@ def crds() -> list[Manifest]:
 
 def dns(values: Mapping[str, str]) -> list[Manifest]:
     """Returns the objects of cluster DNS, with `values` in the places of $NAMES; raises ManifestError."""
-    path = _HERE / "dns.yaml"
-    return _load(path, values) if path.exists() else []
+    return _load(_HERE / "dns.yaml", values)
 
 
 def _load(path: Path, values: Mapping[str, str] | None) -> list[Manifest]:
