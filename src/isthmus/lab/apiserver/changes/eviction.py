@@ -23,9 +23,8 @@ _REFUSAL = "Cannot evict pod as it would violate the pod's disruption budget."
 
 def read(call: Call, body: Json) -> Json:
     """Returns the policy/v1 Eviction of a request; raises 400."""
-    for version in ("policy/v1", "policy/v1beta1"):
-        if body.get("apiVersion") == version:
-            body["apiVersion"] = "policy/v1"
+    if body.get("apiVersion") == "policy/v1beta1":
+        body["apiVersion"] = "policy/v1"
     decoding.check_kind(body, kind="Eviction", api_version="policy/v1")
     shape = find("Eviction", package="io.k8s.api.policy.v1")
     eviction, _ = decoding.conform(body, shape, kind="Eviction", version="policy/v1")

@@ -30,10 +30,9 @@ def check_versions(versions: list[Json]) -> list[FieldError]:
     if sum(bool(version.get("storage")) for version in versions) != 1:
         found.append(_listed(names, "must have exactly one version marked as storage version"))
     for at, version in enumerate(versions):
-        if not (version.get("schema") or {}).get("openAPIV3Schema"):
-            if "openAPIV3Schema" not in (version.get("schema") or {}):
-                path = f"spec.versions[{at}].schema.openAPIV3Schema"
-                found.append(errors.required(path, "schemas are required"))
+        if "openAPIV3Schema" not in (version.get("schema") or {}):
+            path = f"spec.versions[{at}].schema.openAPIV3Schema"
+            found.append(errors.required(path, "schemas are required"))
     for field, name, check in (
         ("schema", "validation", _schema),
         ("subresources", "subresources", _subresources),

@@ -1,4 +1,4 @@
-"""Logs, exec and attach: passed through to the node that runs the pod.
+"""Logs, exec, attach and port-forward: passed through to the node that runs the pod.
 
 The node is found as the real server finds a kubelet: the InternalIP of the Node object and its daemon endpoint.
 WebSocket frames pass one by one, unread, with the subprotocol that the node chose, so channels, resizing and

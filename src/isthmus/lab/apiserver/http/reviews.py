@@ -1,4 +1,4 @@
-"""Virtual resources: questions that are answered on the spot. Whoever may ask may do everything (see `auth`)."""
+"""Virtual resources: questions that are answered on the spot. Whoever may ask may do everything (see `access.auth`)."""
 
 from isthmus.lab.apiserver import errors
 from isthmus.lab.apiserver.access.auth import ANONYMOUS, Authenticator, User

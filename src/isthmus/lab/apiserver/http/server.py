@@ -1,6 +1,6 @@
 """The HTTP face: finds the caller, the target and the verb, and turns every failure into a Status.
 
-One handler takes all paths, because paths follow from the registry, which will change while the server runs; a router
+One handler takes all paths, because paths follow from the registry, which changes while the server runs; a router
 with a route per resource was rejected. Nothing here knows a kind.
 """
 

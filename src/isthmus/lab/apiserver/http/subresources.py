@@ -1,4 +1,4 @@
-"""Subresources that are neither status nor streams: binding, finalize, scale, and tokens of service accounts."""
+"""Subresources that are neither status nor streams: binding, finalize and scale."""
 
 from isthmus.lab.apiserver import errors
 from isthmus.lab.apiserver.changes.apply import server_side_apply
@@ -11,8 +11,6 @@ from isthmus.lab.apiserver.inputs import decoding
 from isthmus.lab.apiserver.schema.typetable import find
 from isthmus.lab.apiserver.storage.state import Transaction, decode
 from isthmus.lab.apiserver.storage.watchcache import Stored, text_at
-
-__all__ = ["bind", "finalize", "patch_scale", "read_scale", "write_scale"]
 
 
 def bind(life: Lifecycle, transaction: Transaction, call: Call, body: Json) -> None:

@@ -21,7 +21,7 @@ from isthmus.lab.apiserver.http.reviews import review
 from isthmus.lab.apiserver.http.routing import Target
 from isthmus.lab.apiserver.inputs import bodies, decoding, protobuf
 from isthmus.lab.apiserver.inputs.selectors import Selection
-from isthmus.lab.apiserver.storage.state import State, Transaction
+from isthmus.lab.apiserver.storage.state import State, Transaction, decode
 from isthmus.lab.apiserver.storage.watchcache import Stored
 from isthmus.lab.apiserver.strategies.admission import DEFAULT_ACCOUNT
 
@@ -229,8 +229,7 @@ class Writing:
             details = {"name": call.name, "kind": call.resource.plural}
             if call.resource.group:
                 details["group"] = call.resource.group
-            value = msgspec.json.decode(call.resource.prefix + stored.tail)
-            details["uid"] = value["metadata"]["uid"]
+            details["uid"] = decode(call.resource, stored)["metadata"]["uid"]
             return answer(msgspec.json.encode(success(details=details)))
         selection = selection_of(target, request.query)
 

@@ -1,4 +1,4 @@
-"""Roles and bindings. They are stored and checked as objects; nothing is decided by them (see `auth`)."""
+"""Roles and bindings. They are stored and checked as objects; nothing is decided by them (see `access.auth`)."""
 
 from isthmus.lab.apiserver import errors
 from isthmus.lab.apiserver.errors import FieldError, Json

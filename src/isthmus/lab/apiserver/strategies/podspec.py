@@ -4,7 +4,6 @@ All that users write in the lab is checked as the real server does; fields that 
 (affinity, exotic volumes) pass as they come.
 """
 
-import ipaddress
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -138,9 +137,7 @@ def validate(spec: Json, path: str) -> list[FieldError]:
     for index, toleration in enumerate(spec.get("tolerations", ())):
         found += _toleration(toleration, f"{path}.tolerations[{index}]")
     for index, alias in enumerate(spec.get("hostAliases", ())):
-        if not _is_address(alias.get("ip", "")):
-            text = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
-            found.append(errors.invalid(f"{path}.hostAliases[{index}].ip", alias.get("ip", ""), text))
+        found += rules.address(alias.get("ip", ""), f"{path}.hostAliases[{index}].ip")
     return found
 
 
@@ -169,14 +166,6 @@ def _toleration(toleration: Json, path: str) -> list[FieldError]:
     if effect:
         found += rules.one_of(effect, f"{path}.effect", ("NoSchedule", "PreferNoSchedule", "NoExecute"))
     return found
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _volumes(spec: Json, path: str, found: list[FieldError]) -> set[str]:
