@@ -106,6 +106,11 @@ _BY_STATUS: dict[int, type[ApiError]] = {
 }
 
 
+def too_late(error: Exception) -> bool:
+    """Whether an object was refused because its namespace is on its way out: nobody misses what would go with it."""
+    return isinstance(error, Forbidden) and "because it is being terminated" in str(error)
+
+
 class _Details(msgspec.Struct):
     retryAfterSeconds: int | None = None
 

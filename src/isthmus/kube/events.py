@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from isthmus.kube.client import Client
-from isthmus.kube.errors import Forbidden, KubeError, NotFound
+from isthmus.kube.errors import KubeError, NotFound, too_late
 from isthmus.kube.resources import EVENTS
 from isthmus.kube.schema import Bare, ObjectReference
 
@@ -111,7 +111,7 @@ class EventRecorder:
             try:
                 await self._write(entry)
             except (KubeError, ValueError) as error:
-                if _is_parting(error):
+                if too_late(error):
                     continue
                 if str(error) != self._trouble:
                     self._trouble = str(error)
@@ -180,11 +180,6 @@ class EventRecorder:
             "reportingComponent": self._component,
             "reportingInstance": self._host,
         }
-
-
-def _is_parting(error: Exception) -> bool:
-    """Whether an Event came too late for a namespace that is on its way out: nobody misses it."""
-    return isinstance(error, Forbidden) and "because it is being terminated" in str(error)
 
 
 def _stamp(moment: datetime.datetime) -> str:

@@ -21,9 +21,9 @@ from isthmus.kube.errors import (
     ApiError,
     Conflict,
     ConnectionFailed,
-    Forbidden,
     KubeError,
     NotFound,
+    too_late,
 )
 from isthmus.kube.events import EventRecorder
 from isthmus.kube.resources import Resource
@@ -103,7 +103,6 @@ class Performer:
         meta = effect.body["metadata"]
         namespace, name = meta.get("namespace", ""), meta["name"]
         resource = effect.resource
-        noun = resource.kind.lower()
         try:
             stored = await self._client.create(resource, effect.body, type=msgspec.Raw, namespace=namespace or None)
         except ConnectionFailed:
@@ -111,17 +110,13 @@ class Performer:
             raise
         except AlreadyExists:
             raise  # not worth an Event: whoever asked knows what to do about a name
-        except Forbidden as error:
-            if "because it is being terminated" in str(error):
-                return  # the namespace goes, and its objects with it
-            self._failed(effect.owner, "FailedCreate", f"Error creating: {error}")
-            raise
         except KubeError as error:
+            if too_late(error):
+                return
             self._failed(effect.owner, "FailedCreate", f"Error creating: {error}")
             raise
         self._show(resource, stored)
-        if effect.owner is not None:
-            reason, message = effect.words or ("SuccessfulCreate", f"Created {noun}: {name}")
+        reason, message = effect.words or ("SuccessfulCreate", f"Created {resource.kind.lower()}: {name}")
         if effect.owner is not None and reason:
             self._events.emit(effect.owner, reason=reason, message=message, type="Normal")
 

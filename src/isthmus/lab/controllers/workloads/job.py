@@ -49,19 +49,19 @@ def plan(item: Job, pods: Sequence[Pod], *, fresh: Suffix, now: float) -> Plan:
 
 def is_over(item: Job) -> bool:
     """Whether a Job is complete or failed."""
-    return any(
-        condition.type in (COMPLETE, FAILED) and condition.status == "True" for condition in item.status.conditions
-    )
+    return _end_of(item) is not None
 
 
 def expires_in(item: Job, *, now: float) -> float | None:
     """Returns in how many seconds a Job that is over is to be deleted; None for never."""
-    ttl = item.spec.ttlSecondsAfterFinished
-    if ttl is None:
-        return None
+    ttl, end = item.spec.ttlSecondsAfterFinished, _end_of(item)
+    return None if ttl is None or end is None else max(seconds(end.lastTransitionTime) + ttl - now, 0.0)
+
+
+def _end_of(item: Job) -> Condition | None:
     for condition in item.status.conditions:
         if condition.type in (COMPLETE, FAILED) and condition.status == "True":
-            return max(seconds(condition.lastTransitionTime) + ttl - now, 0.0)
+            return condition
     return None
 
 
@@ -86,7 +86,7 @@ class _Round:
     def plan(self) -> Plan:
         item = self.item
         if is_over(item) or item.leaving:
-            loose = tuple(_untracked(pod) for pod in self.pods if TRACKING in pod.metadata.finalizers)
+            loose = tuple(untracked(pod) for pod in self.pods if TRACKING in pod.metadata.finalizers)
             return Plan(finalizers=loose)
         if not self.status.startTime and not item.spec.suspend:
             self.status = replace(self.status, startTime=stamp(self.now))
@@ -217,14 +217,14 @@ class _Round:
         known = condition_of(self.status.conditions, SUSPENDED)
         effects = self._dismiss(self.active)
         if known is None or known.status != "True":
-            self._put(replace(self._said(SUSPENDED, "JobSuspended", "Job suspended"), status="True"))
+            self._put(self._said(SUSPENDED, "JobSuspended", "Job suspended"))
             effects.append(Tell(self.about, "Suspended", "Job suspended"))
         self.status = replace(self.status, startTime="")
         return effects
 
     def _dismiss(self, pods: Sequence[Pod]) -> list[Effect]:
         """Returns what ends pods without counting them as failures: nobody asked for their work any more."""
-        loose: list[Effect] = [_untracked(pod) for pod in pods if TRACKING in pod.metadata.finalizers]
+        loose: list[Effect] = [untracked(pod) for pod in pods if TRACKING in pod.metadata.finalizers]
         return [*loose, *(delete(pod, PODS, owner=self.about) for pod in pods)]
 
     def _resume(self, effects: list[Effect]) -> None:
@@ -313,7 +313,7 @@ class _Round:
         uncounted = self.status.uncountedTerminatedPods
         known = {*uncounted.succeeded, *uncounted.failed}
         return tuple(
-            _untracked(pod)
+            untracked(pod)
             for pod in self.pods
             if TRACKING in pod.metadata.finalizers
             and (pod.metadata.uid in known or (self.indexed and pod.status.phase == "Succeeded"))
@@ -340,13 +340,9 @@ class _Round:
         )
 
 
-def _untracked(pod: Pod) -> Change:
+def untracked(pod: Pod) -> Change:
+    """Returns what takes the finalizer off a pod that is counted, or of which nobody keeps count."""
     meta = pod.metadata
     kept = [word for word in meta.finalizers if word != TRACKING]
     patch = {"metadata": {"finalizers": kept or None}}
     return Change(PODS, meta.namespace, meta.name, patch, version=meta.resourceVersion, uid=meta.uid)
-
-
-def stray(pod: Pod) -> Change | None:
-    """Returns what frees a pod whose Job is gone, so that it can go too."""
-    return _untracked(pod) if TRACKING in pod.metadata.finalizers else None

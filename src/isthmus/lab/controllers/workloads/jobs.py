@@ -79,10 +79,8 @@ class Jobs(Shell[Job, Pod]):
             else:
                 if live.metadata.uid == owner.uid:
                     return None
-        change = job.stray(pod)
-        if change is not None:
-            try:
-                await self.hands.perform([change])
-            except (Conflict, NotFound):
-                return 0.1
+        try:
+            await self.hands.perform([job.untracked(pod)])
+        except (Conflict, NotFound):
+            return 0.1
         return None

@@ -3,13 +3,12 @@
 from typing import Any
 
 from isthmus.kube.errors import Conflict
-from isthmus.kube.resources import CONTROLLER_REVISIONS, DAEMON_SETS, STATEFUL_SETS
+from isthmus.kube.resources import DAEMON_SETS, STATEFUL_SETS
 from isthmus.lab.controllers import effects
 from isthmus.lab.controllers.effects import Change
 from isthmus.lab.controllers.objects.nodes import Node
 from isthmus.lab.controllers.objects.pods import Pod
 from isthmus.lab.controllers.objects.workloads import ControllerRevision, DaemonSet, StatefulSet
-from isthmus.lab.controllers.ownership import claim
 from isthmus.lab.controllers.performer import taken
 from isthmus.lab.controllers.workloads import daemonset, revisions, statefulset
 from isthmus.lab.controllers.workloads.revisions import Revision
@@ -28,15 +27,7 @@ class Revisioned(Shell[T, C]):
     async def history(self, item: T) -> list[ControllerRevision]:
         """Returns the revisions that belong to an object, after adoptions. Raises KubeError."""
         spec: Any = item
-        store = self.world.revisions
-        for _ in range(2):
-            near = store.by("namespace", item.metadata.namespace)
-            claims = claim(item, spec.spec.selector, near, kind=self.owners.resource, of=CONTROLLER_REVISIONS)
-            changes = [*claims.releases, *claims.adoptions]
-            if not changes:
-                break
-            await self.hands.perform(changes)
-        return list(claims.owned)
+        return await self.claimed_of(self.world.revisions, item, spec.spec.selector)
 
     async def revise(self, item: T, known: list[ControllerRevision]) -> Revision:
         """Returns the revision of the template as it is now, written if it is new. Raises KubeError."""

@@ -19,6 +19,7 @@ from isthmus.lab.controllers.world import World
 
 T = TypeVar("T", bound=Object)
 C = TypeVar("C", bound=Object)
+S = TypeVar("S", bound=Object)
 
 
 class Shell(Generic[T, C]):
@@ -73,9 +74,13 @@ class Shell(Generic[T, C]):
 
     async def claimed(self, item: T, selector: dict[str, Any]) -> list[C]:
         """Returns what the object owns, after adoptions and releases. Raises KubeError."""
+        return await self.claimed_of(self.children, item, selector)
+
+    async def claimed_of(self, store: Store[S], item: T, selector: dict[str, Any]) -> list[S]:
+        """Returns what of a store the object owns, after adoptions and releases. Raises KubeError."""
         for _ in range(2):
-            near = self.children.by("namespace", item.metadata.namespace)
-            claims = claim(item, selector, near, kind=self.owners.resource, of=self.children.resource)
+            near = store.by("namespace", item.metadata.namespace)
+            claims = claim(item, selector, near, kind=self.owners.resource, of=store.resource)
             changes = [*claims.releases, *claims.adoptions]
             if not changes:
                 break
