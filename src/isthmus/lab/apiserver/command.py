@@ -30,7 +30,7 @@ from isthmus.lab.apiserver.http.proxy import NodeAccess, NodeProxy
 from isthmus.lab.apiserver.http.server import Server
 from isthmus.lab.apiserver.schema.kinds import Registry
 from isthmus.lab.apiserver.storage.disk import Storage, StorageError
-from isthmus.lab.apiserver.storage.state import State, decode
+from isthmus.lab.apiserver.storage.state import State
 from isthmus.lab.apiserver.strategies.base import Network, Settings
 
 SHUTDOWN_TIME = 5.0  # seconds for requests under way
@@ -185,11 +185,6 @@ async def serve(arguments: argparse.Namespace) -> None:
     listening = sockets(arguments)
     state, key = open_state(arguments.data_dir, registry)
 
-    def uid_of(plural: str, namespace: str, name: str) -> str | None:
-        resource = registry.get(plural)
-        stored = state.cache(resource).objects.get((namespace, name))
-        return None if stored is None else str(decode(resource, stored)["metadata"]["uid"])
-
     life = Lifecycle(registry=registry, settings=settings, source=Source())
     access = NodeAccess(
         ca=arguments.kubelet_ca,
@@ -198,7 +193,7 @@ async def serve(arguments: argparse.Namespace) -> None:
         token_file=arguments.kubelet_token_file,
     )
     proxy = NodeProxy(state=state, registry=registry, access=access)
-    authenticator = Authenticator(tokens=tokens, key=key, uid_of=uid_of)
+    authenticator = Authenticator(tokens=tokens, key=key, uid_of=state.uid_of)
     host, port = listening[0].getsockname()[:2]
     shown = f"{advertised[0]}:{advertised[1]}" if advertised else f"{host}:{port}"
     server = Server(state=state, life=life, authenticator=authenticator, proxy=proxy, address=shown)

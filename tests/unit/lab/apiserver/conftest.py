@@ -17,7 +17,7 @@ from isthmus.lab.apiserver.http.proxy import NodeAccess, NodeProxy
 from isthmus.lab.apiserver.http.server import Server
 from isthmus.lab.apiserver.schema.kinds import Registry
 from isthmus.lab.apiserver.storage.disk import Storage
-from isthmus.lab.apiserver.storage.state import State, decode
+from isthmus.lab.apiserver.storage.state import State
 from isthmus.lab.apiserver.strategies.base import Settings
 from tests.support.apihttp import Api
 
@@ -28,13 +28,7 @@ async def running(directory: Path, settings: Settings) -> AsyncIterator[Api]:
     state = State(Storage(directory / "state.sqlite3"), registry)
     life = Lifecycle(registry=registry, settings=settings, source=Source())
     (directory / "tokens").write_text('secret,tester,1,"g"\n')
-
-    def uid_of(plural: str, namespace: str, name: str) -> str | None:
-        resource = registry.get(plural)
-        stored = state.cache(resource).objects.get((namespace, name))
-        return None if stored is None else str(decode(resource, stored)["metadata"]["uid"])
-
-    authenticator = Authenticator(tokens=read_token_file(directory / "tokens"), key=b"k" * 32, uid_of=uid_of)
+    authenticator = Authenticator(tokens=read_token_file(directory / "tokens"), key=b"k" * 32, uid_of=state.uid_of)
     proxy = NodeProxy(state=state, registry=registry, access=NodeAccess())
     server = Server(state=state, life=life, authenticator=authenticator, proxy=proxy)
     writer = asyncio.create_task(state.run())

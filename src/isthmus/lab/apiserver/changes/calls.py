@@ -18,6 +18,11 @@ _SUFFIX_LENGTH = 5
 _MAX_BASE = 63 - _SUFFIX_LENGTH
 
 
+def time_text(moment: datetime.datetime) -> str:
+    """Returns a moment in UTC as metav1.Time."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 class Source:
     """Where times, identifiers and generated names come from; a seed and a clock make it repeatable."""
 
@@ -31,7 +36,7 @@ class Source:
 
     def timestamp(self, *, later: int = 0) -> str:
         """Returns the time, `later` seconds on, as metav1.Time."""
-        return (self.now() + datetime.timedelta(seconds=later)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return time_text(self.now() + datetime.timedelta(seconds=later))
 
     def uid(self) -> str:
         """Returns a new UID."""

@@ -9,11 +9,11 @@ import datetime
 import msgspec
 
 from isthmus.lab.apiserver import errors
-from isthmus.lab.apiserver.changes.calls import Call
+from isthmus.lab.apiserver.changes.calls import Call, time_text
 from isthmus.lab.apiserver.changes.lifecycle import Lifecycle
 from isthmus.lab.apiserver.errors import Json
-from isthmus.lab.apiserver.http.routing import flag
 from isthmus.lab.apiserver.inputs import decoding
+from isthmus.lab.apiserver.inputs.parameters import flag
 from isthmus.lab.apiserver.schema.typetable import META, find
 from isthmus.lab.apiserver.storage.state import Transaction, decode
 from isthmus.lab.apiserver.storage.watchcache import Stored
@@ -133,7 +133,7 @@ def _shorten(life: Lifecycle, metadata: Json, *, by: int, asked: int) -> int:
     due = datetime.datetime.fromisoformat(metadata["deletionTimestamp"]) - datetime.timedelta(seconds=by)
     if due < life.source.now():
         due, asked = life.source.now(), min(asked, 1)
-    metadata["deletionTimestamp"] = due.strftime("%Y-%m-%dT%H:%M:%SZ")
+    metadata["deletionTimestamp"] = time_text(due)
     metadata["deletionGracePeriodSeconds"] = asked
     return asked
 

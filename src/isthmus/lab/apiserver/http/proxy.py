@@ -20,8 +20,9 @@ from yarl import URL
 from isthmus.lab.apiserver import errors
 from isthmus.lab.apiserver.errors import ApiError, Json
 from isthmus.lab.apiserver.http import tunnel
-from isthmus.lab.apiserver.http.routing import Target, flag
+from isthmus.lab.apiserver.http.routing import Target
 from isthmus.lab.apiserver.http.tunnel import SPDY, STREAM_VERSION
+from isthmus.lab.apiserver.inputs.parameters import flag
 from isthmus.lab.apiserver.schema.kinds import Registry
 from isthmus.lab.apiserver.storage.state import State, decode
 from isthmus.lab.upgrade import Ask, RefusedError, dial

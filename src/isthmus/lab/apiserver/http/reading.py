@@ -9,7 +9,8 @@ import msgspec
 from isthmus.lab.apiserver import errors
 from isthmus.lab.apiserver.errors import Json
 from isthmus.lab.apiserver.http.representation import Renderer
-from isthmus.lab.apiserver.http.routing import Target, number, version_of
+from isthmus.lab.apiserver.http.routing import Target
+from isthmus.lab.apiserver.inputs.parameters import number, version_of
 from isthmus.lab.apiserver.inputs.selectors import Selection, parse_fields, parse_labels
 from isthmus.lab.apiserver.storage.state import State
 from isthmus.lab.apiserver.storage.watchcache import Stored

@@ -19,10 +19,11 @@ from isthmus.lab.apiserver.extensions.serving import Serving
 from isthmus.lab.apiserver.http.proxy import NodeProxy
 from isthmus.lab.apiserver.http.reading import get, list_objects
 from isthmus.lab.apiserver.http.representation import Renderer, as_yaml, negotiate
-from isthmus.lab.apiserver.http.routing import Target, flag, resolve
+from isthmus.lab.apiserver.http.routing import Target, resolve
 from isthmus.lab.apiserver.http.watching import watch
 from isthmus.lab.apiserver.http.writing import Writing, answer, quoted
 from isthmus.lab.apiserver.inputs import decoding
+from isthmus.lab.apiserver.inputs.parameters import flag
 from isthmus.lab.apiserver.schema import discovery, openapi, openapi_proto
 from isthmus.lab.apiserver.schema.kinds import Registry
 from isthmus.lab.apiserver.storage.state import State

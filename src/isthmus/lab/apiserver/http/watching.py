@@ -16,7 +16,8 @@ from isthmus.lab.apiserver import errors
 from isthmus.lab.apiserver.errors import ApiError
 from isthmus.lab.apiserver.http.reading import check_fresh, selection_of
 from isthmus.lab.apiserver.http.representation import Renderer
-from isthmus.lab.apiserver.http.routing import Target, flag, number, version_of
+from isthmus.lab.apiserver.http.routing import Target
+from isthmus.lab.apiserver.inputs.parameters import flag, number, version_of
 from isthmus.lab.apiserver.storage.state import State
 from isthmus.lab.apiserver.storage.watchcache import Watcher
 

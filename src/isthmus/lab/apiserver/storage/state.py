@@ -166,6 +166,12 @@ class State:
             raise errors.unknown_path()
         return found
 
+    def uid_of(self, plural: str, namespace: str, name: str) -> str | None:
+        """Returns the UID of an object, None if there is none; KeyError for a resource that does not exist."""
+        resource = self.registry.get(plural)
+        stored = self.cache(resource).objects.get((namespace, name))
+        return None if stored is None else str(decode(resource, stored)["metadata"]["uid"])
+
     def adopt(self, resource: Resource) -> None:
         """Begins to keep a resource, with the objects that the store holds of it, or takes over a new form of one.
 
