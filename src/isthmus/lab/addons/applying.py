@@ -1,8 +1,8 @@
 """Applying addons to a cluster over HTTP, as anybody could.
 
-Invariants: applying twice changes nothing; an object of an older release is replaced, one that people have changed
-since is not touched; a cluster that already has the object costs one refused request. Rejected: server-side apply,
-which makes each server merge what it has never seen.
+Invariants: applying twice changes nothing; an object of another release, or of somebody else, is replaced; one of this
+release is not touched, whatever people have changed in it since. An object that is there costs a refused request and a
+look. Rejected: server-side apply, which makes each server merge what it has never seen.
 """
 
 import time
