@@ -11,12 +11,12 @@ give backends that are well each other's clients.
 import errno
 from collections.abc import Iterator, Mapping
 
-from isthmus.kernel.errors import KernelError
+from isthmus.kernel.errors import KernelError, about
 from isthmus.kernel.sockets import NetfilterSocket
 from isthmus.model.endpoint import family_of
 from isthmus.model.flow import Protocol
 from isthmus.model.service import Target
-from isthmus.wire import conntrack, netlink
+from isthmus.wire import conntrack
 from isthmus.wire.conntrack import Entry
 
 FEW = 8  # frontends that are asked for one by one; of more, all UDP connections are looked through once
@@ -51,12 +51,13 @@ def _candidates(sock: NetfilterSocket, stale: Mapping[tuple[str, int], frozenset
 
 
 def _dump(sock: NetfilterSocket, version: int, destination: tuple[str, int] | None) -> Iterator[Entry]:
-    try:
-        yield from _entries(sock, version, destination, narrow=True)
-    except KernelError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-            raise KernelError(f"conntrack entries: {error}", errno=error.errno) from error
-        yield from _entries(sock, version, None, narrow=False)
+    with about("conntrack entries"):
+        try:
+            yield from _entries(sock, version, destination, narrow=True)
+        except KernelError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+            yield from _entries(sock, version, None, narrow=False)
 
 
 def _entries(
@@ -64,13 +65,10 @@ def _entries(
 ) -> Iterator[Entry]:
     sequence = sock.reserve(1)
     request = conntrack.encode_dump(version, Protocol.UDP, sequence=sequence, destination=destination, narrow=narrow)
-    try:
-        for message in sock.dump(request, sequence=sequence):
-            entry = conntrack.decode_entry(message, protocol=Protocol.UDP)
-            if entry is not None:
-                yield entry
-    except netlink.NetlinkDecodeError as error:
-        raise KernelError(f"conntrack entries: {error}") from error
+    for message in sock.dump(request, sequence=sequence):
+        entry = conntrack.decode_entry(message, protocol=Protocol.UDP)
+        if entry is not None:
+            yield entry
 
 
 def _forget(sock: NetfilterSocket, entries: list[Entry]) -> int:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import NoReturn, Self
 
-from isthmus.kernel.errors import KernelError, describe
+from isthmus.kernel.errors import KernelError, about, describe
 from isthmus.kernel.sockets import NetfilterSocket
 from isthmus.model.service import Target
 from isthmus.ruleset.sets import ElementChange, Field, Holds, Jump, Key, Memory, SetSpec, Value
@@ -116,30 +116,29 @@ class ElementWriter:
         What nft would show as text takes a second where there are thousands of elements. Raises KernelError.
         """
         told = b""
-        for rules in (False, True):
-            sequence = self._socket.reserve(1)
-            request = nftables.encode_chain(table=self._table, name=name, sequence=sequence, rules=rules)
-            try:
-                for message in self._socket.dump(request, sequence=sequence):
-                    # Without the header, which counts the commits of everyone.
-                    told += netlink.split_nfgenmsg(message.payload)[1]
-            except netlink.NetlinkDecodeError as error:
-                raise KernelError(f"chain inet {self._table} {name}: {error}") from error
-            except KernelError as error:
-                if error.errno != errno.ENOENT:
-                    raise KernelError(f"chain inet {self._table} {name}: {error}", errno=error.errno) from error
-                return b""
+        try:
+            with about(f"chain inet {self._table} {name}"):
+                for rules in (False, True):
+                    sequence = self._socket.reserve(1)
+                    request = nftables.encode_chain(table=self._table, name=name, sequence=sequence, rules=rules)
+                    for message in self._socket.dump(request, sequence=sequence):
+                        # Without the header, which counts the commits of everyone.
+                        told += netlink.split_nfgenmsg(message.payload)[1]
+        except KernelError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return b""
         return told
 
     def generation(self) -> int:
         """Returns a number that every commit here changes, whoever makes it; raises KernelError."""
         sequence = self._socket.reserve(1)
         request = nftables.encode_generation(sequence=sequence)
-        try:
-            (number,) = [nftables.decode_generation(found) for found in self._socket.dump(request, sequence=sequence)]
-        except (netlink.NetlinkDecodeError, ValueError) as error:
-            raise KernelError(f"generation of nf_tables: {error}") from error
-        return number
+        with about("generation of nf_tables"):
+            numbers = [nftables.decode_generation(found) for found in self._socket.dump(request, sequence=sequence)]
+            if len(numbers) != 1:
+                raise KernelError(f"{len(numbers)} answers")
+        return numbers[0]
 
     def _read(self, spec: SetSpec) -> dict[Key, Value]:
         return {key: value for key, value, _ in self._elements(spec)}
@@ -147,17 +146,11 @@ class ElementWriter:
     def _elements(self, spec: SetSpec) -> Iterator[tuple[Key, Value, nftables.Element]]:
         sequence = self._socket.reserve(1)
         request = nftables.encode_dump(table=self._table, name=spec.name, sequence=sequence)
-        try:
+        with about(f"elements of inet {self._table} {spec.name}", subject=spec.name):
             for message in self._socket.dump(request, sequence=sequence):
                 if message.type == nftables.NEW_ELEMENTS:
                     for element in nftables.decode_elements(message):
                         yield decode_key(spec, element.key), _decode_value(spec, element), element
-        except netlink.NetlinkDecodeError as error:
-            raise KernelError(f"elements of inet {self._table} {spec.name}: {error}", subject=spec.name) from error
-        except KernelError as error:
-            raise KernelError(
-                f"elements of inet {self._table} {spec.name}: {error}", errno=error.errno, subject=spec.name
-            ) from error
 
     def _error(
         self, batch: nftables.Batch, refused: list[netlink.Answer], sources: list[tuple[ElementChange, bool]]

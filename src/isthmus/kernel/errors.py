@@ -6,6 +6,10 @@ reads its fields.
 
 import errno as errno_names
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from isthmus.wire.netlink import NetlinkDecodeError
 
 
 class KernelError(Exception):
@@ -34,3 +38,14 @@ class NftError(KernelError):
 def describe(errno: int) -> str:
     """Returns an error number as people know it: `ENOENT: No such file or directory`."""
     return f"{errno_names.errorcode.get(errno, f'errno {errno}')}: {os.strerror(errno)}"
+
+
+@contextmanager
+def about(what: str, *, subject: str = "") -> Iterator[None]:
+    """Says of an error in the block what it was about; bytes that cannot be read become a KernelError too."""
+    try:
+        yield
+    except NetlinkDecodeError as error:
+        raise KernelError(f"{what}: {error}", subject=subject) from error
+    except KernelError as error:
+        raise KernelError(f"{what}: {error}", errno=error.errno, subject=subject) from error

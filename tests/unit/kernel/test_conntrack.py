@@ -103,7 +103,11 @@ def test_an_entry_that_ended_by_itself_is_no_error_and_any_other_refusal_is(serv
 
 def test_who_may_not_look_is_told_what_was_looked_for(serve):
     serve(Kernel(narrow=errno.EPERM))
-    with pytest.raises(KernelError, match="conntrack entries"):
+    with pytest.raises(KernelError, match=r"^conntrack entries: refused$"):
+        conntrack.forget_stale(STALE)
+
+    serve(Kernel(Message(wire.GET, 0, 1, 0, b"")))
+    with pytest.raises(KernelError, match=r"^conntrack entries: message type"):
         conntrack.forget_stale(STALE)
 
 
