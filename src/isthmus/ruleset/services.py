@@ -273,18 +273,12 @@ class ServiceCompiler:
     def _decide(self, frontend: Frontend, line: _Line) -> None:
         """Writes what becomes of new connections to a frontend."""
         inside, outside = (
-            None if reach is None else self._fate(frontend, line, reach)
-            for reach in (frontend.inside, frontend.outside)
+            None if reach is None else _fate(line, reach) for reach in (frontend.inside, frontend.outside)
         )
         for maps, fate, near in ((SERVICES, inside, 0), (OUTSIDE, outside, NEAR_PICK)):
             if fate is not None:
                 fate = fate if fate in (REFUSED, DISCARDED) else fate | near
                 self.table.put(maps[frontend.version].name, frontend.key, fate)
-
-    def _fate(self, frontend: Frontend, line: _Line, reach: Reach) -> int:
-        if line.slots[reach]:
-            return size_for(len(line.slots[reach]))
-        return DISCARDED if line.slots[Reach.ALL] else REFUSED
 
     # -- backends ----------------------------------------------------------------------------------------------
 
@@ -399,6 +393,12 @@ class ServiceCompiler:
             self._more_uses[name, key] = more - 1
         else:
             del self._more_uses[name, key]
+
+
+def _fate(line: _Line, reach: Reach) -> int:
+    if line.slots[reach]:
+        return size_for(len(line.slots[reach]))
+    return DISCARDED if line.slots[Reach.ALL] else REFUSED
 
 
 def _place(claims: list[Frontend], claim: Frontend) -> int:

@@ -49,11 +49,7 @@ def slice_(*addresses, name="web-1", of="web", kind="IPv4", ports=({"name": "", 
 
 @pytest.fixture
 def view() -> ServiceView:
-    return ServiceView(_table(), cluster="east", node="n1")
-
-
-def _table() -> Table:
-    return Table()
+    return ServiceView(Table(), cluster="east", node="n1")
 
 
 def _problems(reports) -> list[str]:
