@@ -10,7 +10,7 @@ import msgspec
 
 from isthmus.lab.control import Connection, Describe
 from isthmus.lab.launch import child_environment
-from isthmus.lab.plan import ClusterPlan
+from isthmus.lab.plan import check_known
 from isthmus.lab.statedir import ClusterDir, StateDir
 
 _FOLLOW_PAUSE = 0.2
@@ -57,14 +57,16 @@ def whole_memory(connection: Connection) -> tuple[int, int]:
 def run_in_node(connection: Connection, state: StateDir, *, cluster: str, node: str, argv: Sequence[str]) -> int:
     """Runs a program of this machine in a node's namespaces, on this terminal; returns its exit code.
 
-    Raises InspectionError for an unknown cluster or node; a node may be given without the cluster's name before it.
+    A node may be given without the cluster's name before it. Raises PlanError for an unknown cluster, InspectionError
+    for a node that is unknown or stopped.
     """
-    plan = _find_plan(connection, cluster)
-    names = [known.name for known in plan.nodes]
+    running = {found.plan.name: found for found in connection.ask(Describe()).clusters}
+    check_known([cluster], list(running))
+    names = [known.name for known in running[cluster].plan.nodes]
     chosen = node if node in names else f"{cluster}-{node}"
     if chosen not in names:
         raise InspectionError(f'no node "{node}" in cluster "{cluster}"; there are: {", ".join(names)}')
-    if any(chosen in running.stopped_nodes for running in connection.ask(Describe()).clusters):
+    if chosen in running[cluster].stopped_nodes:
         raise InspectionError(f'node "{chosen}" is stopped; start it with: isthmus lab start node {chosen}')
     words, environment = command_in_node(connection, state.cluster(cluster), node=chosen, argv=argv)
     try:
@@ -139,14 +141,6 @@ def follow(files: dict[str, Path], *, lines: int) -> Iterator[tuple[str, str]]:
                 for line in whole.decode(errors="replace").splitlines():
                     yield title, line
             positions[title] = (now, offset)
-
-
-def _find_plan(connection: Connection, name: str) -> ClusterPlan:
-    plans = {cluster.plan.name: cluster.plan for cluster in connection.ask(Describe()).clusters}
-    if name not in plans:
-        listed = f"; there are: {', '.join(plans)}" if plans else ""
-        raise InspectionError(f'no cluster "{name}"{listed}')
-    return plans[name]
 
 
 def _component(found: dict[str, Path], component: str, cluster: str) -> str | None:

@@ -16,7 +16,17 @@ import msgspec
 
 from isthmus.lab.subnets import SEGMENT, SEGMENT6, Network, PlanError, Subnets, blocks, check_overlaps, read_subnets
 
-__all__ = ["SEGMENT", "SEGMENT6", "ClusterPlan", "Mode", "NodePlan", "PlanError", "plan_cluster", "service_address"]
+__all__ = [
+    "SEGMENT",
+    "SEGMENT6",
+    "ClusterPlan",
+    "Mode",
+    "NodePlan",
+    "PlanError",
+    "check_known",
+    "plan_cluster",
+    "service_address",
+]
 
 MAX_NODES = 100
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?")
@@ -145,6 +155,14 @@ def plan_cluster(
         pod_subnet6=_text(pods.ipv6),
         service_subnet6=_text(services.ipv6),
     )
+
+
+def check_known(names: Iterable[str], known: Sequence[str]) -> None:
+    """Raises PlanError for the first of these names that no cluster has."""
+    for name in names:
+        if name not in known:
+            listed = f"; there are: {', '.join(known)}" if known else ""
+            raise PlanError(f'no cluster "{name}"{listed}')
 
 
 def service_address(plan: ClusterPlan, index: int) -> str:

@@ -217,13 +217,15 @@ def down(state: StateDir) -> None:
 
 def _delete(state: StateDir, names: list[str] | None) -> None:
     from isthmus.lab.life.creating import delete_clusters
+    from isthmus.lab.plan import check_known
 
     done: list[str] = []
     if state.known:
         with changing(state):
             done = delete_clusters(state, names, tell=tick)
-    elif names:
-        raise click.ClickException(f'no cluster "{names[0]}"')
+    else:
+        with errors():
+            check_known(names or (), ())
     if not done:
         click.echo("There is no cluster.", err=True)
 

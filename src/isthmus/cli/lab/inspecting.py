@@ -82,17 +82,16 @@ def kubeconfig(state: StateDir, name: str | None, *, merge: bool, output: Path |
     from isthmus.lab import kubeconfig as files
     from isthmus.lab.life.ownconfig import merge_user_config, user_config
     from isthmus.lab.life.wellbeing import lab_view
+    from isthmus.lab.plan import check_known
 
     if merge and output is not None:
         raise click.UsageError("--merge and --output exclude each other")
     with errors():
         plans = [view.note.plan for view in lab_view(state)]
+        check_known([] if name is None else [name], [plan.name for plan in plans])
         chosen = [plan for plan in plans if name in (None, plan.name)]
-        if not chosen and name is None:
-            raise click.ClickException("there is no cluster; create one with `isthmus lab create NAME`")
         if not chosen:
-            known = f"; there are: {', '.join(plan.name for plan in plans)}" if plans else ""
-            raise click.ClickException(f'no cluster "{name}"{known}')
+            raise click.ClickException("there is no cluster; create one with `isthmus lab create NAME`")
         if merge:
             path = files.users_own()
             for plan in chosen:

@@ -17,7 +17,7 @@ from isthmus.lab.life.listening import listen
 from isthmus.lab.life.notes import Note, complete, noted, read_note, write_note
 from isthmus.lab.life.ownconfig import forget_merged, merge_user_config, write_lab_config
 from isthmus.lab.life.raising import CreationError, Patience, Tell, bring_up
-from isthmus.lab.plan import ClusterPlan, Mode, PlanError
+from isthmus.lab.plan import ClusterPlan, Mode, check_known
 from isthmus.lab.statedir import StateDir
 from isthmus.lab.units.credentials import write_credentials
 
@@ -106,7 +106,7 @@ def delete_clusters(state: StateDir, names: Sequence[str] | None, *, tell: Tell)
             alive = [plan.name for plan in running(stack.enter_context(connection))]
         known = list(dict.fromkeys([*alive, *notes]))
         chosen = known if names is None else list(names)
-        _check_known(chosen, known)
+        check_known(chosen, known)
         for name in chosen:
             if name in notes:
                 forget_merged([notes[name]])
@@ -169,7 +169,7 @@ def _write_files(state: StateDir, note: Note, *, images_file: Path | None) -> No
                 note, plan=msgspec.structs.replace(note.plan, images_file=str(place.root / "images.yaml"))
             )
             shutil.copyfile(images_file, note.plan.images_file)
-        write_credentials(state, note.plan, api_host=note.api_host, api_port=note.api_port)
+        write_credentials(state, note.plan, api_host=note.api_host, server=note.server)
         write_note(state, note)
     except OSError as error:
         shutil.rmtree(place.root, ignore_errors=True)
@@ -209,10 +209,3 @@ def _check_images(path: Path) -> None:
         read(path)
     except ImageFileError as error:
         raise CreationError(f"--images-file {error}") from error
-
-
-def _check_known(names: Iterable[str], known: Sequence[str]) -> None:
-    for name in names:
-        if name not in known:
-            listed = f"; there are: {', '.join(known)}" if known else ""
-            raise PlanError(f'no cluster "{name}"{listed}')

@@ -24,6 +24,7 @@ class Note(msgspec.Struct, frozen=True):
     @property
     def server(self) -> str:
         """The URL of the API server on this machine."""
+        # An address that means all of the machine's is not one to connect to.
         host = "127.0.0.1" if self.api_host == "0.0.0.0" else self.api_host
         return f"https://{f'[{host}]' if ':' in host else host}:{self.api_port}"
 

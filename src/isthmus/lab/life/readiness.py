@@ -57,7 +57,7 @@ class Waiting:
 
     def api_server(self) -> None:
         """Waits for the API server. Raises NotReadyError."""
-        self._until(self._missing_api)
+        self._until(lambda: missing_api(self._api))
 
     def nodes(self) -> None:
         """Waits until every node is ready, and pods can be made in the default namespace. Raises NotReadyError."""
@@ -86,10 +86,6 @@ class Waiting:
             if self._given_up.wait(_PAUSE):
                 raise NotReadyError("given up")
 
-    def _missing_api(self) -> str:
-        status, body = self._api.get("/readyz")
-        return "" if status == 200 else f"API server not ready: {body[:200].decode(errors='replace')}"
-
     def _missing_account(self) -> str:
         status, _body = self._api.get("/api/v1/namespaces/default/serviceaccounts/default")
         return "" if status == 200 else "no default ServiceAccount yet"
@@ -112,6 +108,12 @@ def asked(missing: Callable[[], str]) -> str:
         return "API server: it does not answer"
     except TROUBLE as error:
         return f"API server: {getattr(error, 'strerror', None) or error}"
+
+
+def missing_api(api: Api) -> str:
+    """Returns what the API server lacks; raises one of TROUBLE."""
+    status, body = api.get("/readyz")
+    return "" if status == 200 else f"API server: not ready: {body[:200].decode(errors='replace')}"
 
 
 def missing_nodes(api: Api, names: Sequence[str], *, since: datetime | None = None) -> str:

@@ -8,9 +8,9 @@ import msgspec
 from isthmus.lab.control import ClusterState, Connection, Describe
 from isthmus.lab.inspection import processes, whole_memory
 from isthmus.lab.launch import connect
-from isthmus.lab.life.api import Api, admin_api
+from isthmus.lab.life.api import admin_api
 from isthmus.lab.life.notes import Note, complete, noted
-from isthmus.lab.life.readiness import asked, missing_agents, missing_nodes
+from isthmus.lab.life.readiness import asked, missing_agents, missing_api, missing_nodes
 from isthmus.lab.plan import Mode
 from isthmus.lab.statedir import StateDir
 
@@ -76,7 +76,7 @@ def _health(state: StateDir, cluster: ClusterState, connection: Connection, *, m
     plan = cluster.plan
     api = admin_api(state.cluster(plan.name).kubeconfig("admin"), patience=3.0)
     names = [node.name for node in plan.nodes]
-    server = asked(lambda: _missing_api(api)).removeprefix("API server: ")
+    server = asked(lambda: missing_api(api)).removeprefix("API server: ")
     nodes = "not known" if server else asked(lambda: missing_nodes(api, names))
     agents = missing_agents(connection, plan)
     stopped = tuple(unit.name for unit in cluster.units if unit.state == "stopped")
@@ -95,11 +95,6 @@ def _health(state: StateDir, cluster: ClusterState, connection: Connection, *, m
         waiting_units=waiting,
         memory=memory,
     )
-
-
-def _missing_api(api: Api) -> str:
-    status, body = api.get("/readyz")
-    return "" if status == 200 else f"not ready: {body[:200].decode(errors='replace')}"
 
 
 class ClusterView(msgspec.Struct, frozen=True):

@@ -22,8 +22,8 @@ def server_url(plan: ClusterPlan) -> str:
     return f"https://{plan.control_plane.address}:{API_PORT}"
 
 
-def write_credentials(state: StateDir, plan: ClusterPlan, *, api_host: str, api_port: int) -> None:
-    """Writes certificates and kubeconfigs of a cluster; `api_host` and `api_port` are those on this machine."""
+def write_credentials(state: StateDir, plan: ClusterPlan, *, api_host: str, server: str) -> None:
+    """Writes certificates and kubeconfigs of a cluster; `api_host` and `server` (a URL) are those on this machine."""
     place = state.cluster(plan.name)
     authority = Authority(f"{plan.name}-ca")
     write_private(place.pki / "ca.crt", authority.certificate_pem)
@@ -41,9 +41,6 @@ def write_credentials(state: StateDir, plan: ClusterPlan, *, api_host: str, api_
         write_pair(place.pki, f"kubelet-{node.name}", authority.issue(f"system:node:{node.name}", hosts=names))
     for who, (user, group) in identities.items():
         _write_kubeconfig(place, plan, authority, who=who, user=user, group=group, server=inside)
-    # An address that means all of the machine's is not one to connect to.
-    host = "127.0.0.1" if api_host == "0.0.0.0" else api_host
-    server = f"https://{f'[{host}]' if ':' in host else host}:{api_port}"
     _write_kubeconfig(place, plan, authority, who="admin", user="kubernetes-admin", group=_MASTERS, server=server)
     if plan.mode is Mode.TRACKER:
         _write_store_credentials(place, plan, name="etcd", client=f"isthmus-agent:{plan.name}")
