@@ -14,6 +14,7 @@ from isthmus.lab.node.keeper.program import CAPABILITIES, DEFAULT_CAPABILITIES
 from isthmus.lab.node.pods.container import Container
 from isthmus.lab.node.pods.spec import Pod
 from isthmus.lab.node.pods.volume import Volume
+from isthmus.lab.node.volumes import places
 from isthmus.lab.node.volumes.provider import PodVolumes
 
 Json = dict[str, Any]
@@ -124,14 +125,16 @@ def _volume_binds(pod: Pod, container: Container, known: Mapping[str, str], volu
         if "$(" in inner and wanted.subPathExpr:
             raise ConfigError(f'volumeMount "{wanted.name}": missing value for {inner!r}')
         if inner:
-            found = (source / inner).resolve()
-            if not found.is_relative_to(source.resolve()):
-                raise ConfigError(f'volumeMount "{wanted.name}": subPath leaves the volume')
-            if not found.exists():
-                found.mkdir(parents=True)
-                found.chmod(0o777 if volume.emptyDir is not None else 0o755)
+            try:
+                found = places.find(source, inner)
+                if not found.exists():
+                    places.make(source, found, directory=True, mode=0o777 if volume.emptyDir is not None else 0o755)
+            except places.OutsideError as error:
+                raise ConfigError(f'volumeMount "{wanted.name}": subPath leaves the volume') from error
             source = found
-        binds.append((str(source), wanted.mountPath, wanted.readOnly or _is_written_by_node(volume), bool(inner)))
+        # What pods can write to they can exchange.
+        exact = bool(inner) or volume.hostPath is not None
+        binds.append((str(source), wanted.mountPath, wanted.readOnly or _is_written_by_node(volume), exact))
     return binds
 
 

@@ -51,9 +51,9 @@ def _make(above: int, name: str, *, directory: bool) -> None:
         os.stat(name, dir_fd=above, follow_symlinks=False)
     except FileNotFoundError:
         if directory:
-            os.mkdir(name, dir_fd=above)
+            os.mkdir(name, 0o755, dir_fd=above)
         else:
-            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=above))
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=above))
 
 
 def _link(above: int, name: str) -> str:

@@ -15,7 +15,7 @@ from isthmus.lab.node.environment import variables
 from isthmus.lab.node.environment.fields import Facts
 from isthmus.lab.node.pods.spec import Pod
 from isthmus.lab.node.pods.volume import HostPath, Volume
-from isthmus.lab.node.volumes import projection
+from isthmus.lab.node.volumes import places, projection
 from isthmus.lab.node.volumes.objects import Key, Objects
 from isthmus.lab.node.volumes.projection import VolumeError, payload, token_sources
 from isthmus.lab.node.volumes.tokens import PodTokens
@@ -78,7 +78,7 @@ class PodVolumes:
         if files is not None:
             write_files(directory, files, group=context.fsGroup, owner=context.runAsUser)
         elif volume.hostPath is not None:
-            _check_host_path(directory, volume.hostPath)
+            _check_host_path(self._host, directory, volume.hostPath)
         elif not directory.is_dir():
             directory.mkdir(parents=True, exist_ok=True)
             if context.fsGroup is not None:
@@ -86,14 +86,14 @@ class PodVolumes:
             directory.chmod(0o2777 if context.fsGroup is not None else 0o777)
 
 
-def _check_host_path(place: Path, source: HostPath) -> None:
-    match source.type:
-        case "" | "DirectoryOrCreate":
-            if not place.exists():
-                place.mkdir(mode=0o755, parents=True, exist_ok=True)
-        case "FileOrCreate":
-            place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            place.touch(mode=0o644)
+def _check_host_path(root: Path, place: Path, source: HostPath) -> None:
+    if source.type in ("", "DirectoryOrCreate", "FileOrCreate") and not place.exists():
+        root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        directory = source.type != "FileOrCreate"
+        try:
+            places.make(root, place, directory=directory, mode=0o755 if directory else 0o644)
+        except places.OutsideError as error:
+            raise VolumeError(f"hostPath {source.path}: leads out of the node") from error
     kinds = {
         "Directory": ("directory", stat.S_ISDIR),
         "DirectoryOrCreate": ("directory", stat.S_ISDIR),
@@ -114,7 +114,7 @@ def _check_host_path(place: Path, source: HostPath) -> None:
 
 def _inside(root: Path, path: str) -> Path:
     """Returns where `path` of the node is; raises VolumeError if it would leave `root`."""
-    place = (root / path.strip("/")).resolve()
-    if place != root.resolve() and not place.is_relative_to(root.resolve()):
-        raise VolumeError(f"hostPath {path}: leads out of the node")
-    return place
+    try:
+        return places.find(root, path.strip("/"))
+    except places.OutsideError as error:
+        raise VolumeError(f"hostPath {path}: leads out of the node") from error
