@@ -232,11 +232,11 @@ def test_the_packet_priority_leaves_as_none(world: World):
 
 
 def test_a_pod_that_claims_an_address_of_the_node_is_not_the_node(world: World):
-    _write(world, _one_policed_pod(policyTypes=["Ingress"]))
     world.listen("a", "udp", 53)
-    world.nft(
-        "add table inet watch\nadd chain inet watch c { type filter hook postrouting priority 300; }\n"
-        "add rule inet watch c ip6 daddr fd00:10:244::a udp dport 53 counter\n"
+    watch = (
+        "add table inet watch\ndelete table inet watch\nadd table inet watch\n"
+        "add chain inet watch c { type filter hook postrouting priority 300; }\n"
+        "add rule inet watch c ip6 saddr fd00::1 ip6 daddr fd00:10:244::a udp dport 53 counter\n"
     )
     source, target = (socket.inet_pton(socket.AF_INET6, ip) for ip in ("fd00::1", "fd00:10:244::a"))
     datagram = struct.pack("!HHHH", 4444, 53, 9, 0) + b"x"
@@ -247,6 +247,13 @@ def test_a_pod_that_claims_an_address_of_the_node_is_not_the_node(world: World):
             raw.setsockopt(socket.IPPROTO_IPV6, IPV6_HDRINCL, 1)
             raw.sendto(header + datagram, ("fd00:10:244::a", 0))
 
+    world.nft(watch)
+    world["b"].run(send)
+    world.expect({Attempt("b", "a", "udp", 53, 6): True})
+    assert "packets 1" in world.nft("list table inet watch"), "without a policy it arrives"
+
+    _write(world, _one_policed_pod(policyTypes=["Ingress"]))
+    world.nft(watch)
     world["b"].run(send)
     world.expect({Attempt("b", "a", "udp", 53, 6): False})  # sent later, dropped: the other has been through by now
     assert "packets 0" in world.nft("list table inet watch")
