@@ -5,8 +5,6 @@ answered; the real server takes a moment. Deleting one marks it, and `serving` r
 (Reference: apiextensions `pkg/registry/customresourcedefinition`, `pkg/apis/apiextensions/validation`.)
 """
 
-from typing import TYPE_CHECKING
-
 from isthmus.lab.apiserver import errors
 from isthmus.lab.apiserver.changes.calls import Source
 from isthmus.lab.apiserver.errors import FieldError, Json
@@ -14,11 +12,9 @@ from isthmus.lab.apiserver.extensions import naming
 from isthmus.lab.apiserver.extensions.schemaform import SchemaForm
 from isthmus.lab.apiserver.extensions.versions import check_versions
 from isthmus.lab.apiserver.schema.kinds import STATUS, Resource
+from isthmus.lab.apiserver.storage.state import Transaction, decode
 from isthmus.lab.apiserver.strategies import rules
 from isthmus.lab.apiserver.strategies.base import Hooks, Settings
-
-if TYPE_CHECKING:
-    from isthmus.lab.apiserver.storage.state import Transaction
 
 GROUP = "apiextensions.k8s.io"
 PACKAGE = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1"
@@ -128,7 +124,7 @@ class DefinitionHooks(Hooks):
         found += rules.immutable(new["names"]["kind"], was["names"]["kind"], "spec.names.kind")
         return found
 
-    def allocate(self, value: Json, transaction: "Transaction", old: Json | None) -> list[FieldError]:
+    def allocate(self, value: Json, transaction: Transaction, old: Json | None) -> list[FieldError]:
         """Settles the names, and notes the versions that objects may be stored in."""
         status = value.setdefault("status", {})
         stored = [version["name"] for version in value["spec"]["versions"] if version.get("storage")]
@@ -150,10 +146,8 @@ class DefinitionHooks(Hooks):
         naming.set_condition(value, "Terminating", "True", reason="InstanceDeletionPending", message=text, now=now)
 
 
-def siblings(value: Json, transaction: "Transaction", resource: Resource) -> list[Json]:
+def siblings(value: Json, transaction: Transaction, resource: Resource) -> list[Json]:
     """Returns the other definitions of the same group."""
-    from isthmus.lab.apiserver.storage.state import decode  # late: the state imports what imports this
-
     ending = f".{value['spec']['group']}"
     others = [
         decode(resource, stored)

@@ -43,10 +43,7 @@ class WorkloadHooks(Hooks):
         """Checks the counts."""
         status = value.get("status", {})
         found = workloads.counts(status, "replicas", *_BOUNDED, "observedGeneration")
-        for name in _BOUNDED:
-            if status.get(name, 0) > status.get("replicas", 0):
-                found.append(errors.invalid(f"status.{name}", status[name], "cannot be greater than status.replicas"))
-        return found
+        return found + workloads.bounded(status, *_BOUNDED)
 
 
 class DeploymentHooks(WorkloadHooks):

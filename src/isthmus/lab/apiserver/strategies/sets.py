@@ -99,9 +99,7 @@ class StatefulSetHooks(Hooks):
         """Checks the counts."""
         status = value.get("status", {})
         found = workloads.counts(status, "replicas", *_REPLICAS, "observedGeneration")
-        for name in _REPLICAS:
-            if status.get(name, 0) > status.get("replicas", 0):
-                found.append(errors.invalid(f"status.{name}", status[name], "cannot be greater than status.replicas"))
+        found += workloads.bounded(status, *_REPLICAS)
         if status.get("availableReplicas", 0) > status.get("readyReplicas", 0):
             text = "cannot be greater than status.readyReplicas"
             found.append(errors.invalid("status.availableReplicas", status["availableReplicas"], text))

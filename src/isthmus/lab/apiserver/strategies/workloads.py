@@ -99,3 +99,12 @@ def counts(status: Json, *names: str) -> list[FieldError]:
     for name in names:
         found += rules.not_negative(status.get(name), f"status.{name}")
     return found
+
+
+def bounded(status: Json, *names: str) -> list[FieldError]:
+    """Checks that counts in a status are not greater than that of all replicas."""
+    return [
+        errors.invalid(f"status.{name}", status[name], "cannot be greater than status.replicas")
+        for name in names
+        if status.get(name, 0) > status.get("replicas", 0)
+    ]
