@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from isthmus.lab.controllers.nodes.health import eviction, lost_conditions, remains, taints
+from isthmus.lab.controllers.nodes.health import OUT_OF_SERVICE, eviction, lost_conditions, remains, taints
 from isthmus.lab.controllers.objects.meta import stamp
 from isthmus.lab.controllers.objects.nodes import Taint
 from isthmus.lab.controllers.objects.pods import Toleration
@@ -63,9 +63,12 @@ def test_evictions_wait_as_long_as_is_tolerated() -> None:
 
 
 def test_pods_that_nobody_will_finish() -> None:
-    nodes = {"n1": node("n1")}
-    pods = [pod("ok"), pod("lost", on="gone"), pod("early", on="", leaving=True), pod("waits", on="")]
-    assert [(found.metadata.name, why) for found, why in remains(pods, nodes)] == [
-        ("lost", "PodGC: node no longer exists"),
-        ("early", ""),
-    ]
+    here = node("n1")
+    assert remains(pod("ok"), here) is None
+    assert remains(pod("ending", leaving=True), here) is None
+    assert remains(pod("lost", on="gone"), None) == "PodGC: node no longer exists"
+    assert remains(pod("early", on="", leaving=True), None) == ""
+    assert remains(pod("waits", on=""), None) is None
+    down = node("n1", ready="Unknown", taints=(Taint(key=OUT_OF_SERVICE, effect="NoExecute"),))
+    assert remains(pod("stays"), down) is None
+    assert remains(pod("stuck", leaving=True), down) == "PodGC: node is out of service"

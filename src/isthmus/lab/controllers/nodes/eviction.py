@@ -115,19 +115,20 @@ class PodCollection:
         pod = self._world.pods.get(*key)
         if pod is None:
             return None
-        nodes = {node.metadata.name: node for node in self._world.nodes}
-        for found, why in remains([pod], nodes):
-            name = found.spec.nodeName
-            if name and name not in nodes and await self._lives(name):
-                return 1.0  # the watch will show it in a moment
-            now = self._world.clock()
-            effects: list[Effect] = []
-            if why and not found.over:
-                effects.append(disrupted(found, "DeletionByPodGC", why, now=now, fail=True))
-            effects.append(Delete(PODS, key[0], key[1], found.metadata.uid, grace=0))
-            failure = await self._hands.perform(effects)
-            if failure is not None:
-                raise failure
+        name = pod.spec.nodeName
+        node = self._world.nodes.get("", name)
+        why = remains(pod, node)
+        if why is None:
+            return None
+        if name and node is None and await self._lives(name):
+            return 1.0  # the watch will show it in a moment
+        effects: list[Effect] = []
+        if why and not pod.over:
+            effects.append(disrupted(pod, "DeletionByPodGC", why, now=self._world.clock(), fail=True))
+        effects.append(Delete(PODS, key[0], key[1], pod.metadata.uid, grace=0))
+        failure = await self._hands.perform(effects)
+        if failure is not None:
+            raise failure
         return None
 
     async def _lives(self, name: str) -> bool:

@@ -5,7 +5,6 @@ pods away (NoSchedule) and send pods away that do not tolerate it (NoExecute) - 
 then it is more likely this side that is cut off, and nobody is sent away (upstream's full disruption).
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -100,16 +99,12 @@ def eviction(pod: Pod, node: Node, *, since: float, now: float) -> Verdict:
     return Verdict(now=True) if left <= 0 else Verdict(after=left)
 
 
-def remains(pods: Sequence[Pod], nodes: dict[str, Node]) -> list[tuple[Pod, str]]:
-    """Returns pods that nobody will ever finish, with the reason: their node is gone, or they never had one."""
-    found = []
-    for pod in pods:
-        node = nodes.get(pod.spec.nodeName)
-        if not pod.spec.nodeName:
-            if pod.leaving:
-                found.append((pod, ""))
-        elif node is None:
-            found.append((pod, "PodGC: node no longer exists"))
-        elif pod.leaving and node.ready != "True" and any(taint.key == OUT_OF_SERVICE for taint in node.spec.taints):
-            found.append((pod, "PodGC: node is out of service"))
-    return found
+def remains(pod: Pod, node: Node | None) -> str | None:
+    """Returns why nobody will ever finish a pod: its `node` is gone, or (empty) it never had one; None if one may."""
+    if not pod.spec.nodeName:
+        return "" if pod.leaving else None
+    if node is None:
+        return "PodGC: node no longer exists"
+    if pod.leaving and node.ready != "True" and any(taint.key == OUT_OF_SERVICE for taint in node.spec.taints):
+        return "PodGC: node is out of service"
+    return None

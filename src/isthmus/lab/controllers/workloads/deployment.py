@@ -13,6 +13,7 @@ from msgspec.structs import asdict
 
 from isthmus.kube.resources import DEPLOYMENTS, REPLICA_SETS
 from isthmus.lab.controllers.effects import Change, Create, Effect, Tell, delete
+from isthmus.lab.controllers.effects import status as status_change
 from isthmus.lab.controllers.objects.meta import owned_by, reference
 from isthmus.lab.controllers.objects.pods import Pod
 from isthmus.lab.controllers.objects.workloads import (
@@ -72,9 +73,7 @@ def failed(item: Deployment, sets: Sequence[ReplicaSet], message: str, *, now: f
 
 def collided(item: Deployment) -> Change:
     """Returns the status that makes the next ReplicaSet's name another one."""
-    meta = item.metadata
-    patch = {"status": {"collisionCount": item.status.collisionCount + 1}}
-    return Change(DEPLOYMENTS, meta.namespace, meta.name, patch, subresource="status", version=meta.resourceVersion)
+    return status_change(item, DEPLOYMENTS, {"collisionCount": item.status.collisionCount + 1})
 
 
 def name_of_new(item: Deployment) -> str:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from isthmus.kube.resources import JOBS, PODS
 from isthmus.lab.controllers.effects import Change, Create, Delete, Effect, Tell, delete
+from isthmus.lab.controllers.effects import status as status_change
 from isthmus.lab.controllers.objects.meta import reference, seconds, stamp
 from isthmus.lab.controllers.objects.pods import Pod
 from isthmus.lab.controllers.objects.workloads import Condition, Job, Uncounted, condition_of
@@ -334,10 +335,7 @@ class _Round:
             "succeeded": list(uncounted.succeeded) or None,
             "failed": list(uncounted.failed) or None,
         }
-        meta = item.metadata
-        return Change(
-            JOBS, meta.namespace, meta.name, {"status": patch}, subresource="status", version=meta.resourceVersion
-        )
+        return status_change(item, JOBS, patch)
 
 
 def untracked(pod: Pod) -> Change:

@@ -108,10 +108,7 @@ def failing(status: DeploymentStatus, sets: Sequence[ReplicaSet], new: ReplicaSe
             known = condition_of(status.conditions, FAILURE)
             if known is not None and (known.status, known.reason) == (found.status, found.reason):
                 return status
-            return _put(
-                status,
-                replace(found, lastUpdateTime=found.lastTransitionTime, lastTransitionTime=found.lastTransitionTime),
-            )
+            return _put(status, replace(found, lastUpdateTime=found.lastTransitionTime))
     return without_condition(status, FAILURE)
 
 

@@ -5,7 +5,6 @@ from typing import Any
 from isthmus.kube.errors import Conflict
 from isthmus.kube.resources import DAEMON_SETS, STATEFUL_SETS
 from isthmus.lab.controllers import effects
-from isthmus.lab.controllers.effects import Change
 from isthmus.lab.controllers.objects.nodes import Node
 from isthmus.lab.controllers.objects.pods import Pod
 from isthmus.lab.controllers.objects.workloads import ControllerRevision, DaemonSet, StatefulSet
@@ -43,12 +42,8 @@ class Revisioned(Shell[T, C]):
         failure = await self.hands.perform(found.effects)
         if taken(failure):
             # Somebody else has that name: count on, so that the hash becomes another one.
-            meta = item.metadata
-            patch = {"status": {"collisionCount": spec.status.collisionCount + 1}}
-            resource = self.owners.resource
-            await self.hands.perform(
-                [Change(resource, meta.namespace, meta.name, patch, subresource="status", version=meta.resourceVersion)]
-            )
+            patch = {"collisionCount": spec.status.collisionCount + 1}
+            await self.hands.perform([effects.status(item, self.owners.resource, patch)])
             raise Conflict(status=409, reason="Conflict", message=f"the name {found.name} is taken")
         if failure is not None:
             raise failure
