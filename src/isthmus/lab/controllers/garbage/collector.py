@@ -176,7 +176,7 @@ class Collector:
         group = owner.apiVersion.partition("/")[0] if "/" in owner.apiVersion else ""
         resource = self.monitors.resources.get((group, owner.kind))
         if resource is None:
-            await self.monitors.rescan_soon()
+            self.monitors.rescan_soon()
             raise KubeError(
                 f"{node.namespace}/{node.name}: its owner's kind {owner.apiVersion} {owner.kind} is not served"
             )

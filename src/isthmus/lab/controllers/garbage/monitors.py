@@ -7,6 +7,7 @@ resources that are not served any more end. Events are left out: they own nothin
 import asyncio
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import structlog
 
@@ -17,6 +18,7 @@ from isthmus.kube.resources import Resource
 from isthmus.lab.controllers.discovery import discover
 from isthmus.lab.controllers.garbage.graph import Graph, Trace, TraceMeta
 from isthmus.lab.controllers.objects.meta import Object
+from isthmus.lab.controllers.store import Store
 from isthmus.lab.controllers.world import World
 
 RESCAN = 300.0
@@ -71,7 +73,7 @@ class Monitors:
                         await asyncio.sleep(SETTLE)
                 self._changed.clear()
 
-    async def rescan_soon(self) -> None:
+    def rescan_soon(self) -> None:
         """Asks for a discovery: a reference names a kind that is not known."""
         self._changed.set()
 
@@ -109,15 +111,11 @@ class Monitors:
     async def _monitor(self, resource: Resource) -> None:
         store = self._world.store(resource)
         if store is not None:
-            await self._attach(resource)
+            await self._attach(resource, store)
             return
         await follow_traces(self._world.client, resource, self._take)
 
-    async def _attach(self, resource: Resource) -> None:
-        store = self._world.store(resource)
-        if store is None:
-            return
-
+    async def _attach(self, resource: Resource, store: Store[Any]) -> None:
         def heard(before: Object | None, after: Object | None) -> None:
             if after is not None:
                 if before is not None and before.metadata.uid != after.metadata.uid:
