@@ -1,8 +1,9 @@
 """`isthmus lab create`, `up`, `delete`, `down`."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -48,6 +49,16 @@ _wait = click.option(
 )
 
 
+_Command = TypeVar("_Command", bound=Callable[..., object])
+
+
+def _as_new(command: _Command) -> _Command:
+    """Gives a command what can be said of any new cluster."""
+    for option in (_merge, _wait, _binaries, _images, _prefix, _policy, _family):
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.argument("argument", metavar="[NAME]", required=False)
 @click.option("--name", help="The cluster's name, as with kind; the same as NAME.")
@@ -63,13 +74,7 @@ _wait = click.option(
 )
 @click.option("--nodes", type=int, help="Number of nodes, the control plane included. Default: 2.")
 @click.option("--api-port", type=click.IntRange(1, 65535), help="Port of the API server on 127.0.0.1; any by default.")
-@_family
-@_policy
-@_prefix
-@_images
-@_binaries
-@_wait
-@_merge
+@_as_new
 @click.pass_obj
 def create(
     state: StateDir,
@@ -140,13 +145,7 @@ def create(
 
 @click.command()
 @click.option("--nodes", default=3, show_default=True, help="Nodes of each cluster, the control plane included.")
-@_family
-@_policy
-@_prefix
-@_images
-@_binaries
-@_wait
-@_merge
+@_as_new
 @click.pass_obj
 def up(
     state: StateDir,

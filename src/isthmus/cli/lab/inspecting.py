@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import click
 from isthmus.cli.lab.talking import cluster_names, connected, errors, node_names, print_table
 from isthmus.lab.statedir import StateDir
 
+_Row = dict[str, Any]
 _output = click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table")
 
 
@@ -18,29 +20,22 @@ _output = click.option("-o", "--output", type=click.Choice(["table", "json"]), d
 @click.pass_obj
 def list_(state: StateDir, output: str) -> None:
     """List the clusters of the lab."""
-    rows = _cluster_rows(state)
-    if output == "json":
-        click.echo(json.dumps(rows, indent=2))
-        return
-    if not rows:
-        click.echo("There is no cluster.", err=True)
-        return
-    print_table(
-        ("NAME", "STATE", "ID", "NODES", "POD SUBNET", "SERVICE SUBNET", "POLICY", "CONTEXT", "API SERVER"),
-        [
-            (
-                row["name"],
-                row["state"],
-                str(row["id"]),
-                str(len(row["nodes"])),
-                row["podSubnet"],
-                row["serviceSubnet"],
-                row["policy"],
-                row["context"],
-                row["server"],
-            )
-            for row in rows
-        ],
+    _show(
+        _cluster_rows(state),
+        output,
+        nothing="There is no cluster.",
+        head=("NAME", "STATE", "ID", "NODES", "POD SUBNET", "SERVICE SUBNET", "POLICY", "CONTEXT", "API SERVER"),
+        cells=lambda row: (
+            row["name"],
+            row["state"],
+            str(row["id"]),
+            str(len(row["nodes"])),
+            row["podSubnet"],
+            row["serviceSubnet"],
+            row["policy"],
+            row["context"],
+            row["server"],
+        ),
     )
 
 
@@ -49,26 +44,19 @@ def list_(state: StateDir, output: str) -> None:
 @click.pass_obj
 def ps(state: StateDir, output: str) -> None:
     """List the processes of the lab with their numbers on this machine."""
-    rows = _process_rows(state)
-    if output == "json":
-        click.echo(json.dumps(rows, indent=2))
-        return
-    if not rows:
-        click.echo("No lab is running.", err=True)
-        return
-    print_table(
-        ("CLUSTER", "COMPONENT", "STATE", "PID", "RESTARTS", "MEMORY"),
-        [
-            (
-                row["cluster"] or "-",
-                row["name"],
-                row["state"],
-                str(row["pid"] or "-"),
-                str(row["restarts"]),
-                f"{row['memory'] / 2**20:.1f}Mi",
-            )
-            for row in rows
-        ],
+    _show(
+        _process_rows(state),
+        output,
+        nothing="No lab is running.",
+        head=("CLUSTER", "COMPONENT", "STATE", "PID", "RESTARTS", "MEMORY"),
+        cells=lambda row: (
+            row["cluster"] or "-",
+            row["name"],
+            row["state"],
+            str(row["pid"] or "-"),
+            str(row["restarts"]),
+            f"{row['memory'] / 2**20:.1f}Mi",
+        ),
     )
 
 
@@ -142,7 +130,19 @@ def exec_(state: StateDir, cluster: str, node: str, argv: tuple[str, ...]) -> No
     sys.exit(code if code >= 0 else 128 - code)
 
 
-def _cluster_rows(state: StateDir) -> list[dict[str, Any]]:
+def _show(
+    rows: list[_Row], output: str, *, nothing: str, head: Sequence[str], cells: Callable[[_Row], Sequence[str]]
+) -> None:
+    """Prints rows as JSON, or as a table, or says that there are none."""
+    if output == "json":
+        click.echo(json.dumps(rows, indent=2))
+    elif rows:
+        print_table(head, [cells(row) for row in rows])
+    else:
+        click.echo(nothing, err=True)
+
+
+def _cluster_rows(state: StateDir) -> list[_Row]:
     from isthmus.lab.life.wellbeing import lab_view
 
     with errors():
@@ -167,7 +167,7 @@ def _cluster_rows(state: StateDir) -> list[dict[str, Any]]:
     ]
 
 
-def _process_rows(state: StateDir) -> list[dict[str, Any]]:
+def _process_rows(state: StateDir) -> list[_Row]:
     from isthmus.lab.inspection import processes
     from isthmus.lab.launch import connect
 
