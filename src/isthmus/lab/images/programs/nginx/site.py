@@ -148,7 +148,7 @@ def build(directives: Sequence[Directive]) -> Site:
             seen = True
             _http(site, directive.block, Scope(outermost))
         elif directive.name not in IGNORED:
-            raise _refusal(directive, at="main")
+            raise _refusal(directive)
     if not site.servers:
         raise ConfigError("no server is configured")
     return site
@@ -229,7 +229,7 @@ def _setting(directive: Directive, scope: Scope, *, at: str) -> None:
     if name in IGNORED:
         return
     if name not in SETTINGS or (name in ("alias",) and at != "location"):
-        raise _refusal(directive, at=at)
+        raise _refusal(directive)
     count = SETTINGS[name]
     given = len(directive.args)
     if directive.block is not None or (given != count if count >= 0 else given < -count):
@@ -278,7 +278,7 @@ def _compile(directive: Directive, text: str, flags: int = 0) -> "re.Pattern[str
         raise directive.error(f'pcre2_compile() failed: {error} in "{text}"') from error
 
 
-def _refusal(directive: Directive, *, at: str) -> ConfigError:
+def _refusal(directive: Directive) -> ConfigError:
     name = directive.name
     if name in UNSUPPORTED or name.startswith(("proxy_", "ssl_", "fastcgi_", "grpc_", "limit_", "auth_")):
         return directive.error(f'directive "{name}" is not supported by the lab\'s nginx')
