@@ -12,6 +12,7 @@ import socket
 import msgspec
 import structlog
 
+from isthmus.aio.readiness import readable
 from isthmus.lab.control import (
     MAX_MESSAGE,
     Commit,
@@ -31,6 +32,7 @@ from isthmus.lab.control import (
     decode_request,
     encode,
 )
+from isthmus.lab.node.keeper.descriptors import receive
 from isthmus.lab.supervisor.clusters import Clusters, RefusedError
 
 IDLE_LIMIT = 20.0
@@ -169,27 +171,12 @@ class Service:
 
 async def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
     """Returns the next packet with its descriptors; empty at the end."""
-    loop = asyncio.get_running_loop()
     while True:
         try:
-            data, descriptors, _flags, _address = socket.recv_fds(
-                connection, MAX_MESSAGE, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-            )
+            return receive(connection, MAX_MESSAGE, _MAX_DESCRIPTORS)
         except BlockingIOError:
-            readable = loop.create_future()
-            loop.add_reader(connection, _set, readable)
-            try:
-                # A command may hold its connection for as long as it works.
-                await readable
-            finally:
-                loop.remove_reader(connection)
-            continue
-        return data, list(descriptors)
-
-
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+            # A command may hold its connection for as long as it works.
+            await readable(connection.fileno())
 
 
 def _close_all(descriptors: list[int]) -> None:

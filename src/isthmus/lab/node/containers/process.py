@@ -3,12 +3,12 @@
 A restarted node is not the parent of its containers any more, so nothing here relies on being one.
 """
 
-import asyncio
 import contextlib
 import os
 import signal
 from pathlib import Path
 
+from isthmus.aio.readiness import readable
 from isthmus.lab.node.pods.record import Process
 
 
@@ -59,13 +59,7 @@ async def wait_for_end(process: Process) -> None:
     try:
         if not is_alive(process):
             return
-        loop = asyncio.get_running_loop()
-        ended = loop.create_future()
-        loop.add_reader(descriptor, resolve, ended)
-        try:
-            await ended
-        finally:
-            loop.remove_reader(descriptor)
+        await readable(descriptor)
     finally:
         os.close(descriptor)
 
@@ -83,9 +77,3 @@ def listening_ports(pid: int) -> set[int]:
             if fields[3] == "0A":  # LISTEN
                 found.add(int(fields[1].rpartition(":")[2], 16))
     return found
-
-
-def resolve(future: asyncio.Future[None]) -> None:
-    """Wakes up who waits for `future`; safe to call more than once."""
-    if not future.done():
-        future.set_result(None)

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from isthmus.aio.readiness import readable, writable
 from isthmus.lab.node.keeper.descriptors import receive
 from isthmus.lab.node.keeper.serve import MAX_MESSAGE
 
@@ -163,41 +164,24 @@ class Keeper:
 
 
 async def _send_when_possible(connection: socket.socket, message: bytes, descriptors: Sequence[int]) -> None:
-    loop = asyncio.get_running_loop()
     while True:
         try:
             socket.send_fds(connection, [message], descriptors)
         except BlockingIOError:
-            writable = loop.create_future()
-            loop.add_writer(connection, _resolve, writable)
-            try:
-                # The keeper reads all the time: it leaves work to its children.
-                await writable
-            finally:
-                loop.remove_writer(connection)
+            # The keeper reads all the time: it leaves work to its children.
+            await writable(connection.fileno())
         else:
             return
 
 
 async def _answers(ours: socket.socket) -> AsyncIterator[Answer]:
-    loop = asyncio.get_running_loop()
     while True:
         try:
             data, descriptors = receive(ours, MAX_MESSAGE, _MAX_DESCRIPTORS)
         except BlockingIOError:
-            readable = loop.create_future()
-            loop.add_reader(ours, _resolve, readable)
-            try:
-                # As long as the request takes; callers bound it.
-                await readable
-            finally:
-                loop.remove_reader(ours)
+            # As long as the request takes; callers bound it.
+            await readable(ours.fileno())
             continue
         if not data:
             return
         yield Answer(msgspec.json.decode(data, type=Json), tuple(descriptors))
-
-
-def _resolve(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)

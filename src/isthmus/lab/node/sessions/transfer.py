@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from isthmus.aio.readiness import resolve, writable
 from isthmus.lab.node.containers.output import Output
-from isthmus.lab.node.containers.process import is_alive, resolve, send
+from isthmus.lab.node.containers.process import is_alive, send
 from isthmus.lab.node.containers.run import UNKNOWN_EXIT, Run, StartError, begin, set_size
 from isthmus.lab.node.keeper.client import Keeper, KeeperError
 from isthmus.lab.node.pods.record import Process
@@ -246,18 +247,12 @@ def _end(process: Process) -> None:
 
 async def _write(descriptor: int, data: bytes) -> None:
     """Writes all of `data`, waiting while the reader is slow; a reader that has gone is no error."""
-    loop = asyncio.get_running_loop()
     while data and descriptor >= 0:
         try:
             data = data[os.write(descriptor, data) :]
         except BlockingIOError:
-            writable = loop.create_future()
-            loop.add_writer(descriptor, resolve, writable)
-            try:
-                # Ends with the session, which cancels us.
-                await writable
-            finally:
-                loop.remove_writer(descriptor)
+            # Ends with the session, which cancels us.
+            await writable(descriptor)
         except OSError:
             return
 
