@@ -5,7 +5,8 @@ from decimal import Decimal
 import pytest
 
 from isthmus.lab.node.pods.container import Container, Resources
-from isthmus.lab.node.pods.quantity import QuantityError, in_units, parse, qos_class
+from isthmus.lab.node.pods.quantity import in_units, qos_class
+from isthmus.lab.quantity import QuantityError, parse
 
 
 @pytest.mark.parametrize(

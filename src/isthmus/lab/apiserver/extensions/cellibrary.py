@@ -16,11 +16,12 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 from cel_expr_python import cel
 
+from isthmus.lab import quantity
+
 _T = cel.Type
 _STRING, _BOOL, _INT, _DYN = _T.STRING, _T.BOOL, _T.INT, _T.DYN
 _LIST, _VALUE = _T.List(_T.DYN), _T.Map(_T.STRING, _T.STRING)
 _ITEMS = (_STRING, _INT, _T.DOUBLE, _BOOL, _VALUE)  # arguments are told apart by type, and DYN is none
-_UNITS = {"": 0, "n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 
 
 def _network(text: str) -> Any:
@@ -70,13 +71,10 @@ def _contains(network: dict[str, str], other: Any) -> bool:
 
 
 def _quantity(text: str) -> decimal.Decimal:
-    number = text.rstrip("nukmMGTPEi")
-    unit = text[len(number) :]
-    if unit.endswith("i"):
-        return decimal.Decimal(number) * decimal.Decimal(1024) ** ("KMGTPE".index(unit[0]) + 1)
-    if unit not in _UNITS:
-        raise ValueError(f"quantities must match the regular expression: {text!r}")
-    return decimal.Decimal(number).scaleb(_UNITS[unit])
+    try:
+        return quantity.parse(text)
+    except quantity.QuantityError:
+        raise ValueError(f"quantities must match the regular expression: {text!r}") from None
 
 
 def _amount(value: Any) -> decimal.Decimal:

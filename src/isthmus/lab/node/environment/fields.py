@@ -7,8 +7,9 @@ from decimal import Decimal
 import msgspec
 
 from isthmus.lab.node.pods.container import Container, ResourceRef
-from isthmus.lab.node.pods.quantity import QuantityError, in_units, parse
+from isthmus.lab.node.pods.quantity import in_units
 from isthmus.lab.node.pods.spec import Pod
+from isthmus.lab.quantity import QuantityError, parse
 
 _SUBSCRIPT = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
 _RESOURCE = re.compile(r"(limits|requests)\.([a-z0-9./-]+)")

@@ -13,9 +13,10 @@ from isthmus.lab.images.catalog import image_id
 from isthmus.lab.node.pods.conditions import conditions
 from isthmus.lab.node.pods.container import Container
 from isthmus.lab.node.pods.lifecycle import phase, waiting_reason, wants_restart
-from isthmus.lab.node.pods.quantity import QuantityError, qos_class
+from isthmus.lab.node.pods.quantity import qos_class
 from isthmus.lab.node.pods.record import Ended, Record
 from isthmus.lab.node.pods.spec import Pod
+from isthmus.lab.quantity import QuantityError
 
 Json = dict[str, Any]
 
