@@ -46,11 +46,16 @@ def node_matches(term: Json, node: Node) -> bool:
 
 
 def fits_node(pod: Pod, node: Node) -> bool:
-    """Whether nodeSelector and required node affinity allow a node."""
+    """Whether a pod's nodeSelector and required node affinity allow a node."""
+    return allows(node, selector=pod.spec.nodeSelector, affinity=pod.spec.affinity)
+
+
+def allows(node: Node, *, selector: Mapping[str, str], affinity: Json) -> bool:
+    """Whether a nodeSelector and the required node affinity in an Affinity allow a node."""
     labels = node.metadata.labels
-    if any(labels.get(key) != value for key, value in pod.spec.nodeSelector.items()):
+    if any(labels.get(key) != value for key, value in selector.items()):
         return False
-    required = (pod.spec.affinity.get("nodeAffinity") or {}).get(REQUIRED)
+    required = (affinity.get("nodeAffinity") or {}).get(REQUIRED)
     return required is None or any(node_matches(term, node) for term in required.get("nodeSelectorTerms") or ())
 
 

@@ -17,7 +17,7 @@ from isthmus.lab.controllers.objects.meta import reference, seconds
 from isthmus.lab.controllers.objects.nodes import Node
 from isthmus.lab.controllers.objects.pods import Pod, Toleration, soonest_available
 from isthmus.lab.controllers.objects.workloads import DaemonSet
-from isthmus.lab.controllers.scheduling.affinity import REQUIRED, node_matches
+from isthmus.lab.controllers.scheduling.affinity import REQUIRED, allows
 from isthmus.lab.controllers.scheduling.taints import NO_EXECUTE, NO_SCHEDULE, effective, tolerated
 from isthmus.lab.controllers.workloads.rollout import resolved
 from isthmus.lab.controllers.workloads.templates import REVISION_HASH, Suffix, new_pod, prefixed
@@ -84,11 +84,7 @@ def _wants(item: DaemonSet, node: Node) -> Wanted:
     spec = item.spec.template.get("spec") or {}
     if spec.get("nodeName") not in (None, "", node.metadata.name):
         return Wanted(run=False, keep=False)
-    labels = node.metadata.labels
-    if any(labels.get(key) != value for key, value in (spec.get("nodeSelector") or {}).items()):
-        return Wanted(run=False, keep=False)
-    required = ((spec.get("affinity") or {}).get("nodeAffinity") or {}).get(REQUIRED)
-    if required is not None and not any(node_matches(term, node) for term in required.get("nodeSelectorTerms") or ()):
+    if not allows(node, selector=spec.get("nodeSelector") or {}, affinity=spec.get("affinity") or {}):
         return Wanted(run=False, keep=False)
     mine = msgspec.convert(tolerations(spec), tuple[Toleration, ...], strict=False)
     bad = [
