@@ -151,14 +151,14 @@ async def start(
                 theirs.append(os.open(path, os.O_RDWR | os.O_CLOEXEC))
         async with keeper.ask("start", {**spec, "exit": str(files.exit)}, descriptors=theirs, **words) as answers:
             born = await begin(answers)
-    except (OSError, KeeperError, StartError) as error:
+    except BaseException as error:
         output.finish()
         files.tidy()
         if writer >= 0:
             os.close(writer)
-        if isinstance(error, OSError):
-            raise
-        raise StartError(f"failed to create containerd task: failed to create shim task: {error}") from error
+        if isinstance(error, KeeperError | StartError):
+            raise StartError(f"failed to create containerd task: failed to create shim task: {error}") from error
+        raise
     finally:
         for descriptor in theirs:
             os.close(descriptor)
