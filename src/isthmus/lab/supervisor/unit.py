@@ -20,6 +20,7 @@ import msgspec
 import structlog
 
 from isthmus.aio.backoff import Backoff
+from isthmus.lab import children
 from isthmus.lab.supervisor.commands import enter
 from isthmus.lab.supervisor.doorway import Doorway
 from isthmus.lab.supervisor.logfile import LogFile
@@ -58,13 +59,7 @@ class Children:
 
     def reap(self) -> None:
         """Collects every child that has ended."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+        for pid, status in children.ended():
             on_exit = self._waiting.pop(pid, None)
             if on_exit is not None:
                 on_exit(status)

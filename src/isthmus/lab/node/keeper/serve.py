@@ -21,6 +21,7 @@ import signal
 import socket
 import sys
 
+from isthmus.lab import children
 from isthmus.lab.node.keeper import sandbox
 from isthmus.lab.node.keeper.descriptors import receive
 from isthmus.lab.node.keeper.program import ProgramError, execute, open_terminal
@@ -190,13 +191,7 @@ class Keeper:
         reply.close()
 
     def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+        for pid, status in children.ended():
             child = self._children.pop(pid, None)
             if child is None:
                 continue
