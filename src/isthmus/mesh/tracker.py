@@ -7,8 +7,9 @@ every few seconds; one that cannot be read changes nothing and is reported once.
 
 import asyncio
 import ipaddress
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from typing import Protocol
 
 import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -23,6 +24,7 @@ from isthmus.mesh.publisher import Publisher, load_identities
 from isthmus.mesh.tracker_metrics import TrackerMetrics
 from isthmus.mesh.tracker_options import TrackerOptions
 from isthmus.model.identity import Identity
+from isthmus.model.mesh import MeshEvent
 from isthmus.store.access import ensure_access
 from isthmus.store.child import ChildEtcd
 from isthmus.store.client import Client
@@ -41,6 +43,16 @@ UNREADABLE = "identity in the store cannot be read and will be numbered anew"
 _log = structlog.get_logger("isthmus.mesh.tracker")
 
 
+class Follower(Protocol):
+    """Who wants to hear what is told of all clusters, besides the store: what writes objects of the own cluster."""
+
+    def apply(self, events: Sequence[MeshEvent]) -> None:
+        """Takes a batch; returns at once."""
+
+    async def serve(self) -> None:
+        """Does what follows from it until cancelled; deals with errors of the API server itself."""
+
+
 class Tracker:
     """Reads the clusters of `options` and publishes them to `store`; `specs` is the list at the start."""
 
@@ -54,6 +66,7 @@ class Tracker:
         registry: CollectorRegistry,
         connect: Connect | None = None,
         reread: float = REREAD,
+        followers: Sequence[Follower] = (),
     ) -> None:
         self._own = options.own.cluster
         self._list = ListFollower(options.cluster_list(), known=specs, interval=reread)
@@ -64,6 +77,7 @@ class Tracker:
         self._publisher = Publisher(store, own=self._own.name)
         self._metrics = TrackerMetrics(registry)
         self._fleet: Fleet | None = None
+        self._followers = tuple(followers)
 
     @property
     def publisher(self) -> Publisher:
@@ -94,6 +108,8 @@ class Tracker:
                 tasks.create_task(self._pump(fleet))
                 tasks.create_task(self._watch_list())
                 tasks.create_task(self._measure(fleet))
+                for follower in self._followers:
+                    tasks.create_task(follower.serve())
                 if self._child is not None:
                     tasks.create_task(self._child.serve())
         finally:
@@ -125,6 +141,8 @@ class Tracker:
         async with aclosing(fleet.events()) as batches:
             async for batch in batches:
                 self._publisher.apply(batch)
+                for follower in self._followers:
+                    follower.apply(batch)
 
     async def _watch_list(self) -> None:
         async with aclosing(self._list.changes()) as lists:

@@ -9,6 +9,8 @@ import msgspec
 
 from isthmus.model.endpoint import Cluster, Endpoint, Node
 from isthmus.model.identity import Identity
+from isthmus.model.service import ServiceKey
+from isthmus.model.sharing import SharedExport, SharedService, SharedSlice
 
 
 class ClusterJoined(msgspec.Struct, frozen=True):
@@ -68,6 +70,56 @@ class NodeGone(msgspec.Struct, frozen=True):
     name: str
 
 
+class ServiceTold(msgspec.Struct, frozen=True):
+    """A Service is global in its cluster, or something about it changed."""
+
+    service: SharedService
+
+
+class ServiceGone(msgspec.Struct, frozen=True):
+    """A Service is not global any more, or gone."""
+
+    cluster: str
+    key: ServiceKey
+
+
+class SliceTold(msgspec.Struct, frozen=True):
+    """A part of the backends of a shared Service exists, or changed."""
+
+    slice: SharedSlice
+
+
+class SliceGone(msgspec.Struct, frozen=True):
+    """A part of the backends of a Service is not shared any more; `key` is the slice's namespace and name."""
+
+    cluster: str
+    key: tuple[str, str]
+
+
+class ExportTold(msgspec.Struct, frozen=True):
+    """A Service is exported (MCS API), or its export changed."""
+
+    export: SharedExport
+
+
+class ExportGone(msgspec.Struct, frozen=True):
+    """A Service is not exported any more."""
+
+    cluster: str
+    key: ServiceKey
+
+
+class ClusterSeen(msgspec.Struct, frozen=True):
+    """How fresh what is told of a cluster is: `stale_since` is when its source failed (Unix seconds), None if it works.
+
+    Told when that changes; a cluster of which it was never told is fresh.
+    """
+
+    name: str
+    stale_since: float | None = None
+    reason: str = ""
+
+
 MeshEvent = (
     ClusterJoined
     | ClusterLeft
@@ -78,4 +130,11 @@ MeshEvent = (
     | EndpointGone
     | NodeTold
     | NodeGone
+    | ServiceTold
+    | ServiceGone
+    | SliceTold
+    | SliceGone
+    | ExportTold
+    | ExportGone
+    | ClusterSeen
 )

@@ -1,0 +1,132 @@
+"""The objects of group isthmus.dev: how the mesh is, and what it is told to do (mesh/manifests/crds.yaml).
+
+Who writes what: a MeshCluster is the tracker's, but for `spec.drain`, which is a user's; a MeshNode is its agent's; a
+GlobalService is the tracker's. Everyone else reads. Field names are the API's own; times are RFC 3339 text. Rejected:
+asking trackers and agents directly, which needs a way to each of them and credentials for it; these can be read by
+whoever may read the cluster, and stay when their writer is gone.
+"""
+
+import msgspec
+
+from isthmus.kube.schema import Condition, KubeObject
+
+
+class Drain(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """Since when a cluster is being drained, and over what time (a Go duration; "" is at once)."""
+
+    since: str = ""
+    over: str = ""
+
+
+class MeshClusterSpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What a user wants of a cluster."""
+
+    drain: Drain | None = None
+
+
+class MeshClusterStatus(msgspec.Struct, frozen=True, gc=False):
+    """How a cluster is, as this cluster's tracker sees it; `state` is Syncing, Synced or Degraded."""
+
+    id: int = 0
+    own: bool = False
+    state: str = ""
+    reason: str = ""
+    since: str = ""
+    lastSynced: str = ""
+    nodes: int = 0
+    identities: int = 0
+    endpoints: int = 0
+    services: int = 0
+
+
+class MeshCluster(KubeObject, frozen=True, gc=False, kw_only=True):
+    """A cluster of the ClusterSet."""
+
+    spec: MeshClusterSpec = MeshClusterSpec()
+    status: MeshClusterStatus = MeshClusterStatus()
+
+
+class ClusterSeenByNode(msgspec.Struct, frozen=True, gc=False):
+    """Another cluster as a node's agent sees it.
+
+    `health` is Reachable, Unreachable, Unknown, Unwatched or Stale; `unreachable` names nodes that do not answer.
+    """
+
+    name: str
+    ready: bool = False
+    reason: str = ""
+    nodes: int = 0
+    endpoints: int = 0
+    services: int = 0
+    health: str = "Unwatched"
+    unreachable: tuple[str, ...] = ()
+    since: str = ""
+
+
+class MeshNodeStatus(msgspec.Struct, frozen=True, gc=False):
+    """What an agent knows; `heartbeat` is renewed every minute, `connected` is "ready/all" of the other clusters."""
+
+    version: str = ""
+    ready: bool = False
+    reason: str = ""
+    heartbeat: str = ""
+    connected: str = ""
+    globalServices: int = 0
+    clusters: tuple[ClusterSeenByNode, ...] = ()
+
+
+class MeshNode(KubeObject, frozen=True, gc=False, kw_only=True):
+    """A node with an agent; named as the node."""
+
+    status: MeshNodeStatus = MeshNodeStatus()
+
+
+class EndpointSeen(msgspec.Struct, frozen=True, gc=False):
+    """One backend; `ports` as "http:8080/TCP", or "8080/TCP" for a port without a name."""
+
+    address: str
+    ports: tuple[str, ...] = ()
+    node: str = ""
+    ready: bool = True
+    terminating: bool = False
+
+
+class ServiceInCluster(msgspec.Struct, frozen=True, gc=False):
+    """What a cluster has of a global Service, and whether it is used here; `share` of new connections in per cent."""
+
+    name: str
+    own: bool = False
+    state: str = ""
+    backends: int = 0
+    ready: int = 0
+    weight: int = 100
+    share: int = 0
+    used: bool = False
+    why: str = ""
+    endpoints: tuple[EndpointSeen, ...] = ()
+
+
+class SeenPort(msgspec.Struct, frozen=True, gc=False):
+    """A port of the local Service."""
+
+    name: str = ""
+    protocol: str = "TCP"
+    port: int = 0
+
+
+class GlobalServiceStatus(msgspec.Struct, frozen=True, gc=False):
+    """What became of a global Service of this cluster."""
+
+    affinity: str = "none"
+    shared: bool = True
+    summary: str = ""
+    used: str = ""
+    ports: tuple[SeenPort, ...] = ()
+    clusters: tuple[ServiceInCluster, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+
+
+class GlobalService(KubeObject, frozen=True, gc=False, kw_only=True):
+    """Named as the Service, and owned by it."""
+
+    status: GlobalServiceStatus = GlobalServiceStatus()
