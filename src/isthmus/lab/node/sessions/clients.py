@@ -168,8 +168,10 @@ async def open_session(request: web.Request, wanted: set[str]) -> Opened:
         raise ProtocolError(f"unsupported subprotocol: one of {', '.join(PROTOCOLS)} is needed")
     socket = web.WebSocketResponse(protocols=PROTOCOLS, max_msg_size=_MAX_MESSAGE)
     await socket.prepare(request)
-    # Tells the client that the streams are there, before there is anything to say (as kubelets do).
-    await socket.send_bytes(encode(STDOUT if "stdout" in wanted else STDERR, b""))
+    if socket.ws_protocol != PROTOCOLS[0]:
+        # Tells the client that the streams are there, before there is anything to say (as kubelets do). Not in v5:
+        # kubectl may not have opened its streams yet, and then complains of an unknown one on the user's screen.
+        await socket.send_bytes(encode(STDOUT if "stdout" in wanted else STDERR, b""))
     return Opened(WebSocketClient(socket), socket)
 
 
