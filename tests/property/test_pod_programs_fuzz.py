@@ -16,12 +16,12 @@ from isthmus.lab.dns.reverse import IN_ADDR, ReverseZone
 from isthmus.lab.dns.zone import ServiceZone
 from isthmus.lab.images.imagefile import ImageFileError
 from isthmus.lab.images.imagefile import parse as parse_images
-from isthmus.lab.images.programs.durations import seconds
 from isthmus.lab.images.programs.jsonmock import Store
 from isthmus.lab.images.programs.messages import BadRequest, Request, parse_head, parse_query, unchunk, unquote
 from isthmus.lab.images.programs.nginx.answering import Answerer, resolve
 from isthmus.lab.images.programs.nginx.grammar import ConfigError, Reader
 from isthmus.lab.images.programs.nginx.site import build
+from isthmus.model.durations import seconds
 from isthmus.wire import dns
 
 DIRECTORY = Directory()

@@ -7,7 +7,7 @@ there is nobody to forward to. Rejected: a format of our own, which nobody who k
 
 from typing import NamedTuple
 
-from isthmus.lab.images.programs.durations import seconds
+from isthmus.model.durations import seconds
 from isthmus.wire.dns import DnsError, Name, lowered, parse_name
 
 MAX_BYTES = 256 * 1024

@@ -11,9 +11,9 @@ import pytest
 from isthmus.lab.images.programs.agnhost import connect, dialing, main, serving, telling
 from isthmus.lab.images.programs.agnhost.command import UsageError, commands, parse
 from isthmus.lab.images.programs.agnhost.netexec import Netexec, command
-from isthmus.lab.images.programs.durations import seconds
 from isthmus.lab.images.programs.loop import Loop
 from isthmus.lab.images.programs.messages import Request, Response
+from isthmus.model.durations import seconds
 
 HOST = os.uname().nodename
 

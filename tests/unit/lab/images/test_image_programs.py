@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import isthmus
-from isthmus.lab.images.programs import durations
+from isthmus.model import durations
 
 SOURCE = Path(isthmus.__file__).parents[1]
 

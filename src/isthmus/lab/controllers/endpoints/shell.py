@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from isthmus.kube.keyqueue import KeyQueue
 from isthmus.kube.resources import ENDPOINT_SLICES, ENDPOINTS
 from isthmus.lab.controllers.effects import Effect, delete
 from isthmus.lab.controllers.endpoints import slices, subsets
@@ -10,7 +11,6 @@ from isthmus.lab.controllers.objects.meta import Key, Object
 from isthmus.lab.controllers.objects.pods import Pod
 from isthmus.lab.controllers.objects.services import EndpointSlice, Service
 from isthmus.lab.controllers.performer import taken
-from isthmus.lab.controllers.queue import KeyQueue
 from isthmus.lab.controllers.workloads.templates import suffix
 from isthmus.lab.controllers.world import World
 

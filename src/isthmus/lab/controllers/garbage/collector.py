@@ -13,12 +13,12 @@ import structlog
 
 from isthmus.kube.client import Patch
 from isthmus.kube.errors import Conflict, KubeError, NotFound
+from isthmus.kube.keyqueue import KeyQueue
 from isthmus.kube.resources import Resource
 from isthmus.kube.schema import ObjectReference
 from isthmus.lab.controllers.garbage.graph import FOREGROUND, ORPHAN, Fate, Graph, Node, Trace, TraceMeta, fate
 from isthmus.lab.controllers.garbage.monitors import Monitors
 from isthmus.lab.controllers.objects.meta import Key, OwnerReference
-from isthmus.lab.controllers.queue import KeyQueue
 from isthmus.lab.controllers.world import World
 
 COMPONENT = "garbage-collector-controller"

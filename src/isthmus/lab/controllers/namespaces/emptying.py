@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 
 from isthmus.kube.errors import Conflict, KubeError, NotFound
+from isthmus.kube.keyqueue import KeyQueue
 from isthmus.kube.resources import NAMESPACES, Resource
 from isthmus.lab.controllers.discovery import Served, discover
 from isthmus.lab.controllers.namespaces.conditions import Remains, conditions
 from isthmus.lab.controllers.objects.meta import Key, Object
 from isthmus.lab.controllers.objects.namespaces import Namespace
-from isthmus.lab.controllers.queue import KeyQueue
 from isthmus.lab.controllers.world import World
 
 FINALIZER = "kubernetes"

@@ -4,9 +4,9 @@ Both are made again when somebody deletes them, and the certificate is set right
 """
 
 from isthmus.kube.errors import AlreadyExists, Forbidden, NotFound
+from isthmus.kube.keyqueue import KeyQueue
 from isthmus.kube.resources import CONFIG_MAPS, SERVICE_ACCOUNTS
 from isthmus.lab.controllers.objects.meta import Key, Object
-from isthmus.lab.controllers.queue import KeyQueue
 from isthmus.lab.controllers.world import ROOT_CA, World
 
 DESCRIPTION = "kubernetes.io/description"

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from isthmus.kube.errors import Conflict, NotFound
+from isthmus.kube.keyqueue import KeyQueue
 from isthmus.kube.resources import SECRETS, SERVICE_ACCOUNTS
 from isthmus.lab.controllers.objects.meta import Key, Object
-from isthmus.lab.controllers.queue import KeyQueue
 from isthmus.lab.controllers.store import Store
 from isthmus.lab.controllers.world import World
 

@@ -6,13 +6,13 @@ it; a pod is removed without its node's word only if the server confirms that th
 
 from isthmus.kube.client import Patch
 from isthmus.kube.errors import NotFound
+from isthmus.kube.keyqueue import KeyQueue
 from isthmus.kube.resources import NODES, PODS
 from isthmus.lab.controllers.effects import Change, Delete, Effect, Tell
 from isthmus.lab.controllers.nodes.health import eviction, remains
 from isthmus.lab.controllers.objects.meta import Key, Object, reference, stamp
 from isthmus.lab.controllers.objects.nodes import Node
 from isthmus.lab.controllers.objects.pods import Pod
-from isthmus.lab.controllers.queue import KeyQueue
 from isthmus.lab.controllers.scheduling.taints import NO_EXECUTE
 from isthmus.lab.controllers.world import World
 

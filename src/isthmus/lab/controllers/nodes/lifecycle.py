@@ -11,13 +11,13 @@ import structlog
 
 from isthmus.kube.client import Patch
 from isthmus.kube.errors import ConnectionFailed, NotFound
+from isthmus.kube.keyqueue import KeyQueue
 from isthmus.kube.resources import LEASES, NODES, PODS
 from isthmus.lab.controllers.effects import Change, Effect, Tell
 from isthmus.lab.controllers.nodes.health import lost_conditions, taints
 from isthmus.lab.controllers.objects.meta import Key, reference, stamp
 from isthmus.lab.controllers.objects.nodes import Lease, Node
 from isthmus.lab.controllers.objects.pods import Pod
-from isthmus.lab.controllers.queue import KeyQueue
 from isthmus.lab.controllers.world import NODE_LEASES, World
 
 GRACE = 40.0

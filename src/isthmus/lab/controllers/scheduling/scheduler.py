@@ -12,11 +12,11 @@ from msgspec.structs import replace
 
 from isthmus.kube.client import Patch
 from isthmus.kube.errors import ApiError, Conflict, KubeError, NotFound
+from isthmus.kube.keyqueue import KeyQueue
 from isthmus.kube.resources import PODS
 from isthmus.lab.controllers.objects.meta import Key, reference, stamp
 from isthmus.lab.controllers.objects.nodes import Node
 from isthmus.lab.controllers.objects.pods import Pod
-from isthmus.lab.controllers.queue import KeyQueue
 from isthmus.lab.controllers.scheduling.picture import Picture
 from isthmus.lab.controllers.scheduling.placement import Unschedulable, choose_node
 from isthmus.lab.controllers.world import World

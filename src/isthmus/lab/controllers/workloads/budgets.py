@@ -1,9 +1,9 @@
 """The shell of PodDisruptionBudget: counts whenever a budget or one of its pods changes."""
 
+from isthmus.kube.keyqueue import KeyQueue
 from isthmus.lab.controllers import effects
 from isthmus.lab.controllers.objects.meta import Key
 from isthmus.lab.controllers.objects.pods import Pod
-from isthmus.lab.controllers.queue import KeyQueue
 from isthmus.lab.controllers.store import Store
 from isthmus.lab.controllers.workloads import disruption
 from isthmus.lab.controllers.workloads.disruption import BUDGETS, Budget

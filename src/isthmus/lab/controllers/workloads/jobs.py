@@ -3,12 +3,12 @@
 import asyncio
 
 from isthmus.kube.errors import Conflict, NotFound
+from isthmus.kube.keyqueue import KeyQueue
 from isthmus.kube.resources import JOBS
 from isthmus.lab.controllers.effects import Delete
 from isthmus.lab.controllers.objects.meta import Key, Object
 from isthmus.lab.controllers.objects.pods import Pod
 from isthmus.lab.controllers.objects.workloads import Job
-from isthmus.lab.controllers.queue import KeyQueue
 from isthmus.lab.controllers.workloads import job
 from isthmus.lab.controllers.workloads.shell import Shell
 from isthmus.lab.controllers.workloads.templates import Suffix, suffix

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 from isthmus.kube.errors import Conflict, KubeError
+from isthmus.kube.keyqueue import KeyQueue
 from isthmus.lab.controllers.effects import Change, Effect
 from isthmus.lab.controllers.objects.meta import Key, Object
 from isthmus.lab.controllers.ownership import claim
 from isthmus.lab.controllers.performer import refused
-from isthmus.lab.controllers.queue import KeyQueue
 from isthmus.lab.controllers.selection import selects
 from isthmus.lab.controllers.store import Store
 from isthmus.lab.controllers.world import World

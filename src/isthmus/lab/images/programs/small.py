@@ -132,7 +132,7 @@ def later(reply: Reply, response: Response, wait: str) -> None:
     """Answers after a Go duration, at most a minute."""
     import threading
 
-    from isthmus.lab.images.programs.durations import seconds
+    from isthmus.model.durations import seconds
 
     timer = threading.Timer(min(seconds(wait) or 0.0, 60.0), reply, [response])
     timer.daemon = True

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from isthmus.lab.images.programs.durations import seconds
+from isthmus.model.durations import seconds
 
 Values = dict[str, str]
 

@@ -5,7 +5,7 @@ import sys
 
 from isthmus.lab.images.programs.agnhost.command import Values
 from isthmus.lab.images.programs.agnhost.plumbing import SCTP
-from isthmus.lab.images.programs.durations import seconds
+from isthmus.model.durations import seconds
 
 KINDS = {"tcp": (socket.SOCK_STREAM, 0), "udp": (socket.SOCK_DGRAM, 0), "sctp": (socket.SOCK_STREAM, SCTP)}
 _TIMED_OUT, _REFUSED = 110, 111

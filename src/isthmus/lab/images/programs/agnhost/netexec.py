@@ -9,10 +9,10 @@ from collections.abc import Callable
 from isthmus.lab.images.programs.agnhost.command import UsageError, Values
 from isthmus.lab.images.programs.agnhost.dialing import DialError, dial
 from isthmus.lab.images.programs.agnhost.plumbing import SCTP, hostname, log, serve_datagrams, serve_once
-from isthmus.lab.images.programs.durations import seconds
 from isthmus.lab.images.programs.loop import Loop, end_on_signals, listen
 from isthmus.lab.images.programs.messages import Peer, Request, Response, http_date, join, parse_query
 from isthmus.lab.images.programs.web import Reply, Server
+from isthmus.model.durations import seconds
 
 Task = Callable[[dict[str, str]], Response]
 

@@ -7,7 +7,7 @@ import sys
 import time
 
 from isthmus.lab.images.programs.agnhost.command import Values
-from isthmus.lab.images.programs.durations import seconds
+from isthmus.model.durations import seconds
 
 _SHELL = "/bin/sh"
 _WAIT = "trap 'exit 1' INT; trap 'exit 2' TERM; while :; do sleep 2147483 & wait $!; done"

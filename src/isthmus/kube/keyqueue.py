@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from isthmus.aio.backoff import Backoff
+from isthmus.kube.decode import Key
 from isthmus.kube.errors import Conflict, KubeError, NotFound
-from isthmus.lab.controllers.objects.meta import Key
 
 WORKERS = 4
 """Keys worked on at once."""

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from isthmus.kube.decode import Key
 from isthmus.kube.errors import Conflict
-from isthmus.lab.controllers.objects.meta import Key
-from isthmus.lab.controllers.queue import KeyQueue
+from isthmus.kube.keyqueue import KeyQueue
 
 pytestmark = pytest.mark.looptime
 
