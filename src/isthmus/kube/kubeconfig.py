@@ -31,6 +31,7 @@ MAX_DEPTH = 64
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 EXEC_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 EXEC_EXTENSION = "client.authentication.k8s.io/exec"
+_NO_FILES = "would use a file or program of this machine; here everything must be inside (...-data, token)"
 
 
 class _Named(msgspec.Struct, rename="kebab"):
@@ -187,18 +188,46 @@ def in_cluster(*, environ: Mapping[str, str] = os.environ, directory: Path = SER
     )
 
 
+def inline(tree: Any, *, origin: str, context: str | None = None) -> Access:
+    """Returns the access that a kubeconfig describes which is no file, as plain data (`plain_data`).
+
+    It may have been written by somebody who has no rights on this machine: what would read a file here or run a program
+    is refused. `origin` says where it comes from, for errors. Raises ConfigError.
+    """
+    place = Path(origin)
+    parsed = _converted(tree, place)
+    for i, c in enumerate(parsed.clusters or ()):
+        if c.cluster is not None and c.cluster.certificate_authority:
+            raise _Place(place, f"clusters[{i}] {c.name!r}").error("certificate-authority", _NO_FILES)
+    for i, u in enumerate(parsed.users or ()):
+        user = u.user or _User()
+        for field, value in (
+            ("client-certificate", user.client_certificate),
+            ("client-key", user.client_key),
+            ("tokenFile", user.token_file),
+            ("exec", user.exec),
+        ):
+            if value:
+                raise _Place(place, f"users[{i}] {u.name!r}").error(field, _NO_FILES)
+    return _chosen([(place, parsed)], context, names=origin)
+
+
 def _from_files(paths: list[Path], context: str | None, *, required: bool) -> Access:
     """Merges `paths` as kubectl does: a listed file that does not exist is no error, the only one is."""
+    found = [(path, _parse(path)) for path in paths if required or path.exists()]
+    names = os.pathsep.join(map(str, paths))
+    if not found:
+        raise ConfigError(f"$KUBECONFIG: none of these files exists: {names}")
+    return _chosen(found, context, names=names)
+
+
+def _chosen(files: list[tuple[Path, _File]], context: str | None, *, names: str) -> Access:
+    """Returns the access of the chosen context of `files`, merged."""
     clusters: dict[str, tuple[_Cluster, _Place]] = {}
     users: dict[str, tuple[_User, _Place]] = {}
     contexts: dict[str, tuple[_Context, _Place]] = {}
     current = ""
-    found = False
-    for path in paths:
-        if not required and not path.exists():
-            continue
-        found = True
-        parsed = _parse(path)
+    for path, parsed in files:
         for i, c in enumerate(parsed.clusters or ()):
             clusters.setdefault(c.name, (c.cluster or _Cluster(), _Place(path, f"clusters[{i}] {c.name!r}")))
         for i, u in enumerate(parsed.users or ()):
@@ -206,9 +235,6 @@ def _from_files(paths: list[Path], context: str | None, *, required: bool) -> Ac
         for i, x in enumerate(parsed.contexts or ()):
             contexts.setdefault(x.name, (x.context or _Context(), _Place(path, f"contexts[{i}] {x.name!r}")))
         current = current or parsed.current_context or ""
-    names = os.pathsep.join(map(str, paths))
-    if not found:
-        raise ConfigError(f"$KUBECONFIG: none of these files exists: {names}")
     wanted = context or current
     if not wanted:
         raise ConfigError(f"{names}: current-context is not set, and no context was asked for")
@@ -239,15 +265,22 @@ def _from_files(paths: list[Path], context: str | None, *, required: bool) -> Ac
     return access
 
 
-def _parse(path: Path) -> _File:
-    data = _read(path, "kubeconfig")
+def plain_data(data: bytes, *, origin: str) -> Any:
+    """Returns what a YAML document holds, everything but null and booleans as text. Raises ConfigError."""
     try:
         _check_shape(data)
-        tree = yaml.load(data, Loader=_LOADER)  # noqa: S506 - derived from SafeLoader
+        return yaml.load(data, Loader=_LOADER)  # noqa: S506 - derived from SafeLoader
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {_spoken(error)}") from None  # its context may quote a secret
+        raise ConfigError(f"{origin}: not YAML: {_spoken(error)}") from None  # its context may quote a secret
     except (RecursionError, ValueError) as error:
-        raise ConfigError(f"{path}: not YAML that can be read: {clip(str(error))}") from error
+        raise ConfigError(f"{origin}: not YAML that can be read: {clip(str(error))}") from error
+
+
+def _parse(path: Path) -> _File:
+    return _converted(plain_data(_read(path, "kubeconfig"), origin=str(path)), path)
+
+
+def _converted(tree: Any, path: Path) -> _File:
     if tree is None:
         return _File()
     try:

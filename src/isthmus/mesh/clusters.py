@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from isthmus.kube.access import Access
 from isthmus.model.endpoint import Cluster
 from isthmus.model.identity import MAX_CLUSTER_ID
 from isthmus.wire.kvstore import cluster_fault
@@ -27,15 +28,17 @@ class ClustersError(Exception):
 
 
 class ClusterSpec(msgspec.Struct, frozen=True):
-    """One configured cluster. Without `kubeconfig` it is found as kubectl finds it.
+    """One configured cluster. Without `kubeconfig` and `access` it is found as kubectl finds it.
 
-    `content` stands for what the kubeconfig file holds now: new credentials make a new specification.
+    `content` stands for what the kubeconfig file holds now: new credentials make a new specification. `access` is all
+    that is needed, where there is no file.
     """
 
     cluster: Cluster
     kubeconfig: Path | None = None
     context: str | None = None
     content: str = ""
+    access: Access | None = None
 
 
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -256,7 +256,9 @@ def kubernetes_sources() -> Connect:
     @asynccontextmanager
     async def connect(spec: ClusterSpec, adopt: Mapping[int, Identity]) -> AsyncGenerator[Source, None]:
         # Files and, for plugins, nothing yet: but a network file system may be slow.
-        access = await asyncio.to_thread(load, spec.kubeconfig, context=spec.context)
+        access = spec.access
+        if access is None:
+            access = await asyncio.to_thread(load, spec.kubeconfig, context=spec.context)
         async with Client(access) as client:
             name = spec.cluster.name
             _log.info(CONNECTED.format(name, await _uid(client)), cluster=name, server=access.server)
