@@ -1,9 +1,10 @@
 """A client that asks a web server at a steady rate: a program of its own, to be run in a pod by any Python.
 
 `python3 -u steady_client.py HOST PORT RATE [LIMIT]` looks HOST up once and asks RATE times a second, each time with a
-connection of its own, until LIMIT requests were made or, without one, until its input ends. Prints a line for each request when it ends: when it began
-(Unix seconds), how long it took (seconds), and either the word that follows `"Cluster": ` in the answer or, in lower
-case, what went wrong: refused, timeout, reset, unreachable, empty. Every request ends within PATIENCE seconds.
+connection of its own, until LIMIT requests were made or, without one, until its input ends. Prints a line for each
+request when it ends: when it began (Unix seconds), how long it took (seconds), and either the word that follows
+`"Cluster": ` in the answer or, in lower case, what went wrong: refused, timeout, reset, unreachable, empty. Every
+request ends within PATIENCE seconds.
 """
 
 import asyncio
