@@ -68,7 +68,8 @@ class ServiceView:
                 return self._drop_slice((obj.metadata.namespace, obj.metadata.name))
             case Snapshot(objects):
                 present = {(obj.metadata.namespace, obj.metadata.name) for obj in objects}
-                gone = [key for key in self._of(SLICE, self.compiler.slices) if key not in present]
+                ours = [(key[0], key[1]) for key in self.compiler.slices if len(key) == 2]
+                gone = [key for key in self._of(SLICE, ours) if key not in present]
                 reports = [report for key in gone for report in self._drop_slice(key)]
                 reports += [report for obj in objects for report in self._put_slice(obj)]
                 self._known.add(SLICE)

@@ -14,6 +14,9 @@ Network = IPv4Network | IPv6Network
 ServiceKey = tuple[str, str]
 """Namespace and name."""
 
+SliceKey = tuple[str, ...]
+"""Namespace and name, and before them the cluster's name where it is another's."""
+
 PortKey = tuple[str, int]
 """Name of the port ("" for the only one) and protocol: what leads from a Service to the backends of a slice."""
 
@@ -29,7 +32,8 @@ class Backend(msgspec.Struct, frozen=True, order=True, gc=False):
     """Something that answers for a port of a Service.
 
     The flags are those of EndpointSlice conditions with their defaults filled in (KEP-1672): `ready` is true also of
-    terminating endpoints where publishNotReadyAddresses says so. `node` is "" where it is not known.
+    terminating endpoints where publishNotReadyAddresses says so. `node` is "" where it is not known. `reachable` is
+    this node's own finding: false where the backend's node does not answer, or nothing is heard of its cluster.
     """
 
     cluster: str
@@ -38,12 +42,13 @@ class Backend(msgspec.Struct, frozen=True, order=True, gc=False):
     ready: bool = True
     serving: bool = True
     terminating: bool = False
+    reachable: bool = True
 
 
 class Slice(msgspec.Struct, frozen=True, gc=False):
-    """A part of a Service's backends: one EndpointSlice, or what another cluster tells. `key` is unique of its kind."""
+    """A part of a Service's backends: one EndpointSlice, or what another cluster tells. `key` is unique."""
 
-    key: tuple[str, str]
+    key: SliceKey
     service: ServiceKey
     backends: frozenset[tuple[PortKey, Backend]]
 

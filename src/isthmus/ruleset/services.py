@@ -15,7 +15,7 @@ import msgspec
 
 from isthmus.model.endpoint import family_of
 from isthmus.model.flow import Protocol
-from isthmus.model.service import Backend, PortKey, Service, ServiceKey, Slice, Target
+from isthmus.model.service import Backend, PortKey, Service, ServiceKey, Slice, SliceKey, Target
 from isthmus.ruleset.rules import Chain
 from isthmus.ruleset.service_layout import (
     BACKENDS,
@@ -46,6 +46,7 @@ from isthmus.ruleset.service_layout import (
 from isthmus.ruleset.sets import Jump, Key
 from isthmus.ruleset.slots import Move, Slots
 from isthmus.ruleset.table import Table
+from isthmus.services.choice import Choice
 from isthmus.services.frontends import Frontend, FrontendKey, Kind, frontends
 from isthmus.services.pool import Pool, Reach, Turn
 
@@ -67,7 +68,8 @@ class ServiceCompiler:
     def __init__(self, table: Table, *, node: str) -> None:
         self.table = table
         self.services: dict[ServiceKey, Service] = {}
-        self.slices: dict[tuple[str, str], Slice] = {}
+        self.slices: dict[SliceKey, Slice] = {}
+        self._choices: dict[ServiceKey, Choice] = {}
         self._node = node
         self._node_addresses: tuple[str, ...] = ()
         self._lines: dict[ServiceKey, dict[_PoolKey, _Line]] = {}
@@ -123,11 +125,18 @@ class ServiceCompiler:
         before = old.backends if old else frozenset()
         self._refill(slice_.service, gone=before - slice_.backends, come=slice_.backends - before)
 
-    def drop_slice(self, key: tuple[str, str]) -> None:
+    def drop_slice(self, key: SliceKey) -> None:
         """Removes a slice, if it is there."""
         old = self.slices.pop(key, None)
         if old is not None:
             self._refill(old.service, gone=old.backends, come=frozenset())
+
+    def set_choice(self, key: ServiceKey, choice: Choice | None) -> None:
+        """Says whose backends a service uses, before or after it comes; None for all that there are, alike."""
+        if choice is None:
+            self._choices.pop(key, None)
+        else:
+            self._choices[key] = choice
 
     # -- what follows ------------------------------------------------------------------------------------------
 
