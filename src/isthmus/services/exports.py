@@ -4,9 +4,9 @@ Invariants: the result depends on the set of exports and not on their order; of 
 ServiceExport is right (creation time, then name of the cluster); ports are the union of all, and whatever an export
 holds, the result is one that an API server accepts: no two ports of the same name, none of the same number and
 protocol, all of them named if there is more than one, a bounded number of them. A conflict concerns all exports of the
-Service, so that it is seen by whoever looks at any of them. Source: KEP-1645, "Constraints and Conflict Resolution", and
-the reasons of API version v1beta1. Rejected: the newest export is right, with which one careless export takes a Service
-over everywhere.
+Service, so that it is seen by whoever looks at any of them. Source: KEP-1645, "Constraints and Conflict Resolution",
+and the reasons of API version v1beta1. Rejected: the newest export is right, with which one careless export takes a
+Service over everywhere.
 """
 
 import re
