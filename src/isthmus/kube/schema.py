@@ -250,3 +250,19 @@ class ObjectReference(msgspec.Struct, frozen=True, gc=False, omit_defaults=True)
 
 class Bare(KubeObject, frozen=True, gc=False, kw_only=True):
     """Any object, when only its metadata matters."""
+
+
+class ConfigMap(KubeObject, frozen=True, gc=False, kw_only=True):
+    """core/v1 ConfigMap, without what is not text."""
+
+    data: Labels = {}
+
+
+class Secret(KubeObject, frozen=True, gc=False, kw_only=True):
+    """core/v1 Secret; never to be logged."""
+
+    type: str = ""
+    data: dict[str, bytes] = {}
+
+    def __repr__(self) -> str:
+        return f"Secret({self.metadata.namespace}/{self.metadata.name}: {', '.join(self.data)})"

@@ -1,8 +1,9 @@
 """The tracker in full mesh: every cluster's API server in, one store out.
 
 Order of a start: the store, then the identities that it holds (so that numbers survive), then the sources. After that
-nothing waits for anything: sources and store fail and come back each for itself. The list of clusters is read again
-every few seconds; one that cannot be read changes nothing and is reported once.
+nothing waits for anything: sources and store fail and come back each for itself. Which clusters there are is said by
+flags, a file that is read again every few seconds, and a Secret of the own cluster that is watched; what cannot be read
+changes nothing and is reported once.
 """
 
 import asyncio
@@ -20,6 +21,8 @@ from isthmus.aio.health import HealthServer
 from isthmus.mesh.clusters import ClusterSpec
 from isthmus.mesh.fleet import Connect, Fleet
 from isthmus.mesh.listing import REREAD, ListFollower
+from isthmus.mesh.membership import Membership, Refused, merge_peers
+from isthmus.mesh.peers import PeersFollower
 from isthmus.mesh.publisher import Publisher, load_identities
 from isthmus.mesh.tracker_metrics import TrackerMetrics
 from isthmus.mesh.tracker_options import TrackerOptions
@@ -38,6 +41,7 @@ RECONCILING = "Starting cluster reconciliation loop..."
 STOPPING = "Shutting down."
 STORE_AWAY = "Waiting for the store"
 PLAINTEXT = "etcd listens without TLS on an address that others can reach: everyone there can read and write it"
+PEER_REFUSED = "Entry of a peer cannot be used"
 UNREADABLE = "identity in the store cannot be read and will be numbered anew"
 
 _log = structlog.get_logger("isthmus.mesh.tracker")
@@ -70,7 +74,15 @@ class Tracker:
     ) -> None:
         self._own = options.own.cluster
         self._list = ListFollower(options.cluster_list(), known=specs, interval=reread)
-        self._specs = specs
+        self._listed = specs
+        self._peers = PeersFollower(specs[0], on_change=self._take_peers)
+        self._membership = Membership()
+        self._joined: dict[str, ClusterSpec] = {}
+        """The clusters that the own cluster's Secret names, as they are used."""
+        self._refused: frozenset[Refused] = frozenset()
+        self._all_known = False
+        """Whether the Secret was read: until then a cluster that is nowhere listed may be a member all the same."""
+        self._names_others = options.names_others
         self._store = store
         self._child = child
         self._connect = connect
@@ -100,13 +112,14 @@ class Tracker:
         """Runs until cancelled."""
         adopt = await self._identities()
         fleet = self._fleet = Fleet(connect=self._connect, adopt=adopt)
-        self._configure(self._specs)
-        _log.info(RECONCILING, clusters=",".join(spec.cluster.name for spec in self._specs))
+        self._configure()
+        _log.info(RECONCILING, clusters=",".join(spec.cluster.name for spec in self._listed))
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._publisher.serve())
                 tasks.create_task(self._pump(fleet))
                 tasks.create_task(self._watch_list())
+                tasks.create_task(self._peers.serve())
                 tasks.create_task(self._measure(fleet))
                 for follower in self._followers:
                     tasks.create_task(follower.serve())
@@ -115,10 +128,27 @@ class Tracker:
         finally:
             _log.info(STOPPING)
 
-    def _configure(self, specs: list[ClusterSpec]) -> None:
-        self._publisher.retain([spec.cluster.name for spec in specs])
+    def _configure(self) -> None:
+        """Brings the fleet to what flags, file and Secret say together."""
+        joined, refused = merge_peers(self._listed, self._membership, before=self._joined)
+        self._joined = {spec.cluster.name: spec for spec in joined}
+        for item in sorted(set(refused) - self._refused, key=lambda item: item.name):
+            _log.error(PEER_REFUSED, cluster=item.name, error=item.reason)
+        self._refused = frozenset(refused)
+        self._metrics.peers_refused.set(len(refused))
+        specs = [*self._listed, *joined]
+        if self._all_known:
+            # What an entry was that cannot be read now is not known, so nothing of it is taken away.
+            self._publisher.retain([*(spec.cluster.name for spec in specs), *(item.name for item in refused)])
         if self._fleet is not None:
             self._fleet.configure(specs)
+
+    def _take_peers(self, membership: Membership | None) -> None:
+        """Takes what the Secret says, None if it may not be read: then it counts where nothing else names clusters."""
+        if membership is not None:
+            self._membership = membership
+        self._all_known = self._all_known or membership is not None or self._names_others
+        self._configure()
 
     async def _identities(self) -> dict[str, dict[int, Identity]]:
         """Reads the identities of an earlier life; waits for the store, since without them all numbers would change."""
@@ -147,7 +177,9 @@ class Tracker:
     async def _watch_list(self) -> None:
         async with aclosing(self._list.changes()) as lists:
             async for specs in lists:
-                self._configure(specs)
+                self._listed = specs
+                self._peers.reach(next(spec for spec in specs if spec.cluster == self._own))
+                self._configure()
 
     async def _measure(self, fleet: Fleet) -> None:
         while True:

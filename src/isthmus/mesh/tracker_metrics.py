@@ -27,6 +27,9 @@ class TrackerMetrics:
             "isthmus_tracker_withheld_endpoints", "Pod IPs that another cluster has too.", registry=registry
         )
         self._valid = Gauge("isthmus_tracker_clusters_valid", "1 if the list of clusters is usable.", registry=registry)
+        self.peers_refused = Gauge(
+            "isthmus_tracker_peers_refused", "Entries of the Secret of peers that cannot be used.", registry=registry
+        )
         self._pending = Gauge("isthmus_tracker_publish_queue", "Keys that wait to be written.", registry=registry)
         self._connected = Gauge("isthmus_tracker_etcd_connected", "1 if etcd answers.", registry=registry)
         self._errors = Counter("isthmus_tracker_etcd_errors", "Failed attempts to write to etcd.", registry=registry)

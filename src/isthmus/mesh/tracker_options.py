@@ -36,6 +36,11 @@ class TrackerOptions(msgspec.Struct, frozen=True, kw_only=True):
         """The clusters that are configured."""
         return ClusterList(self.own, flags=self.clusters, file=self.clusters_file)
 
+    @property
+    def names_others(self) -> bool:
+        """Whether other clusters are named by flags or a file, beside those that the own cluster knows."""
+        return bool(self.clusters) or self.clusters_file is not None
+
     @classmethod
     def check(cls, given: Mapping[str, Any]) -> "TrackerOptions":
         """Returns the options if they can work. Raises OptionsError."""
