@@ -57,9 +57,10 @@ def test_keys_that_are_none_of_our_business_are_passed_over():
         b"foo",
         b"cilium/.initlock/xyz",
         b"cilium/.has-cluster-config",
-        b"cilium/state/services/v1/c1/ns/web",
-        b"cilium/state/endpointslices/v1/c1/ns/web",
-        b"cilium/synced/c1/cilium/state/serviceexports/v1",
+        b"cilium/state/services/v2/c1/ns/web",
+        b"cilium/state/cnpstatuses/v2/x",
+        b"cilium/synced/c1/cilium/state/serviceexports/v2",
+        b"cilium/isthmus/seen/v2/c1",
         b"isthmus/epoch",
         b"ciliumstate/nodes/v1/c/n",
     ):

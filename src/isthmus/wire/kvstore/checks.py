@@ -81,6 +81,11 @@ def label_value_fault(value: str) -> str | None:
     return None
 
 
+def is_plain_ipv4(text: str) -> bool:
+    """Whether `text` is one IPv4 address in its one form."""
+    return _IPV4.fullmatch(text) is not None
+
+
 def address_fault(text: str) -> str | None:
     """Why `text` is not one address in canonical form; zones and IPv4-mapped IPv6 are refused."""
     if _IPV4.fullmatch(text):

@@ -2,7 +2,8 @@
 
 A cluster's own facts live under `cilium/state`; facts of others, mirrored, under `cilium/cache`. Only in the cache do
 addresses and identities carry the cluster in the key; the owner of `cilium/state` follows from who serves it.
-Our one key outside Cilium's root is the store's epoch (`isthmus.store.epoch`).
+Our own keys lie under `cilium/isthmus`, where those look who read the whole root, and no Cilium does; the store's epoch
+(`isthmus.store.epoch`) is the one key outside.
 """
 
 from enum import Enum
@@ -19,6 +20,8 @@ CONFIGS = b"cilium/cluster-config/"
 SYNCED = b"cilium/synced/"
 HEARTBEAT = b"cilium/.heartbeat"
 EPOCH = b"isthmus/epoch"
+SEEN = b"cilium/isthmus/seen/v1/"
+WHOLE = b"cilium/isthmus/whole/v1/"
 
 ADDRESS_SPACE = "default"
 """The one address space that Cilium knows; stands where one would expect the cluster in `state/ip` keys."""
@@ -31,18 +34,31 @@ class Kind(Enum):
     ENDPOINTS = "ip/v1"
     IDENTITIES = "identities/v1"
     SERVICES = "services/v1"
+    SLICES = "endpointslices/v1"
+    EXPORTS = "serviceexports/v1"
 
 
-_READ = {kind.value: kind for kind in Kind if kind is not Kind.SERVICES}
+_KINDS = {kind.value: kind for kind in Kind}
+_NAMED = (Kind.SERVICES, Kind.SLICES, Kind.EXPORTS)
+"""Kinds of objects with a namespace, whose keys say the cluster everywhere."""
 
 
 class DataKey(msgspec.Struct, frozen=True):
-    """A fact. `cluster` is empty where the key does not say it; `name` is a node name, an IP or a number."""
+    """A fact. `cluster` is empty where the key does not say it.
+
+    `name` is a node name, an IP, a number, or NAMESPACE/NAME of a service, a slice or an export.
+    """
 
     kind: Kind
     cluster: str
     name: str
     cached: bool
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Namespace and name, of a kind that has both."""
+        namespace, _, name = self.name.partition("/")
+        return namespace, name
 
 
 class ConfigKey(msgspec.Struct, frozen=True):
@@ -63,7 +79,22 @@ class HeartbeatKey(msgspec.Struct, frozen=True):
     """The writer's sign of life."""
 
 
-Key = DataKey | ConfigKey | SyncedKey | HeartbeatKey
+class SeenKey(msgspec.Struct, frozen=True):
+    """How fresh what is told of `cluster` is; no such key: it is fresh."""
+
+    cluster: str
+
+
+class WholeKey(msgspec.Struct, frozen=True):
+    """The mark that everything of `cluster` has been written but what is for other readers only.
+
+    For readers that do not look at `cilium/synced`: between it and the rest lie the service records of format v1.
+    """
+
+    cluster: str
+
+
+Key = DataKey | ConfigKey | SyncedKey | HeartbeatKey | SeenKey | WholeKey
 
 
 def config_key(cluster: str) -> bytes:
@@ -92,6 +123,21 @@ def identity_key(cluster: str, number: int, *, cached: bool) -> bytes:
     return _base(Kind.IDENTITIES, cached=cached) + f"{cluster + '/' if cached else ''}id/{number}".encode()
 
 
+def object_key(kind: Kind, cluster: str, place: tuple[str, str], *, cached: bool) -> bytes:
+    """The key of a service, a slice or an export; `place` is its namespace and name."""
+    return _base(kind, cached=cached) + f"{cluster}/{place[0]}/{place[1]}".encode()
+
+
+def seen_key(cluster: str) -> bytes:
+    """The key of how fresh what is told of a cluster is."""
+    return SEEN + cluster.encode()
+
+
+def whole_key(cluster: str) -> bytes:
+    """The key of the mark that a cluster is complete."""
+    return WHOLE + cluster.encode()
+
+
 def prefixes_of(cluster: str, *, cached: bool) -> tuple[bytes, ...]:
     """The prefixes that hold every data key of a cluster."""
     if not cached:
@@ -100,7 +146,7 @@ def prefixes_of(cluster: str, *, cached: bool) -> tuple[bytes, ...]:
 
 
 def parse_key(key: bytes) -> Key | None:
-    """Tells what `key` is about; None for keys that are none of our business (services, locks, other programs).
+    """Tells what `key` is about; None for keys that are none of our business (locks, other programs).
 
     Raises CodecError for a key of a kind that we do read, but of the wrong shape.
     """
@@ -123,6 +169,8 @@ def parse_key(key: bytes) -> Key | None:
             return _parse_synced(key, rest)
         case "state" | "cache":
             return _parse_data(key, rest, cached=section == "cache")
+        case "isthmus":
+            return _parse_own(key, rest)
     return None
 
 
@@ -137,6 +185,17 @@ def _cluster(key: bytes, name: str) -> str:
     return name
 
 
+def _parse_own(key: bytes, rest: str) -> SeenKey | WholeKey | None:
+    word, _, path = rest.partition("/")
+    version, _, cluster = path.partition("/")
+    match word, version:
+        case "seen", "v1":
+            return SeenKey(_cluster(key, cluster))
+        case "whole", "v1":
+            return WholeKey(_cluster(key, cluster))
+    return None
+
+
 def _parse_synced(key: bytes, rest: str) -> SyncedKey | None:
     cluster, _, prefix = rest.partition("/")
     for cached in (False, True):
@@ -149,11 +208,11 @@ def _parse_synced(key: bytes, rest: str) -> SyncedKey | None:
 def _parse_data(key: bytes, rest: str, *, cached: bool) -> DataKey | None:
     word, _, path = rest.partition("/")
     version, _, path = path.partition("/")
-    kind = _READ.get(f"{word}/{version}")
+    kind = _KINDS.get(f"{word}/{version}")
     if kind is None:
         return None
     cluster = ""
-    if cached or kind is Kind.NODES:
+    if cached or kind is Kind.NODES or kind in _NAMED:
         cluster, _, path = path.partition("/")
         _cluster(key, cluster)
     match kind:
@@ -169,6 +228,9 @@ def _parse_data(key: bytes, rest: str, *, cached: bool) -> DataKey | None:
         case Kind.IDENTITIES:
             word, _, path = path.partition("/")
             fault = _number_fault(path) if word == "id" else f"expected 'id/NUMBER', found {clip(word)}"
+        case _:
+            namespace, _, name = path.partition("/")
+            fault = name_fault(namespace, limit=63) or name_fault(name)
     if fault is not None:
         raise CodecError(key, "", fault)
     return DataKey(kind, cluster, path, cached)

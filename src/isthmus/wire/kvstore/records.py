@@ -15,6 +15,7 @@ import msgspec
 
 from isthmus.model.endpoint import Cluster, Endpoint, NamedPort, Node
 from isthmus.model.identity import MAX_CLUSTER_ID, number_range
+from isthmus.model.mesh import ClusterSeen
 from isthmus.wire.kvstore.checks import (
     MAX_VALUE,
     CodecError,
@@ -30,10 +31,12 @@ from isthmus.wire.kvstore.checks import (
 MAX_NODE_ADDRESSES = 64
 MAX_NODE_NETWORKS = 256
 MAX_NAMED_PORTS = 256
+MAX_REASON = 1024
 
 _Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
 _Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 _Number = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
+_Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
 
 
 class _Capabilities(msgspec.Struct, frozen=True, rename="camel", omit_defaults=False):
@@ -41,6 +44,8 @@ class _Capabilities(msgspec.Struct, frozen=True, rename="camel", omit_defaults=F
     cached: bool = False
     max_connected_clusters: int = 0
     service_exports_enabled: bool | None = None
+    endpoint_slices_export_mode: str | None = ""
+    isthmus_whole_mark: bool = False
 
 
 class _Config(msgspec.Struct, frozen=True):
@@ -126,28 +131,51 @@ class _Pair(
     named_ports: list[_NamedPort] | None = None
 
 
+class _Seen(msgspec.Struct, frozen=True, rename="camel"):
+    cluster: str
+    stale_since: _Seconds
+    reason: str = ""
+
+
 class Membership(msgspec.Struct, frozen=True):
-    """A cluster's membership record: who it is, whether it is mirrored, and whether its marks can be waited for."""
+    """A cluster's membership record: who it is, whether it is mirrored, and whether its marks can be waited for.
+
+    `slices`, `services` and `exports` are the kinds that are written of it; `whole` says that our own mark will be
+    there when it is complete (`WholeKey`). Who says nothing of slices writes services alone.
+    """
 
     cluster: Cluster
     cached: bool = False
     canaries: bool = True
+    slices: bool = False
+    services: bool = True
+    exports: bool = False
+    whole: bool = False
+
+
+SERVICES_AND_SLICES = "services-and-endpointslices"
+SLICES_ONLY = "endpointslices-only"
+"""What Cilium calls the ways to write services, besides the first one, which is not named at all."""
 
 
 _T = TypeVar("_T")
 _encode = msgspec.json.Encoder().encode
 _config_decoder = msgspec.json.Decoder(_Config)
+_seen_decoder = msgspec.json.Decoder(_Seen)
 _node_decoder = msgspec.json.Decoder(_Node)
 _pair_decoder = msgspec.json.Decoder(_Pair)
 
 
 def encode_membership(membership: Membership) -> bytes:
-    """Writes a membership record (Cilium's ClusterConfig); we export no MCS services yet, and say so."""
+    """Writes a membership record (Cilium's ClusterConfig, and one capability of ours)."""
+    mode = (SERVICES_AND_SLICES if membership.services else SLICES_ONLY) if membership.slices else ""
     capabilities = _Capabilities(
         synced_canaries=membership.canaries,
         cached=membership.cached,
         max_connected_clusters=MAX_CLUSTER_ID,
-        service_exports_enabled=False,
+        service_exports_enabled=membership.exports,
+        endpoint_slices_export_mode=mode,
+        isthmus_whole_mark=membership.whole,
     )
     return _encode(_Config(membership.cluster.id, capabilities))
 
@@ -160,8 +188,16 @@ def decode_membership(key: bytes, value: bytes, *, cluster: str) -> Membership:
     limit = config.capabilities.max_connected_clusters
     if limit not in (0, MAX_CLUSTER_ID):
         raise CodecError(key, "capabilities.maxConnectedClusters", f"{limit} is not {MAX_CLUSTER_ID}")
+    mode = config.capabilities.endpoint_slices_export_mode or ""
     return Membership(
-        Cluster(cluster, config.id), cached=config.capabilities.cached, canaries=config.capabilities.synced_canaries
+        Cluster(cluster, config.id),
+        cached=config.capabilities.cached,
+        canaries=config.capabilities.synced_canaries,
+        # As Cilium asks: whoever names a way writes slices.
+        slices=mode != "",
+        services=mode != SLICES_ONLY,
+        exports=config.capabilities.service_exports_enabled or False,
+        whole=config.capabilities.isthmus_whole_mark,
     )
 
 
@@ -270,6 +306,20 @@ def decode_endpoint(key: bytes, value: bytes, *, ip: str, cluster: str, cluster_
         service_account=pair.service_account,
         named_ports=tuple(NamedPort(p.name, p.port, p.protocol) for p in ports),
     )
+
+
+def encode_seen(key: bytes, seen: ClusterSeen) -> bytes:
+    """Writes since when what is told of a cluster may be old. Raises CodecError for a cluster that is fresh."""
+    if seen.stale_since is None:
+        raise CodecError(key, "staleSince", "is missing: of a cluster that is fresh nothing is written")
+    return _encode(_Seen(seen.name, max(0.0, seen.stale_since), seen.reason[:MAX_REASON]))
+
+
+def decode_seen(key: bytes, value: bytes, *, cluster: str) -> ClusterSeen:
+    """Reads since when what is told of `cluster` may be old."""
+    seen = _decode(key, value, _seen_decoder)
+    _equal(key, "cluster", seen.cluster, cluster)
+    return ClusterSeen(cluster, seen.stale_since, seen.reason[:MAX_REASON])
 
 
 def encode_time(when: datetime) -> bytes:
