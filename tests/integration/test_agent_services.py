@@ -19,6 +19,7 @@ from isthmus.ruleset.service_layout import REFUSED
 from tests.integration.test_agent import NODE, eventually
 from tests.support.agent_writer import FakeWriter
 from tests.support.apiserver import ApiServer, running_apiserver
+from tests.support.service_tables import in_use
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ async def _cluster_ip(client: Client, name: str) -> str:
 
 
 def _reachable(agent: Agent, ip: str) -> Callable[[], set[str]]:
-    return lambda: {target.address for target in agent.services.view.compiler.reachable((ip, 6, 80))}
+    return lambda: {target.address for target in in_use(agent.services.view.compiler, (ip, 6, 80))}
 
 
 async def test_a_service_follows_its_slices_and_a_node_port_is_at_the_nodes_address(server: ApiServer):

@@ -22,6 +22,7 @@ from isthmus.ruleset.table import Table
 from isthmus.ruleset.text import script
 from tests.support import service_worlds as s
 from tests.support.fake_table import apply
+from tests.support.service_tables import in_use
 from tests.support.worlds import seeded
 
 POD4, OUTSIDER4 = s.PODS[0], s.OUTSIDERS[0]
@@ -152,7 +153,7 @@ def test_every_connection_goes_where_the_rule_says_and_every_backend_gets_its_sh
                 continue
             sent = Counter(translate(services.table, Packet(flow, chance=_first(n))) for n in range(len(wanted)))
             assert sent == Counter(wanted), "each of the slots is one of the backends"
-            assert wanted <= services.reachable(key)
+            assert wanted <= in_use(services, key)
             assert translate(services.table, Packet(flow, chance=rng.randrange)) in wanted
             if not outside:
                 assert translate(services.table, Packet(flow, chance=rng.randrange), local=True) in wanted
@@ -275,12 +276,12 @@ def test_slots_have_no_holes_and_a_change_of_one_moves_at_most_one_other(changes
         for move in moves:
             assert mirror.get(move.slot) == move.before
             mirror[move.slot] = move.after
-        assert [mirror.get(slot) for slot in range(len(slots))] == list(slots.targets)
+        assert [mirror.get(slot) for slot in range(len(slots))] == list(slots.items)
         assert not any(mirror.get(slot) for slot in range(len(slots), before))
         assert len(moves) <= 2 * (len(gone) + len(come))
-        assert {t.port for t in (*slots.targets, *slots.waiting)} == there
+        assert {t.port for t in (*slots.items, *slots.waiting)} == there
         assert len(slots) == min(room, len(there))
-        assert len({slots.token(target) for target in slots.targets}) == len(slots)
+        assert len({slots.token(target) for target in slots.items}) == len(slots)
 
 
 def test_two_targets_whose_tokens_would_be_the_same_get_different_ones(monkeypatch):

@@ -11,20 +11,18 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
 
-import msgspec
-
 from isthmus.model.endpoint import family_of
 from isthmus.model.flow import Protocol
 from isthmus.model.service import Backend, PortKey, Service, ServiceKey, Slice, SliceKey, Target
+from isthmus.ruleset.lines import Line, Shift
 from isthmus.ruleset.rules import Chain
+from isthmus.ruleset.seats import target_of
 from isthmus.ruleset.service_layout import (
     BACKENDS,
     DISCARDED,
     FATES,
     GUARDED,
     KEPT,
-    MOST_NEAR,
-    MOST_SLOTS,
     NEAR,
     NEAR_PICK,
     NEAR_TOKENS,
@@ -48,18 +46,9 @@ from isthmus.ruleset.slots import Move, Slots
 from isthmus.ruleset.table import Table
 from isthmus.services.choice import Choice
 from isthmus.services.frontends import Frontend, FrontendKey, Kind, frontends
-from isthmus.services.pool import Pool, Reach, Turn
+from isthmus.services.pool import Reach
 
-_ROOM = {Reach.ALL: MOST_SLOTS, Reach.NEAR: MOST_NEAR}
 _PoolKey = tuple[PortKey, int]  # port, family
-
-
-class _Line(msgspec.Struct):
-    """One port of a service in one family: its backends, where they are in slots, and the frontends that lead there."""
-
-    pool: Pool
-    slots: dict[Reach, Slots]
-    frontends: dict[FrontendKey, Frontend]
 
 
 class ServiceCompiler:
@@ -72,7 +61,7 @@ class ServiceCompiler:
         self._choices: dict[ServiceKey, Choice] = {}
         self._node = node
         self._node_addresses: tuple[str, ...] = ()
-        self._lines: dict[ServiceKey, dict[_PoolKey, _Line]] = {}
+        self._lines: dict[ServiceKey, dict[_PoolKey, Line]] = {}
         self._wanted: dict[ServiceKey, tuple[Frontend, ...]] = {}
         self._claims: dict[FrontendKey, list[Frontend]] = {}  # by rank: thousands may want the same one
         self._held: dict[FrontendKey, Frontend] = {}
@@ -133,10 +122,18 @@ class ServiceCompiler:
 
     def set_choice(self, key: ServiceKey, choice: Choice | None) -> None:
         """Says whose backends a service uses, before or after it comes; None for all that there are, alike."""
+        if self._choices.get(key) == choice:
+            return
         if choice is None:
-            self._choices.pop(key, None)
+            del self._choices[key]
         else:
             self._choices[key] = choice
+        for (port, _), line in self._lines.get(key, {}).items():
+            certain = line.pool.certain
+            shifts, astray = line.follow(choice)
+            self._shift(line, shifts)
+            if port[1] == Protocol.UDP and (astray or not certain):
+                self._stale |= line.frontends.keys()
 
     # -- what follows ------------------------------------------------------------------------------------------
 
@@ -163,21 +160,13 @@ class ServiceCompiler:
     def waiting(self, key: ServiceKey) -> int:
         """Returns how many backends of a service get nothing because there are too many of them."""
         lines = self._lines.get(key, {}).values()
-        return sum(len(slots.waiting) for line in lines if line.frontends for slots in line.slots.values())
-
-    def reachable(self, key: FrontendKey) -> frozenset[Target]:
-        """Returns all targets that a new connection to a frontend may be sent to."""
-        frontend = self._held.get(key)
-        if frontend is None:
-            return frozenset()
-        line = self._line(frontend)
-        reaches = {frontend.inside, frontend.outside or frontend.inside}
-        return frozenset(target for reach in reaches for target in line.slots[reach].targets)
+        return sum(line.waiting for line in lines if line.frontends)
 
     def rightful(self, key: FrontendKey) -> frozenset[Target]:
         """Returns all targets that a connection to a frontend may have been sent to, and may stay with.
 
-        More than `reachable`: a backend that is terminating and still serves keeps who it has.
+        More than those in use: a backend that is terminating and still serves keeps who it has, and so does one of a
+        cluster that others are preferred to.
         """
         frontend = self._held.get(key)
         return self._line(frontend).pool.serving if frontend is not None else frozenset()
@@ -239,7 +228,7 @@ class ServiceCompiler:
             self._jump(GUARDED[frontend.version].name, frontend.key, guarding(frontend.sources))
         self._count(frontend, 1)
         for reach, slots in line.slots.items():
-            moves = [Move(slot, None, target) for slot, target in enumerate(slots.targets)]
+            moves = [Move(slot, None, target) for slot, target in enumerate(slots.items)]
             self._write(frontend, reach, moves, slots)
         self._decide(frontend, line)
         if frontend.port.protocol == Protocol.UDP:
@@ -250,7 +239,7 @@ class ServiceCompiler:
         line = self._line(frontend)
         del line.frontends[frontend.key]
         for reach, slots in line.slots.items():
-            moves = [Move(slot, target, None) for slot, target in enumerate(slots.targets)]
+            moves = [Move(slot, target, None) for slot, target in enumerate(slots.items)]
             self._write(frontend, reach, moves, slots)
         self.table.discard(SERVICES[frontend.version].name, frontend.key)
         self.table.discard(OUTSIDE[frontend.version].name, frontend.key)
@@ -279,7 +268,7 @@ class ServiceCompiler:
             for chain in entry_chains(kept=kept, outside=outside, guarded=guarded):
                 self.table.put_chain(chain)
 
-    def _decide(self, frontend: Frontend, line: _Line) -> None:
+    def _decide(self, frontend: Frontend, line: Line) -> None:
         """Writes what becomes of new connections to a frontend."""
         inside, outside = (
             None if reach is None else _fate(line, reach) for reach in (frontend.inside, frontend.outside)
@@ -305,25 +294,23 @@ class ServiceCompiler:
                 changes.setdefault(place, ([], []))[side].append(backend)
         for place, (out, into) in changes.items():
             line = self._line_at(service, place)
-            empty = not line.pool.usable(Reach.ALL)
-            turns = line.pool.change(gone=out, come=into)
-            for reach, turn in turns.items():
-                if turn:
-                    self._turn(line, reach, turn)
-            if any(turns.values()):
-                for frontend in line.frontends.values():
-                    self._decide(frontend, line)
-            if place[0][1] == Protocol.UDP and (out or empty):
+            certain = line.pool.certain
+            self._shift(line, line.refill(gone=out, come=into))
+            if place[0][1] == Protocol.UDP and (out or not certain):
                 self._stale |= line.frontends.keys()
         self._tidy(service)
 
-    def _turn(self, line: _Line, reach: Reach, turn: Turn) -> None:
-        slots = line.slots[reach]
-        moves = slots.change(gone=turn.gone, come=turn.come, room=_ROOM[reach])
-        for frontend in line.frontends.values():
-            self._write(frontend, reach, moves, slots)
-        for target in turn.gone:
-            slots.forget(target)
+    def _shift(self, line: Line, shifts: list[Shift]) -> None:
+        """Makes the elements of a line's frontends follow what moved in its slots."""
+        for shift in shifts:
+            slots = line.slots[shift.reach]
+            for frontend in line.frontends.values():
+                self._write(frontend, shift.reach, shift.moves, slots)
+            for target in shift.gone:
+                slots.forget(target)
+        if shifts:
+            for frontend in line.frontends.values():
+                self._decide(frontend, line)
 
     def _write(self, frontend: Frontend, reach: Reach, moves: list[Move], slots: Slots) -> None:
         """Makes the elements of a frontend follow what moved in one of its lists."""
@@ -338,37 +325,37 @@ class ServiceCompiler:
         moved = {move.after for move in moves}
         fresh = {move.before for move in moves}
         for move in moves:
-            if move.before is not None and move.before not in moved:
+            if isinstance(move.before, Target) and move.before not in moved:
                 self._unuse(targets, (move.before.address, protocol, move.before.port))
                 if frontend.affinity:
                     table.discard(backends, (*key, slots.token(move.before)))
         for move in moves:
-            if move.after is not None and move.after not in fresh:
+            if isinstance(move.after, Target) and move.after not in fresh:
                 self._use(targets, (move.after.address, protocol, move.after.port))
                 if frontend.affinity:
                     table.put(backends, (*key, slots.token(move.after)), move.after)
             if move.after is None:
                 table.discard(tokens if frontend.affinity else backends, (*key, move.slot))
             elif frontend.affinity:
-                table.put(tokens, (*key, move.slot), slots.token(move.after))
+                table.put(tokens, (*key, move.slot), slots.token(target_of(move.after)))
             else:
-                table.put(backends, (*key, move.slot), move.after)
+                table.put(backends, (*key, move.slot), target_of(move.after))
 
     # -- lines and uses ----------------------------------------------------------------------------------------
 
-    def _line(self, frontend: Frontend) -> _Line:
+    def _line(self, frontend: Frontend) -> Line:
         return self._line_at(frontend.service, (frontend.port.key, frontend.version))
 
-    def _line_at(self, service: ServiceKey, place: _PoolKey) -> _Line:
+    def _line_at(self, service: ServiceKey, place: _PoolKey) -> Line:
         lines = self._lines.setdefault(service, {})
         line = lines.get(place)
         if line is None:
-            line = lines[place] = _Line(Pool(self._node), {reach: Slots() for reach in Reach}, {})
+            line = lines[place] = Line(self._node, self._choices.get(service))
         return line
 
     def _tidy(self, service: ServiceKey) -> None:
         lines = self._lines.get(service, {})
-        for place in [place for place, line in lines.items() if not line.pool and not line.frontends]:
+        for place in [place for place, line in lines.items() if not line]:
             del lines[place]
         if not lines:
             self._lines.pop(service, None)
@@ -404,7 +391,7 @@ class ServiceCompiler:
             del self._more_uses[name, key]
 
 
-def _fate(line: _Line, reach: Reach) -> int:
+def _fate(line: Line, reach: Reach) -> int:
     if line.slots[reach]:
         return size_for(len(line.slots[reach]))
     return DISCARDED if line.slots[Reach.ALL] else REFUSED

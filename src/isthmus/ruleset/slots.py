@@ -1,7 +1,8 @@
 """The backends of one list in slots 0 to n-1, so that a number chosen by chance is a choice among them.
 
-Invariant: no holes, no target twice. A target that goes gives its slot to one that comes in the same change, else to
-the last; so a change of one target moves at most one other. Tokens are numbers of targets that hold as long as the
+What has a slot is a target, or one more seat of it (see `isthmus.ruleset.seats`). Invariant: no holes, nothing twice.
+An item that goes gives its slot to one that comes in the same change, else to the last; so a change of one item moves
+at most one other. Tokens are numbers of targets that hold as long as the
 target is in the list, and over a restart, because they are made from the target itself.
 """
 
@@ -12,6 +13,7 @@ from heapq import nsmallest
 import msgspec
 
 from isthmus.model.service import Target
+from isthmus.ruleset.seats import Item, order
 
 TOKEN = 1 << 31
 """Tokens have this bit and slots do not: both are looked up in the same maps."""
@@ -21,27 +23,27 @@ class Move(msgspec.Struct, frozen=True, gc=False):
     """What is in a slot now, and was before; None for nothing."""
 
     slot: int
-    before: Target | None
-    after: Target | None
+    before: Item | None
+    after: Item | None
 
 
 class Slots:
-    """Targets with slots and tokens."""
+    """Targets and their further seats with slots, and tokens of the targets."""
 
     def __init__(self) -> None:
-        self._order: list[Target] = []
-        self._slot: dict[Target, int] = {}
+        self._order: list[Item] = []
+        self._slot: dict[Item, int] = {}
         self._token: dict[Target, int] = {}
         self._tokens: set[int] = set()
-        self.waiting: set[Target] = set()
-        """Targets that found no room."""
+        self.waiting: set[Item] = set()
+        """What found no room."""
 
     def __len__(self) -> int:
         return len(self._order)
 
     @property
-    def targets(self) -> tuple[Target, ...]:
-        """Returns the targets in the order of their slots."""
+    def items(self) -> tuple[Item, ...]:
+        """Returns what there is in the order of the slots."""
         return tuple(self._order)
 
     def token(self, target: Target) -> int:
@@ -56,42 +58,42 @@ class Slots:
             self._tokens.add(token)
         return token
 
-    def change(self, *, gone: Iterable[Target], come: Iterable[Target], room: int) -> list[Move]:
-        """Takes targets out and in, at most `room` of them; returns what moved. Others wait until there is room.
+    def change(self, *, gone: Iterable[Item], come: Iterable[Item], room: int) -> list[Move]:
+        """Takes items out and in, at most `room` of them; returns what moved. Others wait until there is room.
 
         Tokens of targets that went stay known until `forget`, since the caller has yet to remove them.
         """
         before = len(self._order)
-        touched: dict[int, Target | None] = {}
+        touched: dict[int, Item | None] = {}
         gone = set(gone)
         self.waiting -= gone
-        free = [self._slot.pop(target) for target in sorted(gone) if target in self._slot]
+        free = [self._slot.pop(item) for item in sorted(gone, key=order) if item in self._slot]
         for slot in free:
             touched[slot] = self._order[slot]
-        self.waiting.update(target for target in come if target not in self._slot)
+        self.waiting.update(item for item in come if item not in self._slot)
         # Sorted, so that the same changes make the same slots; whoever waited takes part, if there is room for anyone.
         vacant = len(free) + max(0, room - before)
-        for target in nsmallest(vacant, self.waiting) if vacant else ():
+        for item in nsmallest(vacant, self.waiting, key=order) if vacant else ():
             if free:
                 slot = free.pop()
-                self._order[slot] = target
+                self._order[slot] = item
             else:
                 slot = len(self._order)
-                self._order.append(target)
+                self._order.append(item)
                 touched.setdefault(slot, None)
-            self.waiting.discard(target)
-            self._slot[target] = slot
+            self.waiting.discard(item)
+            self._slot[item] = slot
         holes = set(free)
         while holes:
             last = len(self._order) - 1
-            target = self._order.pop()
+            item = self._order.pop()
             if last in holes:
                 holes.discard(last)
                 continue
-            touched.setdefault(last, target)
+            touched.setdefault(last, item)
             slot = holes.pop()
-            self._order[slot] = target
-            self._slot[target] = slot
+            self._order[slot] = item
+            self._slot[item] = slot
         after = len(self._order)
         moves = [
             Move(slot, old if slot < before else None, self._order[slot] if slot < after else None)

@@ -17,7 +17,7 @@ import msgspec
 
 from isthmus.model.service import Backend, Target
 from isthmus.services.choice import Choice
-from isthmus.services.ranking import Rank, level
+from isthmus.services.ranking import Level, Rank, level
 
 
 class Reach(Enum):
@@ -74,6 +74,12 @@ class Pool:
         """Returns the targets in use; not to be changed."""
         groups = self._groups[reach]
         return groups[min(groups)] if groups else set()
+
+    @property
+    def certain(self) -> bool:
+        """Tells whether somebody is in use who is not said to be unreachable."""
+        groups = self._groups[Reach.ALL]
+        return bool(groups) and min(groups)[0] < Level.READY_UNREACHABLE
 
     def cluster(self, target: Target) -> str:
         """Returns whose a target in use is; "" if that makes no difference."""

@@ -17,12 +17,13 @@ from isthmus.kube.client import Client
 from isthmus.kube.reflector import Gone, Put, Snapshot
 from isthmus.kube.schema import EndpointSlice, Service
 from isthmus.model.service import Backend, Port, Target
-from isthmus.ruleset import services
+from isthmus.ruleset import lines
 from isthmus.ruleset.service_layout import REFUSED
 from isthmus.ruleset.table import Table
 from isthmus.ruleset.text import rule_text
 from isthmus.services.pool import Reach
 from tests.support.agent_writer import FakeWriter
+from tests.support.service_tables import in_use
 from tests.unit.agent.test_daemon import _tell_all
 
 VIP = "172.20.0.1"
@@ -226,7 +227,7 @@ def test_one_endpoint_in_several_slices_has_one_share_until_the_last_of_them_dro
     assert view.compiler.table.elements["services4"][VIP, 6, 80] == 2
 
     view.slices(Put(slice_("10.1.0.2")))
-    assert view.compiler.reachable((VIP, 6, 80)) == {Target("10.1.0.2", 8080)}
+    assert in_use(view.compiler, (VIP, 6, 80)) == {Target("10.1.0.2", 8080)}
     view.slices(Gone(slice_(name="web-1")))
     assert view.compiler.table.elements["services4"][VIP, 6, 80] == REFUSED
 
@@ -257,19 +258,19 @@ def test_of_two_services_with_one_address_one_has_it_and_the_other_is_told_until
 
 
 def test_backends_beyond_what_a_list_holds_wait_and_are_counted(view: ServiceView, monkeypatch):
-    monkeypatch.setitem(services._ROOM, Reach.ALL, 2)
+    monkeypatch.setitem(lines._ROOM, Reach.ALL, 2)
     view.services(Put(service()))
     (report,) = view.slices(Put(slice_("10.1.0.1", "10.1.0.2", "10.1.0.3")))
     assert _problems([report]) == ["spec.selector: too many backends: 1 of them get nothing"]
 
     (mended,) = view.slices(Put(slice_("10.1.0.1", "10.1.0.3")))
     assert (mended.ref.name, mended.problems) == ("web", ())
-    assert view.compiler.reachable((VIP, 6, 80)) == {Target("10.1.0.1", 8080), Target("10.1.0.3", 8080)}
+    assert in_use(view.compiler, (VIP, 6, 80)) == {Target("10.1.0.1", 8080), Target("10.1.0.3", 8080)}
 
 
 @pytest.mark.parametrize("how", ["deleted", "another service's", "nobody's", "missing in a list"])
 def test_too_many_backends_are_mended_also_by_a_slice_that_goes(view: ServiceView, monkeypatch, how):
-    monkeypatch.setitem(services._ROOM, Reach.ALL, 2)
+    monkeypatch.setitem(lines._ROOM, Reach.ALL, 2)
     view.services(Put(service()))
     view.slices(Put(slice_("10.1.0.1", "10.1.0.2", name="one")))
     assert len(view.slices(Put(slice_("10.1.0.3", name="two")))) == 1
@@ -319,8 +320,8 @@ def test_two_named_ports_with_different_targets_and_a_port_that_nobody_has(view:
     view.services(Put(service(ports=[{"name": "a", "port": 80}, {"name": "b", "port": 81}, {"name": "c", "port": 82}])))
     view.slices(Put(slice_("10.1.0.1", ports=[{"name": "a", "port": 8080}, {"name": "b", "port": 9090}])))
 
-    assert view.compiler.reachable((VIP, 6, 80)) == {Target("10.1.0.1", 8080)}
-    assert view.compiler.reachable((VIP, 6, 81)) == {Target("10.1.0.1", 9090)}
+    assert in_use(view.compiler, (VIP, 6, 80)) == {Target("10.1.0.1", 8080)}
+    assert in_use(view.compiler, (VIP, 6, 81)) == {Target("10.1.0.1", 9090)}
     assert view.compiler.table.elements["services4"][VIP, 6, 82] == REFUSED
 
 
