@@ -52,3 +52,13 @@ def moment(text: str) -> float | None:
     except ValueError:
         return None
     return found.timestamp() if found.tzinfo is not None else None
+
+
+def next_step(since: str, over: str, *, now: float) -> float | None:
+    """Returns when, in Unix seconds, `percent_left` says something else than at `now`; None if it never will."""
+    began, length = moment(since), seconds(over) if over else 0.0
+    if began is None or length is None or now >= began + length:
+        return None
+    steps = FULL // STEP
+    passed = int(max(0.0, now - began) / length * steps) if length else 0
+    return began + (passed + 1) * length / steps

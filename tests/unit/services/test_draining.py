@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isthmus.services.draining import moment, percent_left
+from isthmus.services.draining import moment, next_step, percent_left
 
 SINCE = "2025-01-31T12:00:00Z"
 BEGAN = moment(SINCE) or 0.0
@@ -42,3 +42,20 @@ def test_what_is_left_never_grows(one: float, other: float, length: int) -> None
     at = [percent_left(SINCE, f"{length}s", now=BEGAN + passed)[0] for passed in (early, late)]
     assert 100 >= at[0] >= at[1] >= 0
     assert at[0] % 10 == 0
+
+
+@given(st.floats(-100, 1e4), st.integers(0, 10**4))
+def test_the_next_step_is_where_what_is_left_changes_and_not_before(passed: float, length: int) -> None:
+    now, over = BEGAN + passed, f"{length}s"
+    left, _ = percent_left(SINCE, over, now=now)
+    step = next_step(SINCE, over, now=now)
+    if step is None:
+        assert left == 0
+    else:
+        assert percent_left(SINCE, over, now=max(now, step - 0.001))[0] == left
+        assert percent_left(SINCE, over, now=step + 0.001)[0] < left
+
+
+@pytest.mark.parametrize("fields", [("yesterday", ""), (SINCE, "ten")])
+def test_what_cannot_be_read_has_no_next_step(fields: tuple[str, str]) -> None:
+    assert next_step(*fields, now=BEGAN) is None
