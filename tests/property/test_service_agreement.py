@@ -20,6 +20,7 @@ from isthmus.ruleset.services import ServiceCompiler
 from isthmus.ruleset.slots import TOKEN, Slots
 from isthmus.ruleset.table import Table
 from isthmus.ruleset.text import script
+from isthmus.services.frontends import Frontend
 from tests.support import service_worlds as s
 from tests.support.fake_table import apply
 from tests.support.service_tables import in_use
@@ -41,13 +42,24 @@ _steps = st.one_of(
     seeded(s.slice_).map(lambda one: ("put_slice", one)),
     seeded(s.slice_).map(lambda one: ("put_slice", one)),
     st.sampled_from(s.NAMES).map(lambda name: ("drop_service", ("x", name))),
-    st.sampled_from("stuv").map(lambda name: ("drop_slice", ("x", name))),
+    st.sampled_from(s.SLICES).map(lambda key: ("drop_slice", key)),
+    seeded(s.choice).map(lambda pair: ("set_choice", pair)),
     st.sampled_from([(), s.NODE_ADDRESSES, s.NODE_ADDRESSES[:1]]).map(lambda ips: ("set_node", ips)),
 )
 
 
+def _tell(services: ServiceCompiler, name: str, argument) -> None:
+    if name == "set_choice":
+        services.set_choice(*argument)
+    else:
+        getattr(services, name)(argument)
+
+
 def _resolved(table: Table) -> dict[str, object]:
-    """Returns what the service part says, without saying which slot a target has, or by what token it is known."""
+    """Returns what the service part says, without saying which slots a target has, or by what token it is known.
+
+    Of targets with several seats: how many have how many; who has the odd one is a matter of history.
+    """
     content: dict[str, object] = {}
     for version in (4, 6):
         reached = set()
@@ -65,7 +77,8 @@ def _resolved(table: Table) -> dict[str, object]:
                 assert sorted(slot for slot, _ in slots) == list(range(len(slots))), "no holes"
             assert used == {key for key in table.elements[maps[version].name] if key[-1] >= TOKEN}, "nothing left over"
             reached |= {(to.address, key[1], to.port) for key, to in table.elements[maps[version].name].items()}
-            content[maps[version].name] = {key: Counter(target for _, target in slots) for key, slots in found.items()}
+            seats = {key: Counter(target for _, target in slots) for key, slots in found.items()}
+            content[maps[version].name] = {key: (set(n), sorted(n.values())) for key, n in seats.items()}
         assert set(table.elements[layout.TARGETS[version].name]) == reached, "who may be masqueraded"
         for pair in (
             layout.SERVICES,
@@ -81,7 +94,7 @@ def _resolved(table: Table) -> dict[str, object]:
     return content
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(_steps, min_size=1, max_size=25), st.randoms(use_true_random=False))
 def test_incremental_result_equals_full_recompute_and_deltas_lead_from_one_to_the_next(steps, rng):
     _assert_history_does_not_matter(steps, rng)
@@ -93,14 +106,16 @@ def test_a_long_history_does_not_matter_either(seed):
     steps = [("put_service", s.service(rng)) for _ in range(3)]
     for _ in range(60):
         chance = rng.random()
-        if chance < 0.7:
+        if chance < 0.6:
             steps.append(("put_slice", s.slice_(rng)))
+        elif chance < 0.75:
+            steps.append(("set_choice", s.choice(rng)))
         elif chance < 0.85:
             steps.append(("put_service", s.service(rng)))
         elif chance < 0.9:
             steps.append(("drop_service", ("x", rng.choice(s.NAMES))))
         elif chance < 0.95:
-            steps.append(("drop_slice", ("x", rng.choice("stuv"))))
+            steps.append(("drop_slice", rng.choice(s.SLICES)))
         else:
             steps.append(("set_node", rng.choice([(), s.NODE_ADDRESSES, s.NODE_ADDRESSES[:1]])))
     _assert_history_does_not_matter(steps, rng)
@@ -110,10 +125,11 @@ def _assert_history_does_not_matter(steps, rng):
     services = _compiler()
     kernel = Table()
     apply(kernel, services.table.take_delta())
-    node = s.NODE_ADDRESSES
+    node, choices = s.NODE_ADDRESSES, {}
     for name, argument in steps:
         node = argument if name == "set_node" else node
-        getattr(services, name)(argument)
+        choices |= dict([argument]) if name == "set_choice" else {}
+        _tell(services, name, argument)
         if rng.random() < 0.6:
             delta = services.table.take_delta()
             script(delta)
@@ -125,6 +141,8 @@ def _assert_history_does_not_matter(steps, rng):
 
     anew = _compiler()
     anew.set_node(node)
+    for key, choice in choices.items():
+        anew.set_choice(key, choice)
     for slice_ in sorted(services.slices.values(), key=lambda one: rng.random()):
         anew.put_slice(slice_)
     for service in services.services.values():
@@ -132,28 +150,33 @@ def _assert_history_does_not_matter(steps, rng):
     assert _resolved(anew.table) == _resolved(services.table)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(_steps, min_size=4, max_size=25), st.randoms(use_true_random=False))
 def test_every_connection_goes_where_the_rule_says_and_every_backend_gets_its_share(steps, rng):
     services = _compiler()
+    choices = {}
     for name, argument in steps:
-        getattr(services, name)(argument)
+        choices |= dict([argument]) if name == "set_choice" else {}
+        _tell(services, name, argument)
     services.set_node(s.NODE_ADDRESSES)
     for key, frontend in s.holders(services.services.values()).items():
         for outside in (False, True):
             client = (s.OUTSIDERS if outside else s.PODS)[frontend.version == 6]
             flow = Flow(client, key[0], key[1], key[2])
-            wanted = s.expected(frontend, services.slices.values(), client)
-            note(f"{flow} {frontend} {wanted}")
+            choice = choices.get(frontend.service)
+            wanted = s.expected(frontend, services.slices.values(), client, choice)
+            note(f"{flow} {frontend} {choice} {wanted}")
             assert services.frontends[key] == frontend
             if isinstance(wanted, str):
                 packet = Packet(flow)
                 assert translate(services.table, packet) is None
                 assert (packet.refused, packet.dropped) == (wanted == "refused", wanted == "dropped")
                 continue
-            sent = Counter(translate(services.table, Packet(flow, chance=_first(n))) for n in range(len(wanted)))
-            assert sent == Counter(wanted), "each of the slots is one of the backends"
-            assert wanted <= in_use(services, key)
+            slots = _slots(services.table, frontend, near=outside and frontend.outside is not None)
+            sent = Counter(translate(services.table, Packet(flow, chance=_first(n))) for n in range(slots))
+            _assert_shares(sent, wanted)
+            assert wanted.keys() <= in_use(services, key)
+            assert wanted.keys() <= services.rightful(key), "whoever gets connections may keep them"
             assert translate(services.table, Packet(flow, chance=rng.randrange)) in wanted
             if not outside:
                 assert translate(services.table, Packet(flow, chance=rng.randrange), local=True) in wanted
@@ -161,20 +184,36 @@ def test_every_connection_goes_where_the_rule_says_and_every_backend_gets_its_sh
                 _assert_kept(services.table, flow, rng, wanted)
 
 
+def _slots(table: Table, frontend: Frontend, *, near: bool) -> int:
+    maps = (layout.NEAR, layout.NEAR_TOKENS) if near else (layout.BACKENDS, layout.TOKENS)
+    contents = (table.elements[pair[frontend.version].name] for pair in maps)
+    return sum(place[:3] == frontend.key and place[3] < TOKEN for content in contents for place in content)
+
+
+def _assert_shares(sent: Counter[Target | None], wanted: dict[Target, int]) -> None:
+    assert sent.keys() == wanted.keys()
+    least = min(n / wanted[target] for target, n in sent.items())
+    assert all(n / wanted[target] == least for target, n in sent.items()), "each has slots as it counts"
+
+
 def test_every_outcome_is_met_in_the_random_worlds():
     met: Counter[str] = Counter()
-    for seed in range(100):
+    for seed in range(250):
         rng = Random(seed)
         services = [s.service(rng) for _ in range(3)]
-        slices = {one.key: one for one in (s.slice_(rng) for _ in range(4))}.values()
+        slices = {one.key: one for one in (s.slice_(rng) for _ in range(8))}.values()
+        choices = dict(s.choice(rng) for _ in range(3))
         for frontend in s.holders(services).values():
             for outside in (False, True):
-                wanted = s.expected(frontend, slices, (s.OUTSIDERS if outside else s.PODS)[frontend.version == 6])
+                client = (s.OUTSIDERS if outside else s.PODS)[frontend.version == 6]
+                wanted = s.expected(frontend, slices, client, choices.get(frontend.service))
+                met["weighted"] += not isinstance(wanted, str) and len(set(wanted.values())) > 1
                 met[wanted if isinstance(wanted, str) else "served"] += 1
                 met["guarded"] += frontend.sources is not None
                 met["affinity"] += bool(frontend.affinity and not isinstance(wanted, str))
                 met["near"] += bool(frontend.outside and outside and not isinstance(wanted, str))
-    assert min(met[name] for name in ("refused", "dropped", "served", "affinity", "near", "guarded")) > 50, met
+    outcomes = ("refused", "dropped", "served", "affinity", "near", "guarded", "weighted")
+    assert min(met[name] for name in outcomes) > 50, met
 
 
 def _first(number):
