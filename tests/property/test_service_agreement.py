@@ -198,7 +198,7 @@ def _assert_shares(sent: Counter[Target | None], wanted: dict[Target, int]) -> N
 
 def test_every_outcome_is_met_in_the_random_worlds():
     met: Counter[str] = Counter()
-    for seed in range(250):
+    for seed in range(400):
         rng = Random(seed)
         services = [s.service(rng) for _ in range(3)]
         slices = {one.key: one for one in (s.slice_(rng) for _ in range(8))}.values()
