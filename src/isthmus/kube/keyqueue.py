@@ -54,6 +54,11 @@ class KeyQueue:
         """Whether nothing waits and nothing is worked on (timers do not count)."""
         return not self._waiting and not self._busy
 
+    @property
+    def waiting(self) -> int:
+        """How many keys wait for work now (timers do not count)."""
+        return len(self._waiting) + len(self._again)
+
     def add(self, key: Key) -> None:
         """Asks for work on a key; cheap, never blocks."""
         if key in self._busy:

@@ -114,6 +114,12 @@ class SeenPort(msgspec.Struct, frozen=True, gc=False):
     port: int = 0
 
 
+class DatedCondition(Condition, frozen=True, gc=False):
+    """A condition that says since when it is as it is."""
+
+    lastTransitionTime: str = ""
+
+
 class GlobalServiceStatus(msgspec.Struct, frozen=True, gc=False):
     """What became of a global Service of this cluster."""
 
@@ -123,7 +129,7 @@ class GlobalServiceStatus(msgspec.Struct, frozen=True, gc=False):
     used: str = ""
     ports: tuple[SeenPort, ...] = ()
     clusters: tuple[ServiceInCluster, ...] = ()
-    conditions: tuple[Condition, ...] = ()
+    conditions: tuple[DatedCondition, ...] = ()
 
 
 class GlobalService(KubeObject, frozen=True, gc=False, kw_only=True):
