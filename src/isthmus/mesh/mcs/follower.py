@@ -1,0 +1,350 @@
+"""Keeps the objects of the Multi-Cluster Services API in the own cluster: watches, requests, and nothing decided here.
+
+Lifetime: `serve` runs until cancelled, and may be called again. Where the API's definitions are not installed it does
+nothing but look again after a while, which is said once; where they go, it starts to look again. Nothing is written
+before everything of the own cluster was listed and the members of the mesh are known. Keys wait in a KeyQueue, whose
+size is the number of Services; a failing one backs off alone. What is remembered of other clusters outlives a session.
+Rejected: reading each object before it is written; server-side apply leaves alone what others have set.
+"""
+
+import asyncio
+import contextlib
+import datetime
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import structlog
+
+from isthmus.kube.client import Client, Patch
+from isthmus.kube.errors import Invalid, KubeError, NotFound, too_late
+from isthmus.kube.events import EventRecorder
+from isthmus.kube.keyqueue import KeyQueue
+from isthmus.kube.reflector import Change, Degraded, Gone, Put, Snapshot, State, follow
+from isthmus.kube.resources import ENDPOINT_SLICES, NAMESPACES, SERVICES, Resource
+from isthmus.kube.schema import Bare, Namespace
+from isthmus.mesh.mcs.api import Api, Service, ServiceExport, ServiceImport, discover
+from isthmus.mesh.mcs.slices import COPIES, MANAGED_BY, OF_SERVICE, copies, is_same
+from isthmus.mesh.mcs.state import Apply, Objects, Read, Remove, Step
+from isthmus.mesh.mcs.told import Told
+from isthmus.model.mesh import MeshEvent
+from isthmus.model.service import ServiceKey
+
+MANAGER = "isthmus-mcs"
+LOOK_AGAIN = 60.0
+"""Seconds between looks for the API's definitions, and for what an API server refused."""
+MAX_STEPS = 16
+"""Steps for one Service at a time: somebody who changes what we write must not keep us busy."""
+OFF = "Multi-Cluster Services: serviceexports and serviceimports are not defined in this cluster; looking again"
+ON = "Multi-Cluster Services are on"
+OVERFLOW = "a cluster exports more Services than are imported"
+REFUSED = "the Service for an import is refused"
+HAND_MADE = "ServiceImport was made by somebody else and is left alone"
+
+_log = structlog.get_logger("isthmus.mesh.mcs")
+
+
+class McsFollower:
+    """A writer of the own cluster's objects (`mesh.control.session.Writer`) for cluster `own`."""
+
+    def __init__(
+        self,
+        own: str,
+        *,
+        look_again: float = LOOK_AGAIN,
+        now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+    ) -> None:
+        self._told = Told(own=own)
+        self._look_again = look_again
+        self._now = now
+        self._started = asyncio.Event()
+        self._session: _Session | None = None
+        self._said: bool | None = None
+        self._overflow: set[str] = set()
+
+    def apply(self, events: Sequence[MeshEvent]) -> None:
+        """Takes a batch of what is told of all clusters."""
+        keys, clusters = self._told.take(events)
+        self._started.set()
+        if self._told.overflowing - self._overflow:
+            _log.warning(OVERFLOW, clusters=sorted(self._told.overflowing))
+            self._overflow |= self._told.overflowing
+        if self._session is not None:
+            self._session.told(keys, clusters)
+
+    async def serve(self, client: Client, recorder: EventRecorder) -> None:
+        """Writes until cancelled. Raises nothing but what is a fault of ours."""
+        await self._started.wait()
+        while True:
+            try:
+                api = await discover(client)
+            except KubeError as error:
+                # An API server that is away is told by everyone else who watches it.
+                _log.debug("cannot look for Multi-Cluster Services", error=str(error))
+                await asyncio.sleep(min(self._look_again, 5.0))
+                continue
+            if self._said is not (api is not None):
+                self._said = api is not None
+                _log.info(ON if api is not None else OFF, version=api.version if api is not None else "")
+            if api is None:
+                await asyncio.sleep(self._look_again)
+                continue
+            session = self._session = _Session(client, api, self._told, now=self._now, look_again=self._look_again)
+            try:
+                await session.run()
+            finally:
+                self._session = None
+
+
+class _Session:
+    """The time between finding the API and its end."""
+
+    def __init__(
+        self, client: Client, api: Api, told: Told, *, now: Callable[[], datetime.datetime], look_again: float
+    ) -> None:
+        self._client = client
+        self._api = api
+        self._told = told
+        self._now = now
+        self._look_again = look_again
+        self._objects = Objects(api, told)
+        self._queue = KeyQueue("mcs", self._work)
+        self._copies = KeyQueue("mcs-endpointslices", self._copy)
+        self._foreign: set[ServiceKey] = set()
+        self._copied: set[ServiceKey] = set()
+        self._copying = asyncio.Event()
+        self._listed = {resource: asyncio.Event() for resource in (NAMESPACES, SERVICES, api.exports, api.imports)}
+        self._over = asyncio.Event()
+
+    def told(self, keys: Iterable[ServiceKey], clusters: Iterable[str]) -> None:
+        """Hears that exports of these Services changed, and that these clusters told everything or left."""
+        self._add({*keys, *self._objects.importing_from(clusters)})
+
+    async def run(self) -> None:
+        """Works until the API is gone."""
+        async with asyncio.TaskGroup() as tasks:
+            working = [
+                tasks.create_task(self._follow(NAMESPACES, Namespace, self._take_namespaces)),
+                tasks.create_task(self._follow(self._api.exports, ServiceExport, self._take_exports)),
+                tasks.create_task(self._follow(self._api.imports, ServiceImport, self._take_imports)),
+                tasks.create_task(self._follow(SERVICES, Service, self._take_services)),
+                tasks.create_task(self._watch_slices()),
+                tasks.create_task(self._serve()),
+            ]
+            await self._over.wait()
+            for task in working:
+                task.cancel()
+
+    async def _serve(self) -> None:
+        for listed in self._listed.values():
+            await listed.wait()
+        self._add(self._objects.keys())
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._queue.serve())
+            tasks.create_task(self._copies.serve())
+
+    def _add(self, keys: Iterable[ServiceKey]) -> None:
+        for key in keys:
+            self._queue.add(key)
+
+    # What the watches say
+
+    async def _follow(self, resource: Resource, kind: type[Any], take: Callable[[Change[Any]], None]) -> None:
+        if resource is SERVICES:
+            # What is exported is known first: of other Services nothing is kept.
+            await self._listed[self._api.exports].wait()
+        look = asyncio.Event()
+
+        def on_state(state: State) -> None:
+            if isinstance(state, Degraded) and resource in (self._api.exports, self._api.imports):
+                look.set()
+
+        async def check() -> None:
+            while True:
+                await look.wait()
+                look.clear()
+                with contextlib.suppress(KubeError):
+                    if await discover(self._client) != self._api:
+                        self._over.set()
+                await asyncio.sleep(min(self._look_again, 5.0))
+
+        async with asyncio.TaskGroup() as tasks:
+            checking = tasks.create_task(check())
+            async with contextlib.aclosing(follow(self._client, resource, kind, on_state=on_state)) as changes:
+                async for change in changes:
+                    take(change)
+                    if isinstance(change, Snapshot):
+                        self._listed[resource].set()
+            checking.cancel()
+
+    def _take_namespaces(self, change: Change[Namespace]) -> None:
+        match change:
+            case Snapshot(items):
+                there = [item for item in items if not item.metadata.deletionTimestamp]
+                self._add(self._objects.keep_namespaces(item.metadata.name for item in there))
+                for item in there:
+                    self._add(self._objects.put_namespace(item.metadata.name, item.metadata.annotations))
+            case Put(item) if not item.metadata.deletionTimestamp:
+                self._add(self._objects.put_namespace(item.metadata.name, item.metadata.annotations))
+            case Put(item) | Gone(item):
+                self._add(self._objects.drop_namespace(item.metadata.name))
+
+    def _take_exports(self, change: Change[ServiceExport]) -> None:
+        match change:
+            case Snapshot(items):
+                self._add(self._objects.keep("exports", map(_key, items)))
+                self._add([self._objects.put_export(item) for item in items])
+            case Put(item):
+                self._add([self._objects.put_export(item)])
+            case Gone(item):
+                self._objects.drop_export(_key(item))
+                self._add([_key(item)])
+
+    def _take_imports(self, change: Change[ServiceImport]) -> None:
+        match change:
+            case Snapshot(items):
+                self._add(self._objects.keep("imports", map(_key, items)))
+                self._add([self._objects.put_import(item) for item in items])
+            case Put(item):
+                self._add([self._objects.put_import(item)])
+            case Gone(item):
+                self._objects.drop_import(_key(item))
+                self._add([_key(item)])
+
+    def _take_services(self, change: Change[Service]) -> None:
+        concerned: list[ServiceKey | None] = []
+        match change:
+            case Snapshot(items):
+                self._add(self._objects.keep("services", map(_key, items)))
+                concerned += [self._objects.put_service(item) for item in items]
+            case Put(item):
+                concerned.append(self._objects.put_service(item))
+            case Gone(item):
+                concerned.append(self._objects.drop_service(_key(item)))
+        self._add([key for key in concerned if key is not None])
+
+    # What is written
+
+    async def _work(self, key: ServiceKey) -> float | None:
+        objects = self._objects
+        objects.forgive(key)
+        for _ in range(MAX_STEPS):
+            step = objects.plan(key, now=self._now().strftime("%Y-%m-%dT%H:%M:%SZ"))
+            if step is None:
+                break
+            try:
+                await self._do(key, step)
+            except KubeError as error:
+                if too_late(error):
+                    return None
+                raise
+        if not objects.foreign(key):
+            self._foreign.discard(key)
+        elif key not in self._foreign:
+            self._foreign.add(key)
+            _log.warning(HAND_MADE, namespace=key[0], name=key[1])
+        copied = objects.copied(key) is not None
+        if copied or key in self._copied:
+            self._copied.add(key)
+            self._copying.set()
+            self._copies.add(key)
+        return self._look_again if objects.refused(key) else None
+
+    async def _do(self, key: ServiceKey, step: Step) -> None:
+        match step:
+            case Read(key):
+                await self._read(key)
+            case Remove(resource, (namespace, name), uid):
+                with contextlib.suppress(NotFound):
+                    await self._client.delete(resource, name, namespace=namespace, uid=uid)
+                if resource is SERVICES:
+                    self._objects.drop_service((namespace, name))
+                else:
+                    self._objects.drop_import((namespace, name))
+            case Apply():
+                await self._apply(key, step)
+
+    async def _read(self, key: ServiceKey) -> None:
+        namespace, name = key
+        try:
+            found = await self._client.get(SERVICES, name, namespace=namespace, type=Service)
+        except NotFound:
+            self._objects.drop_service(key)
+        else:
+            self._objects.put_service(found)
+
+    async def _apply(self, key: ServiceKey, step: Apply) -> None:
+        namespace, name = step.key
+        kinds: dict[Resource, type[Any]] = {SERVICES: Service, self._api.exports: ServiceExport}
+        try:
+            answer: Any = await self._client.patch(
+                step.resource,
+                name,
+                step.body,
+                type=kinds.get(step.resource, ServiceImport),
+                kind=Patch.APPLY,
+                namespace=namespace,
+                subresource="status" if step.status else None,
+                field_manager=MANAGER,
+                force=True,
+            )
+        except Invalid as error:
+            if step.resource is not SERVICES:
+                raise
+            family = "ipFamil" in str(error)
+            _log.warning(REFUSED, namespace=key[0], name=key[1], reason=str(error))
+            self._objects.refuse(key, "IPFamilyNotSupported" if family else "Pending", f"No Service: {error}")
+            return
+        match answer:
+            case ServiceExport():
+                self._objects.put_export(answer)
+            case ServiceImport() if step.status:
+                self._objects.put_import(answer)
+            case ServiceImport() | Service():
+                self._objects.settle(step, answer)
+
+    # Slices of Services that no selector finds
+
+    async def _watch_slices(self) -> None:
+        """Hears of changes of all slices, by their metadata alone, once there is a Service that it matters for."""
+        await self._copying.wait()
+        changes = follow(self._client, ENDPOINT_SLICES, Bare, metadata_only=True)
+        async with contextlib.aclosing(changes):
+            async for change in changes:
+                items: Sequence[Bare] = change.objects if isinstance(change, Snapshot) else (change.object,)
+                for item in items:
+                    service = item.metadata.labels.get(OF_SERVICE)
+                    if service is not None and (item.metadata.namespace, service) in self._copied:
+                        self._copies.add((item.metadata.namespace, service))
+
+    async def _copy(self, key: ServiceKey) -> None:
+        found = self._objects.copied(key)
+        if found is None:
+            self._copied.discard(key)
+        namespace, name = key
+        derived = self._objects.derived(key) if found is None else found[1]
+        if derived is None:
+            return  # its slices go with it
+        selector = f"{OF_SERVICE}={derived.metadata.name},{MANAGED_BY}={COPIES}"
+        there = await self._client.list_all(ENDPOINT_SLICES, type=dict, namespace=namespace, label_selector=selector)
+        wanted: dict[str, Any] = {}
+        if found is not None:
+            local, derived, merged = found
+            slices = await self._client.list_all(
+                ENDPOINT_SLICES, type=dict, namespace=namespace, label_selector=f"{OF_SERVICE}={name}"
+            )
+            wanted = copies(slices, service=local, derived=derived, merged=merged, own=self._told.own)
+        held = {item["metadata"]["name"]: item for item in there}
+        for other in held.keys() - wanted.keys():
+            with contextlib.suppress(NotFound):
+                await self._client.delete(ENDPOINT_SLICES, other, namespace=namespace)
+        for other, body in wanted.items():
+            before = held.get(other)
+            if before is None:
+                await self._client.create(ENDPOINT_SLICES, body, namespace=namespace, type=Bare)
+            elif not is_same(before, body):
+                body["metadata"]["resourceVersion"] = before["metadata"].get("resourceVersion", "")
+                await self._client.replace(ENDPOINT_SLICES, other, body, namespace=namespace, type=Bare)
+
+
+def _key(item: ServiceExport | ServiceImport | Service) -> ServiceKey:
+    return item.metadata.namespace, item.metadata.name
