@@ -20,6 +20,7 @@ from isthmus.agent.isolation import Isolation
 from isthmus.agent.metrics import AgentMetrics
 from isthmus.agent.service_watch import ServiceWatch
 from isthmus.agent.services import ServiceView
+from isthmus.agent.staging import Stage
 from isthmus.agent.view import Report, View
 from isthmus.aio.backoff import Backoff
 from isthmus.aio.health import HealthServer
@@ -33,6 +34,7 @@ from isthmus.kube.resources import ENDPOINT_SLICES, NETWORK_POLICIES, NODES, POD
 from isthmus.kube.schema import EndpointSlice, Node, ObjectReference, Pod, Service
 from isthmus.model.mesh import MeshEvent
 from isthmus.policy.rules import ObjectRef, Scope
+from isthmus.ruleset.services import ServiceCompiler
 from isthmus.ruleset.table import Delta
 
 MOST_NAMED = 20  # of a long list in a log line or Event, or policies of one gate that get an Event each
@@ -124,7 +126,8 @@ class Agent:
         self._reopen = 0.0
 
     def _make_services(self, registry: CollectorRegistry) -> ServiceWatch:
-        where = ServiceView(self.view.compiler.table, cluster=self.settings.cluster, node=self.settings.node)
+        compiler = ServiceCompiler(self.view.compiler.table, node=self.settings.node)
+        where = ServiceView(Stage(compiler), cluster=self.settings.cluster)
         return ServiceWatch(where, events=self._events, registry=registry, flush=forget_stale)
 
     def add_checks(self, health: HealthServer) -> None:

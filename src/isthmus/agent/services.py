@@ -8,23 +8,23 @@ What is wrong with an object is reported once, and once more when it is mended; 
 from collections.abc import Iterable
 
 from isthmus.agent.service_objects import Facts, service_facts, slice_facts
+from isthmus.agent.staging import Stage
 from isthmus.agent.view import Report
 from isthmus.kube.reflector import Change, Gone, Put, Snapshot
 from isthmus.kube.schema import EndpointSlice
 from isthmus.kube.schema import Service as ServiceObject
 from isthmus.model.service import ServiceKey, Slice
 from isthmus.policy.rules import ObjectRef, Problem
-from isthmus.ruleset.services import ServiceCompiler
-from isthmus.ruleset.table import Table
 
 SERVICE, SLICE = "Service", "EndpointSlice"
 
 
 class ServiceView:
-    """The Services of the agent's cluster, and the compiler they go to. For one thread."""
+    """The Services of the agent's cluster, and the stage they go to. For one thread."""
 
-    def __init__(self, table: Table, *, cluster: str, node: str) -> None:
-        self.compiler = ServiceCompiler(table, node=node)
+    def __init__(self, stage: Stage, *, cluster: str) -> None:
+        self.compiler = stage.compiler
+        self._stage = stage
         self._cluster = cluster
         self._known: set[str] = set()
         self._problems: dict[tuple[str, str, str], tuple[Problem, ...]] = {}
@@ -52,7 +52,7 @@ class ServiceView:
                 reports = []
             case Snapshot(objects):
                 present = {(obj.metadata.namespace, obj.metadata.name) for obj in objects}
-                gone = [key for key in self._of(SERVICE, self.compiler.services) if key not in present]
+                gone = [key for key in self._of(SERVICE, self._stage.services()) if key not in present]
                 for key in gone:
                     self._drop_service(key)
                 reports = [report for obj in objects for report in self._put_service(obj)]
@@ -68,8 +68,7 @@ class ServiceView:
                 return self._drop_slice((obj.metadata.namespace, obj.metadata.name))
             case Snapshot(objects):
                 present = {(obj.metadata.namespace, obj.metadata.name) for obj in objects}
-                ours = [(key[0], key[1]) for key in self.compiler.slices if len(key) == 2]
-                gone = [key for key in self._of(SLICE, ours) if key not in present]
+                gone = [key for key in self._of(SLICE, self._stage.slices()) if key not in present]
                 reports = [report for key in gone for report in self._drop_slice(key)]
                 reports += [report for obj in objects for report in self._put_slice(obj)]
                 self._known.add(SLICE)
@@ -83,15 +82,18 @@ class ServiceView:
         facts = service_facts(obj)
         ref = ObjectRef(SERVICE, obj.metadata.namespace, obj.metadata.name, obj.metadata.uid)
         key = (ref.namespace, ref.name)
+        if not self._stage.concerns(key):
+            self._drop_service(key)
+            return []
         self._told[key] = (ref, facts.problems)
         if facts.service is None:
-            self.compiler.drop_service(key)
+            self._stage.drop_service(key)
         else:
-            self.compiler.put_service(facts.service)
+            self._stage.put_service(facts.service)
         return self._reconsider({key})
 
     def _drop_service(self, key: ServiceKey) -> None:
-        self.compiler.drop_service(key)
+        self._stage.drop_service(key)
         self._told.pop(key, None)
         self._problems.pop((SERVICE, *key), None)
 
@@ -99,24 +101,29 @@ class ServiceView:
         facts: Facts = slice_facts(obj, cluster=self._cluster)
         meta = obj.metadata
         key = (meta.namespace, meta.name)
-        before = self.compiler.slices.get(key)
+        before = self._stage.slice(key)
         if facts.slice is None:
-            self.compiler.drop_slice(key)
+            self._stage.drop_slice(key)
         else:
-            self.compiler.put_slice(facts.slice)
-        reports = self._note(ObjectRef(SLICE, *key, meta.uid), facts.problems)
+            self._stage.put_slice(facts.slice)
+        of = facts.slice.service if facts.slice is not None else key
+        problems = facts.problems if self._stage.concerns(of) else ()
+        reports = self._note(ObjectRef(SLICE, *key, meta.uid), problems)
         return reports + self._recount(before, facts.slice)
 
     def _drop_slice(self, key: tuple[str, str]) -> list[Report]:
-        before = self.compiler.slices.get(key)
-        self.compiler.drop_slice(key)
+        before = self._stage.slice(key)
+        self._stage.drop_slice(key)
         self._problems.pop((SLICE, *key), None)
         return self._recount(before)
 
     def _recount(self, *changed: Slice | None) -> list[Report]:
-        """Says which services have too many backends, or no longer, after these slices came or went."""
+        return self.recount({slice_.service for slice_ in changed if slice_ is not None})
+
+    def recount(self, services: Iterable[ServiceKey]) -> list[Report]:
+        """Says which of these services have too many backends, or no longer, after slices of them came or went."""
         reports: list[Report] = []
-        for of in sorted({slice_.service for slice_ in changed if slice_ is not None}):
+        for of in sorted(services):
             crowded = self.compiler.waiting(of) > 0
             if crowded or of in self._crowded:
                 (self._crowded.add if crowded else self._crowded.discard)(of)

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from isthmus.agent.daemon import Agent, Settings
 from isthmus.agent.service_objects import service_facts, slice_facts
 from isthmus.agent.services import ServiceView
+from isthmus.agent.staging import Stage
 from isthmus.kernel.errors import KernelError
 from isthmus.kube.access import Access
 from isthmus.kube.client import Client
@@ -19,6 +20,7 @@ from isthmus.kube.schema import EndpointSlice, Service
 from isthmus.model.service import Backend, Port, Target
 from isthmus.ruleset import lines
 from isthmus.ruleset.service_layout import REFUSED
+from isthmus.ruleset.services import ServiceCompiler
 from isthmus.ruleset.table import Table
 from isthmus.ruleset.text import rule_text
 from isthmus.services.pool import Reach
@@ -50,7 +52,7 @@ def slice_(*addresses, name="web-1", of="web", kind="IPv4", ports=({"name": "", 
 
 @pytest.fixture
 def view() -> ServiceView:
-    return ServiceView(Table(), cluster="east", node="n1")
+    return ServiceView(Stage(ServiceCompiler(Table(), node="n1")), cluster="east")
 
 
 def _problems(reports) -> list[str]:
