@@ -5,6 +5,69 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 
+class ProbeMetrics:
+    """What the agent counts of probes of nodes."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.probes = Counter(
+            "isthmus_agent_probes",
+            "Probes of nodes by outcome: answered, missed, or unable (not possible here).",
+            ["outcome"],
+            registry=registry,
+        )
+        self.targets = Gauge("isthmus_agent_probe_targets", "Nodes that are probed.", registry=registry)
+        self.interval = Gauge(
+            "isthmus_agent_probe_interval_seconds", "Between two probes of a node.", registry=registry
+        )
+        self.unreachable = Gauge(
+            "isthmus_agent_nodes_unreachable", "Nodes that do not answer any more.", ["cluster"], registry=registry
+        )
+
+
+class GlobalMetrics:
+    """What the agent counts of global services."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.services = Gauge(
+            "isthmus_agent_global_services", "Services of this cluster that are global.", registry=registry
+        )
+        self.backends = Gauge(
+            "isthmus_agent_remote_backends",
+            "Backends of other clusters in global services.",
+            ["cluster"],
+            registry=registry,
+        )
+        self.unreachable = Gauge(
+            "isthmus_agent_remote_backends_unreachable",
+            "Those of them that are used only if nothing else is left.",
+            ["cluster"],
+            registry=registry,
+        )
+        self.left_out = Gauge(
+            "isthmus_agent_remote_backends_left_out",
+            "Backends of other clusters whose address is not theirs to share.",
+            ["cluster"],
+            registry=registry,
+        )
+        self.reachable = Gauge(
+            "isthmus_agent_cluster_reachable",
+            "1 for another cluster that is reachable or not known to be otherwise, 0 for one that is not, or stale.",
+            ["cluster"],
+            registry=registry,
+        )
+        self.drained = Gauge(
+            "isthmus_agent_cluster_drained",
+            "How much of a cluster is drained, 0 to 1.",
+            ["cluster"],
+            registry=registry,
+        )
+        self.faulty = Gauge(
+            "isthmus_agent_global_services_with_problems",
+            "Services and namespaces with annotations that cannot be read.",
+            registry=registry,
+        )
+
+
 class AgentMetrics:
     """The agent's metrics on `registry`."""
 

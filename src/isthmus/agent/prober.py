@@ -1,0 +1,99 @@
+"""Probing of nodes at work: `liveness` decides, sockets of `kernel.connects` try. Nothing runs while nobody is watched.
+
+Invariant: what the kernel has is collected before anyone is judged, so a loop that was busy sees the answers that came
+meanwhile. No answer is waited for by anyone: outcomes wake the loop, and a timer ticks.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from isthmus.agent.liveness import Health, Liveness, Place
+from isthmus.agent.metrics import ProbeMetrics
+from isthmus.kernel.connects import Connects, Outcome
+
+UNABLE = "nodes cannot be probed"
+
+_log = structlog.get_logger()
+
+
+class Prober:
+    """Probes TCP `port` of nodes. `on_change` is told of each change of health; run `serve` in a task."""
+
+    def __init__(
+        self, *, port: int, on_change: Callable[[Place, Health], None], metrics: ProbeMetrics | None = None
+    ) -> None:
+        self.liveness = Liveness(on_change)
+        self._port = port
+        self._metrics = metrics
+        self._connects: Connects | None = None
+        self._wake = asyncio.Event()
+        self._trouble = ""
+
+    def watch(self, wanted: Mapping[Place, str], *, crowd: int) -> None:
+        """Watches these places at these addresses and no others; `crowd` agents may do the same."""
+        self.liveness.crowd = crowd
+        for number in self.liveness.watch(wanted, now=asyncio.get_running_loop().time()):
+            if self._connects is not None:
+                self._connects.drop(number)
+        self._wake.set()
+
+    async def serve(self) -> None:
+        """Probes until cancelled; leaves no descriptor open."""
+        loop = asyncio.get_running_loop()
+        self._connects = Connects()
+        try:
+            loop.add_reader(self._connects.fileno(), self._harvest)
+            while True:
+                due = self.liveness.next_tick
+                if due is None:
+                    self._wake.clear()
+                    await self._wake.wait()
+                    continue
+                await asyncio.sleep(due - loop.time())
+                self._turn(loop.time)
+        finally:
+            loop.remove_reader(self._connects.fileno())
+            self._connects.close()
+            self._connects = None
+
+    def _turn(self, clock: Callable[[], float]) -> None:
+        self._harvest()
+        turn = self.liveness.tick(clock())
+        connects = self._connects
+        if connects is None:
+            return
+        for number in turn.drop:
+            connects.drop(number)
+        if self._metrics is not None and turn.drop:
+            self._metrics.probes.labels(Outcome.MISSED.value).inc(len(turn.drop))
+        for probe in turn.start:
+            outcome = connects.start(probe.number, probe.address, self._port)
+            if outcome is not None:
+                self._tell(probe.number, outcome, clock())
+
+    def _harvest(self) -> None:
+        if self._connects is None:
+            return
+        found = self._connects.harvest()
+        if found:
+            now = asyncio.get_running_loop().time()
+            for number, outcome in found:
+                self._tell(number, outcome, now)
+
+    def _tell(self, number: int, outcome: Outcome, now: float) -> None:
+        if self._metrics is not None:
+            self._metrics.probes.labels(outcome.value).inc()
+        match outcome:
+            case Outcome.ANSWERED:
+                self.liveness.answered(number, now=now)
+                self._trouble = ""
+            case Outcome.MISSED:
+                self.liveness.missed(number, now=now)
+            case Outcome.UNABLE:
+                self.liveness.unable(number)
+                trouble = self._connects.error if self._connects is not None else ""
+                if trouble != self._trouble:
+                    self._trouble = trouble
+                    _log.warning(UNABLE, error=trouble)
