@@ -49,6 +49,14 @@ _PATH = click.Path(path_type=Path)
     help="A client certificate's common name that may read our etcd, as an agent or as a peer; repeatable. "
     "Always known: local, local-CLUSTER, remote, isthmus-agent:CLUSTER.",
 )
+@click.option(
+    "--global-services",
+    type=click.Choice(["nftables", "endpointslices", "off"]),
+    default="nftables",
+    show_default=True,
+    help="How other clusters' backends come to be used here: by the agents (headless Services get EndpointSlices), by "
+    "EndpointSlices for a kube-proxy, or not at all.",
+)
 @click.option("--metrics-bind-address", default="127.0.0.1:9090", show_default=True, metavar="HOST:PORT")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--log-level", type=click.Choice(logs.LEVELS), default="info", show_default=True)

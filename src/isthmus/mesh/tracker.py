@@ -8,9 +8,9 @@ changes nothing and is reported once.
 
 import asyncio
 import ipaddress
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -19,7 +19,8 @@ from isthmus import __version__
 from isthmus.aio.backoff import Backoff
 from isthmus.aio.health import HealthServer
 from isthmus.mesh.clusters import ClusterSpec
-from isthmus.mesh.fleet import Connect, Fleet
+from isthmus.mesh.control.assembly import own_cluster_writers
+from isthmus.mesh.fleet import ClusterStatus, Connect, Fleet
 from isthmus.mesh.listing import REREAD, ListFollower
 from isthmus.mesh.membership import Membership, Refused, merge_peers
 from isthmus.mesh.peers import PeersFollower
@@ -57,6 +58,14 @@ class Follower(Protocol):
         """Does what follows from it until cancelled; deals with errors of the API server itself."""
 
 
+class Clusters(NamedTuple):
+    """How the clusters of the set are, whether those are all, and entries that cannot be used: names and reasons."""
+
+    statuses: tuple[ClusterStatus, ...]
+    known: bool
+    refused: Mapping[str, str]
+
+
 class Tracker:
     """Reads the clusters of `options` and publishes them to `store`; `specs` is the list at the start."""
 
@@ -90,6 +99,16 @@ class Tracker:
         self._metrics = TrackerMetrics(registry)
         self._fleet: Fleet | None = None
         self._followers = tuple(followers)
+
+    @property
+    def own_spec(self) -> ClusterSpec:
+        """How the own cluster is reached now."""
+        return next(spec for spec in self._listed if spec.cluster == self._own)
+
+    def clusters(self) -> Clusters:
+        """Returns how the clusters of the set are now."""
+        refused = {item.name: item.reason for item in self._refused}
+        return Clusters(self._fleet.status() if self._fleet is not None else (), self._all_known, refused)
 
     @property
     def publisher(self) -> Publisher:
@@ -217,7 +236,28 @@ async def serve(options: TrackerOptions, *, connect: Connect | None = None, rere
     health = HealthServer(options.metrics_bind_address, flag="--metrics-bind-address", registry=registry)
     async with AsyncExitStack() as stack:
         store, child = await stack.enter_async_context(_open_store(options))
-        tracker = Tracker(options, specs, store=store, child=child, registry=registry, connect=connect, reread=reread)
+        followers: list[Follower] = []
+        if connect is None:
+            # Only what speaks to API servers has one of its own to write to.
+            followers.append(
+                own_cluster_writers(
+                    options.own.cluster.name,
+                    spec=lambda: tracker.own_spec,
+                    clusters=lambda: tracker.clusters(),
+                    mode=options.global_services,
+                    registry=registry,
+                )
+            )
+        tracker = Tracker(
+            options,
+            specs,
+            store=store,
+            child=child,
+            registry=registry,
+            connect=connect,
+            reread=reread,
+            followers=followers,
+        )
         if child is not None:
             child.on_restart = tracker.store_restarted
         tracker.add_checks(health)

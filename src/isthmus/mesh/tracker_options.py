@@ -31,6 +31,7 @@ class TrackerOptions(msgspec.Struct, frozen=True, kw_only=True):
     client_tls: Tls | None = None
     users: tuple[tuple[str, str], ...] = ()
     metrics_bind_address: str = "127.0.0.1:9090"
+    global_services: str = "nftables"
 
     def cluster_list(self) -> ClusterList:
         """The clusters that are configured."""
@@ -81,6 +82,7 @@ class TrackerOptions(msgspec.Struct, frozen=True, kw_only=True):
             client_tls=Tls(ca=ca, cert=cert, key=key) if endpoints and secure else None,
             users=tuple(_user(text) for text in given.get("etcd_users", ())),
             metrics_bind_address=given.get("metrics_bind_address") or "127.0.0.1:9090",
+            global_services=given.get("global_services") or "nftables",
         )
 
 

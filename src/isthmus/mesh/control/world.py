@@ -1,9 +1,10 @@
 """What the tracker knows when it writes objects of its own cluster: the mesh, and the objects as they are.
 
 Pure: changes go in, and what has to be looked at again is noted (`take_*`); nothing is decided here. Invariants: what
-is held depends on the objects as they are now, not on the order in which they came; a cluster that has not told all it has
-since we started is `unheard`, and then what the stored objects say of it stays; an object that we wrote is never taken
-back by a watch that comes late. Rejected: planning from the events themselves, which is wrong after the first one lost.
+is held depends on the objects as they are now, not on the order in which they came; a cluster that has not told all it
+has since we started is `unheard`, and then what the stored objects say of it stays; an object that we wrote is never
+taken back by a watch that comes late. Rejected: planning from the events themselves, which is wrong after the first one
+that is lost.
 """
 
 from collections.abc import Mapping, Sequence
