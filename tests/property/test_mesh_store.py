@@ -13,6 +13,7 @@ from isthmus.model.endpoint import Cluster
 from isthmus.model.mesh import (
     ClusterJoined,
     ClusterLeft,
+    ClusterSeen,
     ClusterSynced,
     EndpointGone,
     EndpointTold,
@@ -21,9 +22,11 @@ from isthmus.model.mesh import (
     MeshEvent,
     NodeGone,
     NodeTold,
+    SliceGone,
+    SliceTold,
 )
 from isthmus.store.memory import MemoryStore
-from tests.support.mesh import C1, C2, Consumer, endpoint, identity, node
+from tests.support.mesh import C1, C2, Consumer, endpoint, identity, node, shared_slice
 
 CLUSTERS = (C1, C2, Cluster("c3", 3))
 
@@ -31,6 +34,8 @@ steps = st.one_of(
     st.tuples(st.just("told"), st.sampled_from(CLUSTERS), st.integers(1, 4), st.integers(1, 3)),
     st.tuples(st.just("gone"), st.sampled_from(CLUSTERS), st.integers(1, 4), st.just(0)),
     st.tuples(st.just("node"), st.sampled_from(CLUSTERS), st.integers(1, 2), st.booleans()),
+    st.tuples(st.just("slice"), st.sampled_from(CLUSTERS), st.integers(1, 3), st.integers(0, 3)),
+    st.tuples(st.just("seen"), st.sampled_from(CLUSTERS), st.integers(0, 2), st.just(0)),
     st.tuples(st.sampled_from(["leave", "join"]), st.sampled_from(CLUSTERS), st.just(0), st.just(0)),
     st.tuples(
         st.sampled_from(["restart", "empty", "down", "up", "compact", "expire", "wait", "publisher"]),
@@ -68,6 +73,17 @@ class World:
             former = truth.endpoints.get((name, f"10.{cluster.id}.0.{first}"))
             if former is not None:
                 events = [EndpointGone(name, former.ip), *self._unused(name, former.identity)]
+        elif kind == "slice":
+            fact = shared_slice(cluster, *range(1, second + 1), name=f"web-{first}")
+            if second:
+                events = [SliceTold(fact)]
+            elif (name, *fact.key) in truth.slices:
+                events = [SliceGone(name, fact.key)]
+        elif kind == "seen":
+            if first:
+                events = [ClusterSeen(name, float(first), "away")]
+            elif name in truth.stale:
+                events = [ClusterSeen(name)]
         elif kind == "node":
             fact = node(cluster, first)
             if second:
@@ -89,6 +105,8 @@ class World:
             *map(NodeTold, truth.nodes.values()),
             *map(IdentityTold, truth.identities.values()),
             *map(EndpointTold, truth.endpoints.values()),
+            *map(SliceTold, truth.slices.values()),
+            *(ClusterSeen(name, since) for name, since in truth.stale.items()),
             *(ClusterSynced(name) for name in truth.ids),
         ]
 

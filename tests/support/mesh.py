@@ -8,14 +8,29 @@ from isthmus.model.labels import CLUSTER_KEYS, NAMESPACE_NAME
 from isthmus.model.mesh import (
     ClusterJoined,
     ClusterLeft,
+    ClusterSeen,
     ClusterSynced,
     EndpointGone,
     EndpointTold,
+    ExportGone,
+    ExportTold,
     IdentityGone,
     IdentityTold,
     MeshEvent,
     NodeGone,
     NodeTold,
+    ServiceGone,
+    ServiceTold,
+    SliceGone,
+    SliceTold,
+)
+from isthmus.model.sharing import (
+    ServicePort,
+    SharedEndpoint,
+    SharedExport,
+    SharedPort,
+    SharedService,
+    SharedSlice,
 )
 
 C1 = Cluster("c1", 1)
@@ -34,6 +49,22 @@ def endpoint(cluster: Cluster, last: int, number: int = 1) -> Endpoint:
 
 def node(cluster: Cluster, last: int = 1) -> Node:
     return Node(cluster.name, f"node-{last}", (f"192.0.2.{last}",), (f"10.{cluster.id}.0.0/24",))
+
+
+def service(cluster: Cluster, name: str = "web", **more: object) -> SharedService:
+    ports = (ServicePort("http", 6, 80),)
+    return SharedService(cluster.name, "demo", name, cluster_ips=("172.20.0.10",), ports=ports, **more)
+
+
+def shared_slice(cluster: Cluster, *last: int, name: str = "web-1", of: str = "web", **more: object) -> SharedSlice:
+    """A slice with the pods of these numbers."""
+    endpoints = tuple(SharedEndpoint(f"10.{cluster.id}.0.{n}", node=f"node-{n}", hostname=f"pod-{n}") for n in last)
+    return SharedSlice(cluster.name, "demo", name, of, 4, endpoints, (SharedPort("http", 6, 8080),), **more)
+
+
+def export(cluster: Cluster, name: str = "web", **more: object) -> SharedExport:
+    ports = (ServicePort("http", 6, 80),)
+    return SharedExport(cluster.name, "demo", name, created="2026-01-02T03:04:05Z", ports=ports, **more)
 
 
 def world(cluster: Cluster, *, pods: int = 2) -> list[MeshEvent]:
@@ -56,6 +87,10 @@ class Consumer:
         self.nodes: dict[tuple[str, str], Node] = {}
         self.identities: dict[tuple[str, int], Identity] = {}
         self.endpoints: dict[tuple[str, str], Endpoint] = {}
+        self.services: dict[tuple[str, str, str], SharedService] = {}
+        self.slices: dict[tuple[str, str, str], SharedSlice] = {}
+        self.exports: dict[tuple[str, str, str], SharedExport] = {}
+        self.stale: dict[str, float] = {}
 
     def take(self, events: Sequence[MeshEvent]) -> None:
         for event in events:
@@ -68,7 +103,9 @@ class Consumer:
             case ClusterLeft(name):
                 del self.ids[name]
                 self.synced.discard(name)
-                for table in (self.nodes, self.identities, self.endpoints):
+                self.stale.pop(name, None)
+                tables = (self.nodes, self.identities, self.endpoints, self.services, self.slices, self.exports)
+                for table in tables:
                     for key in [key for key in table if key[0] == name]:
                         del table[key]
             case ClusterSynced(name):
@@ -88,10 +125,30 @@ class Consumer:
                 self.nodes[node.cluster, node.name] = node
             case NodeGone(cluster, name):
                 del self.nodes[cluster, name]
+            case ServiceTold(service):
+                self.services[service.cluster, *service.key] = service
+            case ServiceGone(cluster, key):
+                del self.services[cluster, *key]
+            case SliceTold(slice_):
+                self.slices[slice_.cluster, *slice_.key] = slice_
+            case SliceGone(cluster, key):
+                del self.slices[cluster, *key]
+            case ExportTold(export):
+                self.exports[export.cluster, *export.key] = export
+            case ExportGone(cluster, key):
+                del self.exports[cluster, *key]
+            case ClusterSeen(name, None):
+                del self.stale[name]
+            case ClusterSeen(name, since):
+                self.stale[name] = since
 
     @property
     def addresses(self) -> set[str]:
         return {ip for _, ip in self.endpoints}
+
+    @property
+    def backends(self) -> set[str]:
+        return {endpoint.address for slice_ in self.slices.values() for endpoint in slice_.endpoints}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Consumer) and self.__dict__ == other.__dict__

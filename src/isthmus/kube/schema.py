@@ -172,6 +172,8 @@ class ServiceSpec(msgspec.Struct, frozen=True, gc=False):
     internalTrafficPolicy: str = "Cluster"
     externalTrafficPolicy: str = ""
     publishNotReadyAddresses: bool = False
+    ipFamilies: tuple[str, ...] = ()
+    trafficDistribution: str = ""
 
 
 class LoadBalancerIngress(msgspec.Struct, frozen=True, gc=False):

@@ -35,11 +35,17 @@ from isthmus.model.mesh import (
     ClusterSynced,
     EndpointGone,
     EndpointTold,
+    ExportGone,
+    ExportTold,
     IdentityGone,
     IdentityTold,
     MeshEvent,
     NodeGone,
     NodeTold,
+    ServiceGone,
+    ServiceTold,
+    SliceGone,
+    SliceTold,
 )
 
 MAX_BATCHES = 16
@@ -82,6 +88,7 @@ class ClusterStatus(msgspec.Struct, frozen=True):
     endpoints: int
     last_synced: float | None
     """When everything had been told last, in seconds of the loop's clock."""
+    services: int = 0
 
 
 class _Slot:
@@ -179,6 +186,14 @@ class Fleet:
             match event:
                 case NodeTold(fact) | IdentityTold(fact) | EndpointTold(fact):
                     mirror.put(fact)
+                case ServiceTold(fact) | SliceTold(fact) | ExportTold(fact):
+                    mirror.put(fact)
+                case ServiceGone(_, key):
+                    mirror.drop_service(key)
+                case SliceGone(_, key):
+                    mirror.drop_slice(key)
+                case ExportGone(_, key):
+                    mirror.drop_export(key)
                 case NodeGone(_, key):
                     mirror.drop_node(key)
                 case IdentityGone(_, number):
@@ -228,7 +243,7 @@ class Fleet:
             run = slot.run
             # From here on the mirror holds what this run says; what was told stays told until it is complete.
             slot.mirror.clear()
-            slot.resyncing = any(slot.mirror.counts)
+            slot.resyncing = any((*slot.mirror.counts, slot.mirror.services))
             adopt = slot.mirror.identities() or slot.adopt
             try:
                 async with self._connect(slot.spec, adopt) as source:
@@ -288,4 +303,6 @@ def _status(slot: _Slot) -> ClusterStatus:
         state, reason = "syncing", health.reason or "not everything has been told yet"
     else:
         state, reason = "synced", ""
-    return ClusterStatus(slot.spec.cluster, state, reason, nodes, identities, endpoints, slot.last_synced)
+    return ClusterStatus(
+        slot.spec.cluster, state, reason, nodes, identities, endpoints, slot.last_synced, slot.mirror.services
+    )

@@ -1,10 +1,11 @@
 """One API server as a source of mesh events.
 
-Watches pods, namespaces and nodes of all namespaces, and the NetworkPolicies only for the label keys that they select
-on. Invariants: `ClusterJoined` comes first and `ClusterSynced` when all that there was at the start has been told, and
-again after every new snapshot; an API server that fails or vanishes degrades the source and takes nothing back; what
-waits between the watches and the consumer is bounded, and a consumer that is slow slows the watches down instead of
-losing events. Lifetime: `events` may be iterated once, and runs until it is closed or cancelled.
+Watches pods, namespaces and nodes of all namespaces, what is shared of them (Services, EndpointSlices, and where there
+are any, ServiceExports), and the NetworkPolicies only for the label keys that they select on. Invariants:
+`ClusterJoined` comes first and `ClusterSynced` when all that there was at the start has been told, and again after
+every new snapshot; an API server that fails or vanishes degrades the source and takes nothing back; what waits between
+the watches and the consumer is bounded, and a consumer that is slow slows the watches down instead of losing events.
+Lifetime: `events` may be iterated once, and runs until it is closed or cancelled.
 
 Rejected: applying each event as it comes. A rollout makes thousands within a second, and an agent that gets them in
 batches writes to the kernel once and not a thousand times.
@@ -20,12 +21,23 @@ import structlog
 
 from isthmus.kube.client import Client
 from isthmus.kube.reflector import Change, Degraded, Dropped, Gone, Healthy, Put, Snapshot, State, follow
-from isthmus.kube.resources import NAMESPACES, NETWORK_POLICIES, NODES, PODS, Resource
-from isthmus.kube.schema import Namespace, Node, Pod
+from isthmus.kube.resources import (
+    ENDPOINT_SLICES,
+    NAMESPACES,
+    NETWORK_POLICIES,
+    NODES,
+    PODS,
+    SERVICE_EXPORTS,
+    SERVICES,
+    Resource,
+)
+from isthmus.kube.schema import EndpointSlice, Namespace, Node, Pod, Service
+from isthmus.mesh.exports import follow_exports
 from isthmus.mesh.identities import Allocator, LabelFilter
 from isthmus.mesh.importer import Importer
 from isthmus.mesh.reports import Report
 from isthmus.mesh.selection import PolicyKeys, SelectedKeys
+from isthmus.mesh.sharing import Sharing
 from isthmus.model.endpoint import Cluster
 from isthmus.model.identity import Identity
 from isthmus.model.mesh import ClusterJoined, ClusterSynced, MeshEvent
@@ -40,7 +52,7 @@ MAX_BATCH = 4096
 """Events of one batch; a snapshot makes several."""
 
 PIECE = 500
-"""Pods of a snapshot that are taken in at a time: some 20 ms of the loop."""
+"""Pods or slices of a snapshot that are taken in at a time: some 20 ms of the loop."""
 
 SOURCE_SYNCED = "cluster synced"
 OBJECT_REPORTED = "object reported"
@@ -95,9 +107,10 @@ class KubernetesSource:
         for reason in allocator.adopt(adopt or {}):
             self._log.warning(ADOPTION_REFUSED, reason=reason)
         self._importer = Importer(cluster, label_filter=label_filter, allocator=allocator)
+        self._sharing = Sharing(cluster.name)
         self._policies = PolicyKeys()
         self._queue: asyncio.Queue[_Item] = asyncio.Queue(MAX_CHANGES)
-        self._waiting_for = {PODS, NAMESPACES, NODES, NETWORK_POLICIES}
+        self._waiting_for = {PODS, NAMESPACES, NODES, NETWORK_POLICIES, SERVICES, ENDPOINT_SLICES, SERVICE_EXPORTS}
         self._resynced = False
         self._synced = False
         self._healthy: set[Resource] = set()
@@ -117,7 +130,7 @@ class KubernetesSource:
             synced=self._synced,
             trouble={str(resource): reason for resource, reason in self._trouble.items()},
             last_error=self._last_error,
-            counts=self._importer.counts,
+            counts={**self._importer.counts, **self._sharing.counts},
             dropped=self._dropped,
         )
 
@@ -136,6 +149,9 @@ class KubernetesSource:
             asyncio.create_task(self._pump(NAMESPACES, Namespace), name=f"{self.cluster.name} namespaces"),
             asyncio.create_task(self._pump(NODES, Node), name=f"{self.cluster.name} nodes"),
             asyncio.create_task(self._pump(NETWORK_POLICIES, dict), name=f"{self.cluster.name} networkpolicies"),
+            asyncio.create_task(self._pump(SERVICES, Service), name=f"{self.cluster.name} services"),
+            asyncio.create_task(self._pump(ENDPOINT_SLICES, EndpointSlice), name=f"{self.cluster.name} endpointslices"),
+            asyncio.create_task(self._pump_exports(), name=f"{self.cluster.name} serviceexports"),
         ]
         for task in tasks:
             task.add_done_callback(self._ended)
@@ -171,6 +187,12 @@ class KubernetesSource:
                 await self._queue.put(_Told(resource, change))
                 if resource is NAMESPACES:
                     self._namespaces_known.set()
+
+    async def _pump_exports(self) -> None:
+        """Follows ServiceExports, which many servers do not have; without them the cluster is complete all the same."""
+        async with contextlib.aclosing(follow_exports(self._client)) as changes:
+            async for change in changes:
+                await self._queue.put(_Told(SERVICE_EXPORTS, change))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A watch ends only by cancellation or by a fault of ours, which the consumer must see."""
@@ -229,6 +251,20 @@ class KubernetesSource:
                     events += self._importer.pods(change)
                 case "Namespace", change:
                     events += self._importer.namespaces(change)
+                    events += self._sharing.namespaces(change)
+                case "Service", change:
+                    events += self._sharing.services(change)
+                case "EndpointSlice", Snapshot(slices):
+                    events += self._sharing.retain_slices(slices)
+                    for start in range(0, len(slices), PIECE):
+                        events += self._sharing.put_slices(slices[start : start + PIECE])
+                        yield events
+                        events = []
+                        await asyncio.sleep(0)
+                case "EndpointSlice", change:
+                    events += self._sharing.slices(change)
+                case "ServiceExport", change:
+                    events += self._sharing.exports(change)
                 case "Node", change:
                     events += self._importer.nodes(change)
                 case _, change:
@@ -246,7 +282,7 @@ class KubernetesSource:
                 self._synced = True
                 self._importer.settle()
                 self._log.info(SOURCE_SYNCED, **self._importer.counts)
-        for report in self._importer.reports():
+        for report in (*self._importer.reports(), *self._sharing.reports()):
             self._log.warning(OBJECT_REPORTED, **msgspec.structs.asdict(report))
             if self._on_report is not None:
                 self._on_report(report)

@@ -7,7 +7,7 @@ kind is complete follows everything that was waiting when it was set.
 
 from enum import IntEnum
 
-from isthmus.wire.kvstore import CACHE, CONFIGS, STATE, SYNCED, Kind
+from isthmus.wire.kvstore import CACHE, CONFIGS, STATE, SYNCED, WHOLE, Kind
 
 
 class Rank(IntEnum):
@@ -32,7 +32,7 @@ def rank_of(key: bytes) -> Rank:
     """The rank for writing `key`."""
     if key.startswith(CONFIGS):
         return Rank.CONFIG
-    if key.startswith(SYNCED):
+    if key.startswith((SYNCED, WHOLE)):
         return Rank.SYNCED
     return Rank.ENDPOINT if key.startswith(_ENDPOINTS) else Rank.BASE
 

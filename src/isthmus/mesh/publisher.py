@@ -3,9 +3,12 @@
 Our own cluster is written as `cilium/state`, every other as `cilium/cache`. Invariants: events only change what is
 wanted and never wait for the store (`apply` is synchronous); what is found in the store and not wanted is removed only
 once its cluster has been told in full, since until then absence proves nothing; a cluster that is not a member any more
-is removed as a whole, its membership first. A fact that cannot be encoded is reported and treated as absent.
+is removed as a whole, its membership first. A fact that cannot be encoded is reported and treated as absent. Services
+are written twice: slice by slice, and of our own cluster whole as well, for readers that know no slices, but not for
+each change (`records`).
 """
 
+import asyncio
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 
@@ -14,28 +17,39 @@ import structlog
 
 from isthmus.aio.backoff import Backoff
 from isthmus.mesh.layout import RANKS, rank_of, rank_of_removal
+from isthmus.mesh.records import ServiceRecords
 from isthmus.model.endpoint import Cluster
 from isthmus.model.identity import Identity
 from isthmus.model.mesh import (
     ClusterJoined,
     ClusterLeft,
+    ClusterSeen,
     ClusterSynced,
     EndpointGone,
     EndpointTold,
+    ExportGone,
+    ExportTold,
     IdentityGone,
     IdentityTold,
     MeshEvent,
     NodeGone,
     NodeTold,
+    SliceGone,
+    SliceTold,
 )
+from isthmus.model.service import ServiceKey
+from isthmus.model.sharing import SharedService, SharedSlice
 from isthmus.store.contract import Put, Store
 from isthmus.store.keeper import Keeper, KeeperState
 from isthmus.store.ledger import Ledger
 from isthmus.wire import kvstore
 from isthmus.wire.kvstore import CodecError, Kind
 
-PUBLISHED = (Kind.NODES, Kind.IDENTITIES, Kind.ENDPOINTS, Kind.SERVICES)
-"""Kinds whose marks are set. We export no services yet, so that kind is complete at once; Cilium waits for its mark."""
+RECORDS_PAUSE = 0.5
+"""Seconds between two rounds of service records, so that a rollout of a large Service writes two a second at most."""
+
+RECORDS_PIECE = 50
+"""Records that are made at a time: some ms of the loop, where they are of common size."""
 
 _log = structlog.get_logger("isthmus.mesh.publisher")
 
@@ -60,6 +74,9 @@ class Publisher:
         self._now = now
         self._members: dict[str, _Member] = {}
         self._retained: frozenset[str] | None = None
+        self._records = ServiceRecords(own)
+        self._records_due = asyncio.Event()
+        self._refused: set[bytes] = set()
         self._ledger = Ledger(ranks=RANKS)
         self._keeper = Keeper(
             store,
@@ -83,10 +100,14 @@ class Publisher:
 
     async def serve(self) -> None:
         """Writes until cancelled."""
-        await self._keeper.serve()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keeper.serve())
+            tasks.create_task(self._write_records())
 
     async def settled(self) -> None:
         """Waits until all that was applied is stored."""
+        self._make_records(self._records.take_due())
+        self._keeper.wake()
         await self._keeper.settled()
 
     def doubt(self) -> None:
@@ -105,6 +126,9 @@ class Publisher:
         """Takes events; returns at once."""
         for event in events:
             self._apply(event)
+            self._records.take(event)
+        if self._records.due:
+            self._records_due.set()
         if events:
             self._keeper.wake()
 
@@ -132,6 +156,46 @@ class Publisher:
                 self._tell(key, node.cluster, lambda of: kvstore.encode_node(key, node, cluster_id=of.id))
             case NodeGone(cluster, name):
                 self._gone(kvstore.node_key(cluster, name, cached=cluster != self._own))
+            case SliceTold(slice_):
+                key = kvstore.object_key(Kind.SLICES, slice_.cluster, slice_.key, cached=slice_.cluster != self._own)
+                self._tell(key, slice_.cluster, lambda of: kvstore.encode_slice(key, slice_, cluster_id=of.id))
+            case SliceGone(cluster, place):
+                self._gone(kvstore.object_key(Kind.SLICES, cluster, place, cached=cluster != self._own))
+            case ExportTold(export):
+                key = kvstore.object_key(Kind.EXPORTS, export.cluster, export.key, cached=export.cluster != self._own)
+                self._tell(key, export.cluster, lambda _: kvstore.encode_export(key, export))
+            case ExportGone(cluster, place):
+                self._gone(kvstore.object_key(Kind.EXPORTS, cluster, place, cached=cluster != self._own))
+            case ClusterSeen(name, None):
+                self._gone(kvstore.seen_key(name))
+            case ClusterSeen(name):
+                key = kvstore.seen_key(name)
+                self._tell(key, name, lambda _: kvstore.encode_seen(key, event))
+
+    async def _write_records(self) -> None:
+        """Makes service records as they come due, but each at most once in a while; cancelled with `serve`."""
+        while True:
+            await self._records_due.wait()
+            self._records_due.clear()
+            due = self._records.take_due()
+            for start in range(0, len(due), RECORDS_PIECE):
+                self._make_records(due[start : start + RECORDS_PIECE])
+                self._keeper.wake()
+                await asyncio.sleep(0)
+            await asyncio.sleep(RECORDS_PAUSE)
+
+    def _make_records(self, due: Sequence[ServiceKey]) -> None:
+        for place in due:
+            key = kvstore.object_key(Kind.SERVICES, self._own, place, cached=False)
+            content = self._records.content(place)
+            if content is None:
+                self._gone(key)
+            else:
+                service, slices = content
+                self._tell_record(key, service, slices)
+
+    def _tell_record(self, key: bytes, service: SharedService, slices: Sequence[SharedSlice]) -> None:
+        self._tell(key, service.cluster, lambda of: kvstore.encode_service(key, service, slices, cluster_id=of.id))
 
     def _tell(self, key: bytes, cluster: str, encode: Callable[[Cluster], bytes]) -> None:
         member = self._members.get(cluster)
@@ -141,12 +205,19 @@ class Publisher:
         try:
             value = encode(member.cluster)
         except CodecError as error:
-            _log.error("fact cannot be published", key=error.key, field=error.field, reason=error.reason)
-            self._gone(key)
+            if key not in self._refused:
+                self._refused.add(key)
+                _log.error("fact cannot be published", key=error.key, field=error.field, reason=error.reason)
+            self._unwant(key)
             return
+        self._refused.discard(key)
         self._ledger.want(key, value, rank=rank_of(key))
 
     def _gone(self, key: bytes) -> None:
+        self._refused.discard(key)
+        self._unwant(key)
+
+    def _unwant(self, key: bytes) -> None:
         self._ledger.unwant(key, rank=rank_of_removal(key))
 
     def _join(self, cluster: Cluster) -> None:
@@ -157,7 +228,8 @@ class Publisher:
             known = None
         if known is None:
             self._members[cluster.name] = _Member(cluster)
-        membership = kvstore.Membership(cluster, cached=cluster.name != self._own, canaries=True)
+        own = cluster.name == self._own
+        membership = kvstore.Membership(cluster, cached=not own, slices=True, services=own, exports=True, whole=True)
         key = kvstore.config_key(cluster.name)
         self._ledger.want(key, kvstore.encode_membership(membership), rank=rank_of(key))
 
@@ -167,7 +239,10 @@ class Publisher:
         self._keeper.beat()
         cached = name != self._own
         self._gone(kvstore.config_key(name))
+        if name == self._own:
+            self._records.clear()
         marks = [kvstore.synced_key(name, kind, cached=c) for kind in Kind for c in (False, True)]
+        marks += [kvstore.whole_key(name), kvstore.seen_key(name)]
         for key in (*marks, *self._ledger.keys(kvstore.prefixes_of(name, cached=cached))):
             self._gone(key)
 
@@ -176,9 +251,12 @@ class Publisher:
         if member is None:
             return
         member.synced = True
+        if name == self._own:
+            # What is due is not there yet, and would be taken for left over.
+            self._make_records(self._records.take_due())
         self._sweep()
-        for kind in PUBLISHED:
-            key = kvstore.synced_key(name, kind, cached=name != self._own)
+        marks = [kvstore.synced_key(name, kind, cached=name != self._own) for kind in Kind]
+        for key in (*marks, kvstore.whole_key(name)):
             if key not in self._ledger.wanted:
                 self._ledger.want(key, kvstore.encode_time(self._now()), rank=rank_of(key))
 
@@ -195,7 +273,12 @@ class Publisher:
             # Not ours, or not whole: readers report it, and we do not touch what we do not understand.
             return False
         match parsed:
-            case kvstore.ConfigKey(cluster) | kvstore.SyncedKey(cluster=cluster):
+            case (
+                kvstore.ConfigKey(cluster)
+                | kvstore.SyncedKey(cluster=cluster)
+                | kvstore.SeenKey(cluster)
+                | kvstore.WholeKey(cluster)
+            ):
                 return self._is_foreign(cluster) or self._is_complete(cluster)
             case kvstore.DataKey(cluster=cluster, cached=cached):
                 owner = cluster or self._own

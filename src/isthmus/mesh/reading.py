@@ -1,15 +1,16 @@
 """What a store says about clusters, and how far to believe it: decisions only.
 
-A fact counts when its cluster is a member (`cluster-config`) and every kind we read is complete (`synced` marks): until
-then nothing is told of the cluster, not even that something is gone. Nor is anything told while the writer is silent,
-which it is `HEARTBEAT_LIMIT` seconds after its last heartbeat (or after the first listing). So a store that was
-replaced and fills up again, or one whose keys run out with the leases of a writer that died, changes nothing until it
-is whole and alive again, and then only what differs.
+A fact counts when its cluster is a member (`cluster-config`) and every kind we read is complete (`synced` marks, or one
+mark of our own for all of them, where the writer has it): until then nothing is told of the cluster, not even that
+something is gone. Nor is anything told while the writer is silent, which it is `HEARTBEAT_LIMIT` seconds after its last
+heartbeat (or after the first listing). So a store that was replaced and fills up again, or one whose keys run out with
+the leases of a writer that died, changes nothing until it is whole and alive again, and then only what differs.
 
 A cluster leaves when its membership is deleted by a living writer: the heartbeat was heard within `HEARTBEAT_LIMIT`. If
 the membership is missing for another reason (a listing lacks it, or its lease ran out), the cluster is kept for `GRACE`
 seconds of living heartbeat. The same rule for values: one that cannot be decoded is reported and counts as absent, so
 an address is outside the mesh (policies fail closed); an unreadable membership keeps the last good one.
+Of Services, slices are read of members that write them, and records of whole services of the others, never both.
 Rejected: Cilium's rule for marks, which ignores their deletion once seen; ours holds instead, since a mark that is gone
 means that the writer's leases ran out or that the cluster is being removed.
 """
@@ -22,12 +23,23 @@ from isthmus.mesh.mirror import Mirror
 from isthmus.model.endpoint import Cluster, Endpoint, Node
 from isthmus.model.identity import Identity
 from isthmus.model.mesh import ClusterJoined, ClusterLeft, ClusterSynced, MeshEvent
+from isthmus.model.sharing import SharedSlice
 from isthmus.store.contract import Event, KeyValue, Removed
 from isthmus.wire import kvstore
-from isthmus.wire.kvstore import CodecError, ConfigKey, DataKey, HeartbeatKey, Kind, Membership, SyncedKey
+from isthmus.wire.kvstore import (
+    CodecError,
+    ConfigKey,
+    DataKey,
+    HeartbeatKey,
+    Kind,
+    Membership,
+    SeenKey,
+    SyncedKey,
+    WholeKey,
+)
 
 REQUIRED = frozenset({Kind.NODES, Kind.IDENTITIES, Kind.ENDPOINTS})
-"""Kinds that must be complete before a cluster counts."""
+"""Kinds that must be complete before a cluster counts, besides the one that its backends are read from."""
 
 HEARTBEAT_LIMIT = 120.0
 """Seconds without a heartbeat after which its writer counts as gone: two beats, as Cilium has it."""
@@ -44,6 +56,7 @@ class _Member:
         self.membership = membership
         self.present = True
         self.marks: set[Kind] = set()
+        self.whole = False
         self.synced = False
         self.missing_since: float | None = None
         self.mirror = Mirror(membership.cluster.name)
@@ -51,7 +64,20 @@ class _Member:
     @property
     def complete(self) -> bool:
         """Whether what the store holds of the cluster may be told."""
-        return self.present and (not self.membership.canaries or self.marks >= REQUIRED)
+        return self.present and not self.lacking
+
+    @property
+    def backends(self) -> Kind:
+        """The kind that its backends are read from."""
+        return Kind.SLICES if self.membership.slices else Kind.SERVICES
+
+    @property
+    def lacking(self) -> frozenset[Kind]:
+        """The kinds that are not complete, as far as is known."""
+        wanted = REQUIRED | {self.backends}
+        if self.membership.whole:
+            return frozenset() if self.whole else wanted
+        return wanted - self.marks if self.membership.canaries else frozenset()
 
 
 class ClusterHealth(msgspec.Struct, frozen=True):
@@ -62,6 +88,7 @@ class ClusterHealth(msgspec.Struct, frozen=True):
     nodes: int
     identities: int
     endpoints: int
+    services: int = 0
 
 
 class Reading:
@@ -91,7 +118,9 @@ class Reading:
     def clusters(self) -> tuple[ClusterHealth, ...]:
         """How each member is."""
         return tuple(
-            ClusterHealth(member.membership.cluster, _waiting(member), *member.mirror.counts)
+            ClusterHealth(
+                member.membership.cluster, _waiting(member), *member.mirror.counts, services=member.mirror.services
+            )
             for member in self._members.values()
         )
 
@@ -111,6 +140,7 @@ class Reading:
         for member in self._members.values():
             member.present = False
             member.marks.clear()
+            member.whole = False
             member.mirror.clear()
             member.synced = False
         events: list[MeshEvent] = []
@@ -178,6 +208,10 @@ class Reading:
                     self._config(cluster, event, events, now=now)
                 case SyncedKey():
                     self._mark(key, present=isinstance(event, KeyValue))
+                case WholeKey():
+                    self._whole(key, present=isinstance(event, KeyValue))
+                case SeenKey():
+                    self._seen(key, event)
                 case DataKey():
                     self._data(key, event)
                 case HeartbeatKey() | None:
@@ -221,7 +255,8 @@ class Reading:
             events.append(ClusterJoined(membership.cluster))
             self.relist = self.relist or self._orphans or member is not None
             return
-        if member.membership.cached != membership.cached or (returned and self._orphans):
+        rewritten = _ways(member.membership) != _ways(membership)
+        if rewritten or (returned and self._orphans):
             self.relist = True
         member.membership = membership
 
@@ -251,10 +286,31 @@ class Reading:
             else:
                 member.marks.discard(key.kind)
 
+    def _whole(self, key: WholeKey, *, present: bool) -> None:
+        member = self._members.get(key.cluster)
+        if member is None:
+            self._orphans = True
+        else:
+            member.whole = present
+
+    def _seen(self, key: SeenKey, event: Event) -> None:
+        member = self._members.get(key.cluster)
+        if member is None:
+            self._orphans = True
+            return
+        member.mirror.drop_seen()
+        if isinstance(event, KeyValue):
+            member.mirror.put(kvstore.decode_seen(event.key, event.value, cluster=key.cluster))
+
     def _data(self, key: DataKey, event: Event) -> None:
         member = self._owner(key)
         if member is None:
             self._orphans = True
+            return
+        if key.kind is Kind.SERVICES:
+            self._record(member, key, event)
+            return
+        if key.kind is Kind.EXPORTS or (key.kind is Kind.SLICES and not member.membership.slices):
             return
         mirror, cluster = member.mirror, member.membership.cluster
         try:
@@ -265,6 +321,18 @@ class Reading:
             _drop(mirror, key)
             raise
         _drop(mirror, key)
+
+    def _record(self, member: _Member, key: DataKey, event: Event) -> None:
+        """Takes a record of a whole service, of a member that writes no slices."""
+        if member.backends is not Kind.SERVICES:
+            return
+        member.mirror.put_parts(key.place, ())
+        if isinstance(event, KeyValue):
+            cluster = member.membership.cluster
+            record = kvstore.decode_service(
+                event.key, event.value, place=key.place, cluster=cluster.name, cluster_id=cluster.id
+            )
+            member.mirror.put_parts(key.place, record.slices)
 
     def _owner(self, key: DataKey) -> _Member | None:
         """The member that the fact belongs to; facts of our own cluster must not come from its mirror, or reversed."""
@@ -278,10 +346,14 @@ class Reading:
         return self._heard is not None and now - self._heard <= HEARTBEAT_LIMIT
 
 
-def _decode(key: DataKey, pair: KeyValue, cluster: Cluster) -> Node | Identity | Endpoint:
+def _decode(key: DataKey, pair: KeyValue, cluster: Cluster) -> Node | Identity | Endpoint | SharedSlice:
     match key.kind:
         case Kind.NODES:
             return kvstore.decode_node(pair.key, pair.value, name=key.name, cluster=cluster.name, cluster_id=cluster.id)
+        case Kind.SLICES:
+            return kvstore.decode_slice(
+                pair.key, pair.value, place=key.place, cluster=cluster.name, cluster_id=cluster.id
+            )
         case Kind.IDENTITIES:
             return kvstore.decode_identity(
                 pair.key, pair.value, number=int(key.name), cluster=cluster.name, cluster_id=cluster.id
@@ -296,16 +368,23 @@ def _drop(mirror: Mirror, key: DataKey) -> None:
     match key.kind:
         case Kind.NODES:
             mirror.drop_node(key.name)
+        case Kind.SLICES:
+            mirror.drop_slice(key.place)
         case Kind.IDENTITIES:
             mirror.drop_identity(int(key.name))
         case _:
             mirror.drop_endpoint(key.name)
 
 
+def _ways(membership: Membership) -> tuple[bool, bool, bool]:
+    """Where and how the facts of a member are written: with another way, other keys of it count."""
+    return membership.cached, membership.slices, membership.whole
+
+
 def _waiting(member: _Member) -> str:
     if not member.present:
         return "its membership is missing in the store"
     if not member.complete:
-        missing = ", ".join(sorted(kind.value for kind in REQUIRED - member.marks))
+        missing = ", ".join(sorted(kind.value for kind in member.lacking))
         return f"not complete in the store yet: {missing}"
     return ""

@@ -23,12 +23,15 @@ pytestmark = pytest.mark.looptime
 C1 = Cluster("cluster-1", 1)
 PODS, NAMESPACES, NODES = "/api/v1/pods", "/api/v1/namespaces", "/api/v1/nodes"
 POLICIES = "/apis/networking.k8s.io/v1/networkpolicies"
+SERVICES, SLICES = "/api/v1/services", "/apis/discovery.k8s.io/v1/endpointslices"
+GROUP = "/apis/multicluster.x-k8s.io"
 KINDS = {PODS: "Pod", NAMESPACES: "Namespace", NODES: "Node", POLICIES: "NetworkPolicy"}
+KINDS |= {SERVICES: "Service", SLICES: "EndpointSlice"}
 
 
 def thing(path: str, name: str, **more: Any) -> dict[str, Any]:
     meta = {"name": name, "uid": f"uid-{name}", "resourceVersion": "5", **more.pop("meta", {})}
-    if path in (PODS, POLICIES):
+    if path not in (NAMESPACES, NODES):
         meta["namespace"] = "demo"
     return {"kind": KINDS[path], "metadata": meta, **more}
 
@@ -81,6 +84,9 @@ async def following(**options: Any) -> AsyncIterator[Following]:
             NAMESPACES: deque([initial(server, NAMESPACES, thing(NAMESPACES, "demo"))]),
             NODES: deque([initial(server, NODES, thing(NODES, "n1", spec={"podCIDRs": ["10.1.0.0/24"]}))]),
             POLICIES: deque([initial(server, POLICIES)]),
+            SERVICES: deque([initial(server, SERVICES)]),
+            SLICES: deque([initial(server, SLICES)]),
+            GROUP: deque([answer(status(404, "NotFound"), status=404)] * 1000),
         }
         found = Following(server, client, **options)
         try:

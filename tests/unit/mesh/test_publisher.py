@@ -56,6 +56,10 @@ def history(store: MemoryStore) -> list[tuple[str, bool]]:
     ]
 
 
+def is_mark(key: str) -> bool:
+    return key.startswith(("cilium/synced/", "cilium/isthmus/whole/"))
+
+
 C1_KEYS = {
     "cilium/cluster-config/c1",
     "cilium/state/nodes/v1/c1/node-1",
@@ -66,6 +70,9 @@ C1_KEYS = {
     "cilium/synced/c1/cilium/state/identities/v1",
     "cilium/synced/c1/cilium/state/ip/v1",
     "cilium/synced/c1/cilium/state/services/v1",
+    "cilium/synced/c1/cilium/state/endpointslices/v1",
+    "cilium/synced/c1/cilium/state/serviceexports/v1",
+    "cilium/isthmus/whole/v1/c1",
 }
 C2_KEYS = {
     "cilium/cluster-config/c2",
@@ -77,6 +84,9 @@ C2_KEYS = {
     "cilium/synced/c2/cilium/cache/identities/v1",
     "cilium/synced/c2/cilium/cache/ip/v1",
     "cilium/synced/c2/cilium/cache/services/v1",
+    "cilium/synced/c2/cilium/cache/endpointslices/v1",
+    "cilium/synced/c2/cilium/cache/serviceexports/v1",
+    "cilium/isthmus/whole/v1/c2",
 }
 
 
@@ -88,7 +98,9 @@ async def test_the_own_cluster_is_state_and_others_are_cache():
 
     assert keys(store) == {"cilium/.heartbeat"} | C1_KEYS | C2_KEYS
     config = kvstore.decode_membership(b"", store.data[b"cilium/cluster-config/c2"], cluster="c2")
-    assert config == kvstore.Membership(C2, cached=True, canaries=True)
+    assert config == kvstore.Membership(C2, cached=True, slices=True, services=False, exports=True, whole=True)
+    config = kvstore.decode_membership(b"", store.data[b"cilium/cluster-config/c1"], cluster="c1")
+    assert config == kvstore.Membership(C1, slices=True, services=True, exports=True, whole=True)
     assert store.data[b"cilium/.heartbeat"] == b"2026-01-02T03:04:05Z"
 
 
@@ -99,8 +111,8 @@ async def test_addresses_follow_their_identities_and_marks_follow_everything():
         await publisher.settled()
     order = [key for key, _ in history(store)]
     first = {kind: next(i for i, k in enumerate(order) if kind in k) for kind in ("/identities/v1/c2", "/ip/v1/c2")}
-    marks = [i for i, key in enumerate(order) if "synced" in key]
-    data = [i for i, key in enumerate(order) if "cache/" in key and "synced" not in key]
+    marks = [i for i, key in enumerate(order) if is_mark(key)]
+    data = [i for i, key in enumerate(order) if "cache/" in key and not is_mark(key)]
 
     assert first["/identities/v1/c2"] < first["/ip/v1/c2"]
     assert min(marks) > max(data)
@@ -111,7 +123,7 @@ async def test_no_mark_is_set_before_the_source_is_complete():
     async with publishing(store) as publisher:
         publisher.apply(world(C1)[:-1])
         await publisher.settled()
-        assert not any("synced" in key for key in keys(store))
+        assert not any(map(is_mark, keys(store)))
         publisher.apply([ClusterSynced("c1")])
         await publisher.settled()
 
@@ -163,7 +175,7 @@ async def test_a_cluster_that_left_loses_membership_first_then_marks_then_data()
 
     assert keys(store) == {"cilium/.heartbeat"} | C1_KEYS
     assert removed[0] == "cilium/cluster-config/c2"
-    assert all("synced" in key for key in removed[1:5])
+    assert all(map(is_mark, removed[1:8]))
     positions = {
         word: [i for i, key in enumerate(removed) if word in key] for word in ("cache/ip/", "identities/v1/c2")
     }
@@ -227,7 +239,7 @@ async def test_a_cluster_whose_id_changed_starts_anew():
 
 async def test_what_others_keep_under_the_root_is_left_alone():
     store = MemoryStore()
-    foreign = (b"cilium/.initlock", b"cilium/state/services/v1/c1/ns/web", b"cilium/cache/ip/v1/c2/not-an-address")
+    foreign = (b"cilium/.initlock", b"cilium/state/cnpstatuses/v2/x", b"cilium/cache/ip/v1/c2/not-an-address")
     await store.commit([Put(key, b"x") for key in foreign])
     async with publishing(store) as publisher:
         publisher.retain(["c1", "c2"])
@@ -307,7 +319,7 @@ async def test_a_store_that_comes_back_empty_is_filled_again_marks_last(told):
         f"cilium/state/ip/v1/default/10.1.0.{n}" for n in range(1, 201)
     }
     order = [key for key, _ in history(store)]
-    assert all("synced" in key for key in order[-8:])
+    assert all(map(is_mark, order[-14:]))
 
 
 async def test_nothing_is_written_into_a_replaced_store_before_it_was_listed():

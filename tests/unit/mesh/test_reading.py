@@ -40,7 +40,7 @@ def config(cluster: Cluster, *, cached: bool, canaries: bool = True) -> KeyValue
     )
 
 
-def marks(cluster: Cluster, *, cached: bool, kinds=REQUIRED) -> list[KeyValue]:
+def marks(cluster: Cluster, *, cached: bool, kinds=(*REQUIRED, Kind.SERVICES)) -> list[KeyValue]:
     return [KeyValue(kvstore.synced_key(cluster.name, kind, cached=cached), b"t") for kind in kinds]
 
 
@@ -91,7 +91,7 @@ def test_a_listing_tells_every_cluster_own_and_cached(bench):
 
 
 def test_nothing_is_told_of_a_cluster_before_all_its_marks(bench):
-    data = whole(C1, cached=False)[:-3]
+    data = whole(C1, cached=False)[:-4]
     bench.list(data)
     assert bench.told == [ClusterJoined(C1)]
     for mark in marks(C1, cached=False, kinds=[Kind.NODES, Kind.ENDPOINTS, Kind.SERVICES]):

@@ -1,0 +1,105 @@
+"""An EndpointSlice of the API -> what counts of it. Pure, and the same for agents and trackers.
+
+An object is not believed more than necessary: an address that nobody can have, or a port out of range, is left out and
+said, and the rest counts. Bounds are those of an API server, so that one object of 1 MB, which may say a million
+backends, does not stall whoever reads it.
+"""
+
+import sys
+from ipaddress import ip_address
+
+from isthmus.kube.schema import EndpointOfSlice, EndpointSlice
+from isthmus.mesh.objects import canonical_ip
+from isthmus.model.endpoint import family_of
+from isthmus.model.flow import PORT_PROTOCOLS
+from isthmus.model.service import PortKey
+from isthmus.model.sharing import FULL_WEIGHT, SharedEndpoint, SharedPort, SharedSlice
+from isthmus.policy.rules import Problem
+
+SERVICE_NAME = "kubernetes.io/service-name"
+MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
+SOURCE_CLUSTER = "multicluster.kubernetes.io/source-cluster"
+MIRRORS = ("endpointslice-controller.isthmus.dev", "endpointslice-mesh-controller.cilium.io")
+"""Who writes slices of other clusters' backends: our trackers, and Cilium's operators."""
+
+MAX_PORT = 65535
+MAX_PORTS = 100
+MAX_ENDPOINTS = 1000
+
+_VERSIONS = {"IPv4": 4, "IPv6": 6}
+
+
+def is_mirrored(obj: EndpointSlice, *, cluster: str) -> bool:
+    """Tells whether a slice of `cluster` holds backends of another one; those are not `cluster`'s to share."""
+    labels = obj.metadata.labels
+    return labels.get(MANAGED_BY) in MIRRORS or labels.get(SOURCE_CLUSTER, cluster) != cluster
+
+
+def slice_of(
+    obj: EndpointSlice, *, cluster: str, weight: int = FULL_WEIGHT
+) -> tuple[SharedSlice | None, list[Problem]]:
+    """Returns an EndpointSlice as a fact of `cluster`, and what is wrong with it; None if it is of no Service.
+
+    Ports without a number are left out silently: nothing that a Service could forward to.
+    """
+    name, version = obj.metadata.labels.get(SERVICE_NAME, ""), _VERSIONS.get(obj.addressType)
+    if not name or version is None:
+        return None, []
+    problems: list[Problem] = []
+    endpoints: list[SharedEndpoint] = []
+    for index, endpoint in enumerate((obj.endpoints or ())[:MAX_ENDPOINTS]):
+        given = endpoint.addresses[0] if endpoint.addresses else ""
+        address = usable_address(given)
+        if address is None or family_of(address) != version:
+            problems.append(Problem(f"endpoints[{index}].addresses", f"{given!r} is no {obj.addressType} address"))
+        else:
+            endpoints.append(_endpoint(endpoint, address))
+    if len(obj.endpoints or ()) > MAX_ENDPOINTS:
+        problems.append(Problem("endpoints", f"more than {MAX_ENDPOINTS}; the rest is left out"))
+    found = SharedSlice(
+        cluster=cluster,
+        namespace=sys.intern(obj.metadata.namespace),
+        name=obj.metadata.name,
+        service=sys.intern(name),
+        version=version,
+        endpoints=tuple(endpoints),
+        ports=_ports(obj, problems),
+        weight=weight,
+    )
+    return found, problems
+
+
+def usable_address(text: str) -> str | None:
+    """Returns an address in canonical form; None if connections must not be led to or from it."""
+    address = canonical_ip(text)
+    return None if address is None or ip_address(address).is_link_local else address
+
+
+def _endpoint(endpoint: EndpointOfSlice, address: str) -> SharedEndpoint:
+    said = endpoint.conditions
+    ready = said.ready is not False
+    return SharedEndpoint(
+        address=address,
+        ready=ready,
+        serving=ready if said.serving is None else said.serving,
+        terminating=bool(said.terminating),
+        node=sys.intern(endpoint.nodeName or ""),
+        hostname=endpoint.hostname or "",
+        zone=sys.intern(endpoint.zone or ""),
+    )
+
+
+def _ports(obj: EndpointSlice, problems: list[Problem]) -> tuple[SharedPort, ...]:
+    ports: dict[PortKey, SharedPort] = {}
+    for index, port in enumerate((obj.ports or ())[:MAX_PORTS]):
+        if port.port is None:
+            continue
+        protocol = PORT_PROTOCOLS.get(port.protocol or "TCP")
+        if protocol is None or not 0 < port.port <= MAX_PORT:
+            problems.append(Problem(f"ports[{index}]", f"{port.protocol} {port.port} is no port"))
+            continue
+        name, app = sys.intern(port.name or ""), sys.intern(port.appProtocol or "")
+        ports[name, int(protocol)] = SharedPort(name, int(protocol), port.port, app)
+    if len(obj.ports or ()) > MAX_PORTS:
+        problems.append(Problem("ports", f"more than {MAX_PORTS}; the rest is left out"))
+    return tuple(ports.values())
