@@ -25,7 +25,7 @@ LIBRARY = "/opt/lab/lib"
 _TIMEOUT = 20.0
 _PACKAGE = Path(__file__).parents[2]
 """The directory of the package `isthmus`."""
-_MODULES = ("wire/dns", "aio/backoff", "lab/dns", "lab/images/programs")
+_MODULES = ("wire/dns", "aio/backoff", "model/durations", "lab/dns", "lab/images/programs")
 """Packages and modules that programs in pods consist of; each needs the standard library only."""
 _EVERYWHERE = {
     "nginx": "isthmus.lab.images.programs.nginx.main:main",
