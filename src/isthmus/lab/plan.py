@@ -77,6 +77,8 @@ class ClusterPlan(msgspec.Struct, frozen=True):
     """The directory of `kube-apiserver` and `etcd`; empty: the embedded API server."""
     images_file: str = ""
     """A file that adds to the table of images; empty: none."""
+    connect: bool = True
+    """Whether the lab joins it with its other clusters."""
 
     @property
     def control_plane(self) -> NodePlan:

@@ -31,7 +31,7 @@ class StateDir:
         self.supervisor_log = root / "supervisor.log"
         self.kubeconfig = root / "kubeconfig"
         self.roster = root / "clusters.yaml"
-        """Name, ID and credentials of every cluster, for trackers and stand-alone agents."""
+        """Name, ID and credentials of every cluster, for stand-alone agents."""
         self.failed = root / "failed"
         """Logs of clusters that did not come up."""
         self._lock = root / "lock"

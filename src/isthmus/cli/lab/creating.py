@@ -74,6 +74,12 @@ def _as_new(command: _Command) -> _Command:
 )
 @click.option("--nodes", type=int, help="Number of nodes, the control plane included. Default: 2.")
 @click.option("--api-port", type=click.IntRange(1, 65535), help="Port of the API server on 127.0.0.1; any by default.")
+@click.option(
+    "--connect/--no-connect",
+    default=True,
+    show_default=True,
+    help="Join it with the other clusters; without, do it yourself: isthmus clustermesh enable, connect.",
+)
 @_as_new
 @click.pass_obj
 def create(
@@ -87,6 +93,7 @@ def create(
     service_subnet: str | None,
     nodes: int | None,
     api_port: int | None,
+    connect: bool,
     ip_family: str | None,
     policy: str,
     context_prefix: str,
@@ -128,7 +135,7 @@ def create(
                 labels=labels,
                 origins=origins,
             )
-            return [_with(plan, context_prefix=context_prefix, binaries=apiserver_binaries)]
+            return [_with(plan, context_prefix=context_prefix, binaries=apiserver_binaries, connect=connect)]
 
         wishes = Wishes(
             api_host=kind.api_address or "127.0.0.1",
@@ -229,11 +236,14 @@ def _delete(state: StateDir, names: list[str] | None) -> None:
         click.echo("There is no cluster.", err=True)
 
 
-def _with(plan: "ClusterPlan", *, context_prefix: str, binaries: Path | None) -> "ClusterPlan":
+def _with(plan: "ClusterPlan", *, context_prefix: str, binaries: Path | None, connect: bool = True) -> "ClusterPlan":
     import msgspec
 
     return msgspec.structs.replace(
-        plan, context_prefix=context_prefix, binaries="" if binaries is None else _checked(binaries)
+        plan,
+        context_prefix=context_prefix,
+        binaries="" if binaries is None else _checked(binaries),
+        connect=connect,
     )
 
 

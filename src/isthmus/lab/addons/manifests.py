@@ -12,10 +12,13 @@ from typing import Any
 
 import yaml
 
+import isthmus.mesh
+
 Manifest = dict[str, Any]
 
 DIGEST = "isthmus.dev/addon-digest"
 _HERE = Path(__file__).parent
+_MESH = Path(isthmus.mesh.__file__).parent / "manifests" / "crds.yaml"
 # The loader on libyaml is ten times as fast, and the CRDs are long; PyYAML may have been built without it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -25,8 +28,8 @@ class ManifestError(Exception):
 
 
 def crds() -> list[Manifest]:
-    """Returns the CustomResourceDefinitions; raises ManifestError."""
-    return [found for path in sorted((_HERE / "crds").glob("*.yaml")) for found in _load(path, None)]
+    """Returns the CustomResourceDefinitions, those of the mesh among them; raises ManifestError."""
+    return [found for path in (*sorted((_HERE / "crds").glob("*.yaml")), _MESH) for found in _load(path, None)]
 
 
 def dns(values: Mapping[str, str]) -> list[Manifest]:

@@ -13,6 +13,7 @@ import msgspec
 
 from isthmus.lab.control import Connection, ControlError, Delete, Describe, Halt
 from isthmus.lab.launch import check_programs, connect, start_supervisor, wait_until_gone
+from isthmus.lab.life.joining import forget_cluster
 from isthmus.lab.life.listening import listen
 from isthmus.lab.life.notes import Note, complete, noted, read_note, write_note
 from isthmus.lab.life.ownconfig import forget_merged, merge_user_config, write_lab_config
@@ -107,7 +108,10 @@ def delete_clusters(state: StateDir, names: Sequence[str] | None, *, tell: Tell)
         known = list(dict.fromkeys([*alive, *notes]))
         chosen = known if names is None else list(names)
         check_known(chosen, known)
+        staying = [] if connection is None else [plan for plan in running(connection) if plan.name not in chosen]
         for name in chosen:
+            for reason in forget_cluster(state, name, staying) if staying else ():
+                tell(f'not told that "{name}" is gone: {reason}', False)
             if name in notes:
                 forget_merged([notes[name]])
                 _doom(state, notes[name])

@@ -21,6 +21,7 @@ from isthmus.lab.addons.manifests import Manifest, ManifestError, crds, dns
 from isthmus.lab.control import Commit, Connection, Create, Describe, Start, UnitSpec
 from isthmus.lab.images.rootfs import Rootfs
 from isthmus.lab.life.api import TROUBLE, admin_api
+from isthmus.lab.life.joining import JoinError, Meeting, forget_cluster
 from isthmus.lab.life.listening import Listener
 from isthmus.lab.life.notes import Note, write_note
 from isthmus.lab.life.readiness import NotReadyError, Waiting
@@ -65,13 +66,26 @@ def bring_up(
     Rootfs(state.images).prepare()
     several = len(notes) > 1
     given_up = threading.Event()
+    new = {note.plan.name for note in notes}
+    with Connection(state.socket) as connection:
+        running = [cluster.plan for cluster in connection.ask(Describe()).clusters if cluster.plan.name not in new]
+    meeting = Meeting(state, running)
     with ThreadPoolExecutor(len(notes) + 1) as pool:
         definitions = pool.submit(crds)
 
         def work(note: Note, listener: Listener) -> None:
             said = _prefixed(tell, note.plan.name) if several else tell
             with listener, Connection(state.socket) as connection:
-                raising = _Raising(state, note, connection, tell=said, patience=patience, keep=keep, given_up=given_up)
+                raising = _Raising(
+                    state,
+                    note,
+                    connection,
+                    tell=said,
+                    patience=patience,
+                    keep=keep,
+                    meeting=meeting,
+                    given_up=given_up,
+                )
                 raising.perform(listener, definitions)
 
         tasks = [pool.submit(work, note, listener) for note, listener in zip(notes, listeners, strict=True)]
@@ -83,7 +97,24 @@ def bring_up(
             raise
     for error in errors:
         if error is not None:
+            _forget_failed(state, notes, errors, running=running)
             raise error
+
+
+def _forget_failed(
+    state: StateDir,
+    notes: Sequence[Note],
+    errors: Sequence[BaseException | None],
+    *,
+    running: Sequence[ClusterPlan],
+) -> None:
+    """Lets the others forget clusters that did not come up; what cannot be told now is seen at the next start."""
+    failed = [note.plan for note, error in zip(notes, errors, strict=True) if error is not None]
+    left = [*running, *(note.plan for note, error in zip(notes, errors, strict=True) if error is None)]
+    for plan in failed:
+        if not plan.connect or not left:
+            continue
+        forget_cluster(state, plan.name, left)
 
 
 class _Raising:
@@ -98,10 +129,13 @@ class _Raising:
         tell: Tell,
         patience: Patience,
         keep: bool,
+        meeting: Meeting,
         given_up: threading.Event,
     ) -> None:
         self._state = state
         self._keep = keep
+        self._meeting = meeting
+        self._given_up = given_up
         self._note = note
         self._plan = note.plan
         self._connection = connection
@@ -130,9 +164,11 @@ class _Raising:
             self._tell("API server ready")
             self._start(other_units(self._state, plan), None)
             deployments = self._apply_addons(definitions)
+            self._join()
             if self._patience.all_of_it:
                 self._await_all(deployments)
-        except (NotReadyError, AddonError, ManifestError, *TROUBLE) as error:
+        except (NotReadyError, AddonError, ManifestError, JoinError, *TROUBLE) as error:
+            self._meeting.leave(plan)
             raise CreationError(self._failed(error)) from error
         write_note(self._state, msgspec.structs.replace(self._note, complete=True))
         self._connection.ask(Commit(plan.name))
@@ -159,6 +195,13 @@ class _Raising:
             for found in objects
             if found["kind"] == "Deployment"
         ]
+
+    def _join(self) -> None:
+        """Joins the cluster with the others that are there."""
+        limit = max(1.0, self._deadline - time.monotonic())
+        joined = self._meeting.come(self._plan, returning=self._keep, given_up=self._given_up, limit=limit)
+        if joined:
+            self._tell(f"Connected with {', '.join(joined)}")
 
     def _await_all(self, deployments: Sequence[tuple[str, str]]) -> None:
         plan = self._plan

@@ -1,6 +1,7 @@
-"""The list of clusters that every tracker and stand-alone agent reads, rewritten when a cluster comes or goes.
+"""The list of clusters that every stand-alone agent reads, rewritten when a cluster comes or goes.
 
-Invariant: readers see the old list or the new one, never a part. It is JSON, which any YAML reader takes.
+Trackers do without it: their clusters say themselves who their peers are. Invariant: readers see the old list or the
+new one, never a part. It is JSON, which any YAML reader takes.
 """
 
 import os
@@ -13,7 +14,7 @@ from isthmus.lab.statedir import StateDir
 
 
 def write_roster(state: StateDir, plans: Iterable[ClusterPlan]) -> None:
-    """Writes name, ID and credentials of every cluster; raises OSError."""
+    """Writes name, ID and credentials of every cluster that is joined with others; raises OSError."""
     entries = [
         {
             "name": plan.name,
@@ -22,6 +23,7 @@ def write_roster(state: StateDir, plans: Iterable[ClusterPlan]) -> None:
             "context": plan.context,
         }
         for plan in sorted(plans, key=lambda plan: plan.id)
+        if plan.connect
     ]
     draft = state.roster.with_suffix(".new")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

@@ -71,7 +71,7 @@ def _tracker_unit(state: StateDir, plan: ClusterPlan) -> UnitSpec:
     values = {
         "cluster-name": plan.name,
         "cluster-id": plan.id,
-        "clusters-file": state.roster,
+        "kubeconfig": place.kubeconfig("tracker"),
         "data-dir": place.root / "etcd",
         "etcd-listen": _store_url(plan),
         "etcd-ca": place.pki / "etcd-ca.crt",
