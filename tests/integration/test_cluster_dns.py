@@ -18,8 +18,10 @@ import dns.message
 import dns.query
 import dns.rcode
 import pytest
+import yaml
 
 import isthmus
+from isthmus.lab import addons
 from tests.support.apiserver import TOKEN, ApiServer, running_apiserver
 from tests.support.etcd import free_port
 
@@ -27,7 +29,8 @@ LIMIT = 15.0
 COREFILE = """.:53 {{
     health :{health}
     ready :{ready}
-    kubernetes cluster.local in-addr.arpa {{
+    kubernetes cluster.local clusterset.local in-addr.arpa {{
+       multicluster clusterset.local
        pods insecure
     }}
     prometheus :{metrics}
@@ -91,6 +94,7 @@ def endpoints(name: str, addresses: list[str]) -> dict[str, Any]:
 
 
 SERVICES = "/api/v1/namespaces/default/services"
+IMPORTS = "/apis/multicluster.x-k8s.io/v1beta1/namespaces/default/serviceimports"
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
 
 
@@ -144,6 +148,33 @@ def test_names_follow_the_api(cluster: Dns) -> None:
     assert cluster.api.request("DELETE", f"{SERVICES}/db")[0] == 200
     cluster.until("db.default.svc.cluster.local", [])
     assert cluster.ask("db.default.svc.cluster.local").rcode() == dns.rcode.NXDOMAIN
+
+
+def test_names_of_the_clusterset_follow_imports_once_they_are_defined(cluster: Dns) -> None:
+    name = "shop.default.svc.clusterset.local"
+    assert cluster.ask(name).rcode() == dns.rcode.NXDOMAIN
+    definition = yaml.safe_load((Path(addons.__file__).parent / "crds" / "serviceimports.yaml").read_text())
+    create(cluster.api, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition)
+    item: dict[str, Any] = {
+        "apiVersion": "multicluster.x-k8s.io/v1beta1",
+        "kind": "ServiceImport",
+        "metadata": {"name": "shop"},
+        "spec": {"type": "ClusterSetIP", "ips": ["10.96.0.99"], "ports": [{"name": "http", "port": 80}]},
+    }
+    create(cluster.api, IMPORTS, item)
+    cluster.until(name, ["10.96.0.99"])
+    assert cluster.texts(f"_http._tcp.{name}", "SRV") == [f"0 100 80 {name}."]
+    item["metadata"]["name"], item["spec"] = "db", {"type": "Headless", "ports": []}
+    create(cluster.api, IMPORTS, item)
+    found = endpoints("derived-x", ["10.10.0.1"])
+    found["endpoints"][0]["hostname"] = "db-0"
+    found["metadata"]["labels"]["multicluster.kubernetes.io/service-name"] = "db"
+    found["metadata"]["labels"]["multicluster.kubernetes.io/source-cluster"] = "tion"
+    create(cluster.api, SLICES, found)
+    cluster.until("db-0.tion.db.default.svc.clusterset.local", ["10.10.0.1"])
+    assert cluster.texts("db.default.svc.clusterset.local") == ["10.10.0.1"]
+    assert cluster.api.request("DELETE", f"{IMPORTS}/shop")[0] == 200
+    cluster.until(name, [])
 
 
 def test_what_is_too_long_for_udp_comes_over_tcp(cluster: Dns) -> None:

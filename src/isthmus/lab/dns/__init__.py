@@ -3,6 +3,7 @@
     data.py       what is kept of an API object
     directory.py  all of it, with its indexes
     zone.py       names below the cluster's domain -> records; reverse.py: addresses -> names
+    clusterset.py names below `clusterset.local`: what other clusters export
     responder.py  bytes of a query -> bytes of a response
     client.py     lists and watches over HTTPS; follow.py: what a list or an event means
     server.py     UDP and TCP; health.py: readiness and metrics; corefile.py, __main__.py: how it is run

@@ -15,6 +15,7 @@ from typing import Any
 
 from isthmus.aio.backoff import Backoff
 from isthmus.lab.dns.client import ApiError, Target, get, watch
+from isthmus.lab.dns.clusterset import ClusterSetZone
 from isthmus.lab.dns.corefile import DEFAULT, CorefileError, Settings, parse
 from isthmus.lab.dns.directory import Directory
 from isthmus.lab.dns.follow import WATCH_SECONDS, Progress, resources
@@ -101,12 +102,14 @@ def find_target(options: dict[str, str]) -> Target:
     return Target(host.strip("[]"), int(port), token_file=options["token-file"], ca_file=options["ca-file"])
 
 
-def zones_of(settings: Settings, directory: Directory) -> list[Zone]:
-    """Returns the zones of a Corefile; its first name that is not for addresses is the cluster's domain."""
-    forward = [origin for origin in settings.origins if origin not in (IN_ADDR, IP6)]
+def zones_of(settings: Settings, directory: Directory, imported: Directory) -> list[Zone]:
+    """Returns the zones of a Corefile; its first name that is not for addresses or imports is the cluster's domain."""
+    special = (IN_ADDR, IP6, *settings.multicluster)
+    forward = [origin for origin in settings.origins if origin not in special]
     zones: list[Zone] = [ServiceZone(origin, directory, ttl=settings.ttl, pods=settings.pods) for origin in forward]
     if zones and isinstance(zones[0], ServiceZone):
         named = zones[0]
+        zones += [ClusterSetZone(name, imported, server=named, ttl=settings.ttl) for name in settings.multicluster]
         reverse = [origin for origin in settings.origins if origin in (IN_ADDR, IP6)]
         zones += [ReverseZone(origin, named, directory, ttl=settings.ttl) for origin in reverse]
     return zones
@@ -119,10 +122,12 @@ class Daemon:
         self._settings = settings
         self._target = target
         self._loop = Loop()
-        directory = Directory(serial=int(time.time()) % 2**32)
-        self._progress = [Progress(resource) for resource in resources(directory)]
+        serial = int(time.time()) % 2**32
+        directory, imported = Directory(serial=serial), Directory(serial=serial)
+        followed = resources(directory, imported if settings.multicluster else None)
+        self._progress = [Progress(resource) for resource in followed]
         self._counts = Counts()
-        self._responder = Responder(zones_of(settings, directory), is_ready=lambda: self.ready)
+        self._responder = Responder(zones_of(settings, directory, imported), is_ready=lambda: self.ready)
 
     @property
     def ready(self) -> bool:
@@ -166,7 +171,7 @@ class Daemon:
         """Lists and watches one resource for ever, in a thread of its own; what comes is taken in the loop's thread."""
         backoff = Backoff(base=0.2, cap=10.0)
         name = progress.resource.name
-        well = True
+        well, defined = True, True
         while True:
             try:
                 if progress.watching:
@@ -183,10 +188,16 @@ class Daemon:
                         say("INFO", f"plugin/kubernetes: {name} listed")
                 if not well:
                     say("INFO", f"plugin/kubernetes: {name}: the API server is back")
-                well = True
+                well, defined = True, True
             except ApiError as error:
-                progress.failed(error.status)
+                self._take(progress.failed, error.status)
                 delay = backoff.next()
+                if error.status == 404 and progress.resource.others is not None:
+                    if defined and progress.missing:
+                        say("INFO", f"plugin/kubernetes: {name} are not defined here; looking again now and then")
+                        defined = False
+                    time.sleep(delay if progress.missing else 0.0)
+                    continue
                 if well:
                     say("WARNING", f"plugin/kubernetes: {name}: {error}; answering from memory")
                 well = False

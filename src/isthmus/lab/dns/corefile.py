@@ -31,6 +31,8 @@ class Settings(NamedTuple):
 
     port: int = 53
     origins: tuple[Name, ...] = ()
+    multicluster: tuple[Name, ...] = ()
+    """Those of the origins whose names are of ServiceImports."""
     ttl: int = 5
     pods: bool = False
     health: int = 0
@@ -105,10 +107,7 @@ def _plugin(settings: Settings, line: _Line, options: list[_Line]) -> Settings:
 def _kubernetes(settings: Settings, line: _Line, args: list[str], options: list[_Line]) -> Settings:
     if not args:
         raise CorefileError(f"Corefile:{line.number}: `kubernetes` needs zones")
-    try:
-        origins = tuple(lowered(parse_name(word)) for word in args)
-    except DnsError as error:
-        raise CorefileError(f"Corefile:{line.number}: {error}") from error
+    origins = _names(line, args)
     settings = settings._replace(origins=settings.origins + origins)
     for option in options:
         match option.words:
@@ -118,11 +117,31 @@ def _kubernetes(settings: Settings, line: _Line, args: list[str], options: list[
                 settings = settings._replace(pods=False)
             case ["ttl", text] if text.isascii() and text.isdigit() and int(text) <= _MAX_TTL:
                 settings = settings._replace(ttl=int(text))
+            case ["multicluster", *names] if names:
+                settings = settings._replace(multicluster=settings.multicluster + _multicluster(option, origins))
             case ["fallthrough", *_]:
                 continue  # nothing comes after us: what is not found does not exist
             case _:
                 raise _unknown(option)
     return settings
+
+
+def _multicluster(line: _Line, origins: tuple[Name, ...]) -> tuple[Name, ...]:
+    """Returns the zones of a ClusterSet (CoreDNS 1.12.2 and later), which are to be zones of the plugin too."""
+    found = _names(line, line.words[1:])
+    for word, name in zip(line.words[1:], found, strict=True):
+        if name not in origins:
+            raise CorefileError(f"Corefile:{line.number}: `{word}` is not a zone of this `kubernetes`")
+    if all(origin in found for origin in origins if origin[-1:] != (b"arpa",)):
+        raise CorefileError(f"Corefile:{line.number}: `kubernetes` needs the cluster's own zone too")
+    return found
+
+
+def _names(line: _Line, words: list[str]) -> tuple[Name, ...]:
+    try:
+        return tuple(lowered(parse_name(word)) for word in words)
+    except DnsError as error:
+        raise CorefileError(f"Corefile:{line.number}: {error}") from error
 
 
 def _unknown(line: _Line) -> CorefileError:

@@ -1,4 +1,4 @@
-"""What DNS keeps of Services, EndpointSlices and Namespaces.
+"""What DNS keeps of Services, EndpointSlices, ServiceImports and Namespaces.
 
 Invariants: an object of the API becomes one of these or nothing, never an exception: what a server sends that makes no
 sense is left out, field by field; names are in lower case, as the API has them. Small tuples, because a cluster may
@@ -15,6 +15,8 @@ Key = tuple[bytes, bytes]
 """Namespace and name."""
 
 SERVICE_LABEL = "kubernetes.io/service-name"
+IMPORT_LABEL = "multicluster.kubernetes.io/service-name"
+CLUSTER_LABEL = "multicluster.kubernetes.io/source-cluster"
 
 
 class Port(NamedTuple):
@@ -44,11 +46,17 @@ class Service(NamedTuple):
 
 
 class Endpoint(NamedTuple):
-    """One address behind a Service; `host` is its label below the Service's name."""
+    """One address behind a Service; `host` is its label below the Service's name, below `cluster` if that is given."""
 
     host: bytes
     address: bytes
     ready: bool
+    cluster: bytes = b""
+
+    @property
+    def labels(self) -> Name:
+        """What its name begins with, before the Service's name."""
+        return (self.host, self.cluster) if self.cluster else (self.host,)
 
 
 class Slice(NamedTuple):
@@ -77,11 +85,35 @@ def service(item: Json) -> Service | None:
     return Service(key, addresses, ports, None, unready)
 
 
+def service_import(item: Json) -> Service | None:
+    """Returns what is kept of a ServiceImport (KEP-1645); None for one without a usable name or an address yet."""
+    key = key_of(item)
+    spec = _dict(item.get("spec"))
+    if key is None:
+        return None
+    headless = spec.get("type") == "Headless"
+    addresses = [] if headless else [found for text in _list(spec.get("ips")) if (found := packed(text)) is not None]
+    if not addresses and not headless:
+        return None
+    return Service(key, tuple(addresses), tuple(_ports(_list(spec.get("ports")), default=b"tcp")))
+
+
 def endpoint_slice(item: Json) -> Slice | None:
     """Returns what is kept of an EndpointSlice; None for one without a usable name or Service."""
+    return _slice(item, SERVICE_LABEL, cluster=b"")
+
+
+def imported_slice(item: Json) -> Slice | None:
+    """Returns an EndpointSlice as one of a ServiceImport; None if it is of none, or does not say of which cluster."""
+    labels = _dict(_dict(item.get("metadata")).get("labels"))
+    cluster = _label(labels.get(CLUSTER_LABEL))
+    return None if cluster is None else _slice(item, IMPORT_LABEL, cluster=cluster)
+
+
+def _slice(item: Json, label: str, *, cluster: bytes) -> Slice | None:
     key = key_of(item)
     labels = _dict(_dict(item.get("metadata")).get("labels"))
-    owner = _label(labels.get(SERVICE_LABEL))
+    owner = _label(labels.get(label))
     if key is None or owner is None:
         return None
     endpoints = []
@@ -93,7 +125,7 @@ def endpoint_slice(item: Json) -> Slice | None:
         for text in _list(row.get("addresses")):
             address = packed(text)
             if address is not None:
-                endpoints.append(Endpoint(host or dashed(address), address, ready))
+                endpoints.append(Endpoint(host or dashed(address), address, ready, cluster))
     return Slice(key, (key[0], owner), tuple(endpoints), tuple(_ports(_list(item.get("ports")), default=b"tcp")))
 
 

@@ -1,9 +1,8 @@
 """Names below a cluster's domain and what they stand for.
 
 Source: Kubernetes DNS-Based Service Discovery 1.1.0, and CoreDNS where that leaves a choice (names of endpoints without
-a host name, SRV of a Service without a port, NXDOMAIN for a headless Service without endpoints). A second zone, such as
-`clusterset.local`, is another `ServiceZone` over another directory. Invariant: the answer depends on the directory, the
-name and the type alone. Rejected: wildcards (`*.default.svc`), which CoreDNS has dropped.
+a host name, SRV of a Service without a port, NXDOMAIN for a headless Service without endpoints). Invariant: the answer
+depends on the directory, the name and the type alone. Rejected: wildcards (`*.default.svc`), which CoreDNS has dropped.
 """
 
 from collections.abc import Iterable
@@ -49,19 +48,31 @@ class Zone(Protocol):
 
 
 class ServiceZone:
-    """The zone of a cluster (or of a set of them): `NAME.NAMESPACE.svc.DOMAIN`."""
+    """The zone of a cluster: `NAME.NAMESPACE.svc.DOMAIN`."""
 
-    def __init__(self, origin: Name, directory: Directory, *, ttl: int = 5, pods: bool = True) -> None:
-        """`ttl` in seconds; `pods` tells whether 10-1-2-3.NAMESPACE.pod.DOMAIN has an address."""
+    def __init__(
+        self,
+        origin: Name,
+        directory: Directory,
+        *,
+        ttl: int = 5,
+        pods: bool = True,
+        primary: Name | None = None,
+    ) -> None:
+        """`ttl` in seconds; `pods` tells whether 10-1-2-3.NAMESPACE.pod.DOMAIN has an address.
+
+        `primary` is the name server's name, if that is not in this zone.
+        """
         self.origin = origin
         self._directory = directory
         self._ttl = ttl
         self._pods = pods
-        self._primary = (b"ns", b"dns", *origin)
+        self.primary = primary or (b"ns", b"dns", *origin)
+        self._serves_itself = primary is None
 
     def soa(self) -> Record:
         """Returns the SOA record."""
-        return authority(self.origin, self._primary, serial=self._directory.serial, ttl=self._ttl)
+        return authority(self.origin, self.primary, serial=self._directory.serial, ttl=self._ttl)
 
     def find(self, name: Name, type: int) -> Found:
         """Returns what is known of a name at or below the origin."""
@@ -75,7 +86,7 @@ class ServiceZone:
             return self._below_pods(name, inner[:-1], type)
         if inner == (b"dns-version",):
             return Found((Record(name, TXT, self._ttl, text_data(VERSION)),)) if type in (TXT, ANY) else NOTHING
-        if kind == b"dns" and len(inner) <= 2:
+        if kind == b"dns" and len(inner) <= 2 and self._serves_itself:
             if len(inner) == 1:
                 return NOTHING
             service = self._directory.service(DNS_SERVICE)
@@ -91,7 +102,7 @@ class ServiceZone:
         if type == SOA:
             return Found((self.soa(),))
         if type in (NS, ANY):
-            record = Record(self.origin, NS, self._ttl, self._primary)
+            record = Record(self.origin, NS, self._ttl, self.primary)
             return Found((record,) if type == NS else (self.soa(), record))
         return NOTHING
 
@@ -109,13 +120,9 @@ class ServiceZone:
                 return UNKNOWN
             record = Record(name, CNAME, self._ttl, service.alias)
             return Found((record,), alias=None if type in (CNAME, ANY) else service.alias)
-        if len(rest) == 2:
-            if not (rest[0].startswith(b"_") and rest[1].startswith(b"_")):
-                return UNKNOWN
+        if len(rest) == 2 and rest[0].startswith(b"_") and rest[1].startswith(b"_"):
             return self._service(name, service, type, port=rest[0][1:], protocol=rest[1][1:])
-        if len(rest) == 1:
-            return self._endpoint(name, service, rest[0], type)
-        return self._service(name, service, type)
+        return self._endpoint(name, service, tuple(rest), type) if rest else self._service(name, service, type)
 
     def _service(
         self, name: Name, service: Service, type: int, *, port: bytes | None = None, protocol: bytes = b""
@@ -139,19 +146,19 @@ class ServiceZone:
             if port is not None and not chosen:
                 continue
             addresses[endpoint.address] = None
-            rows += [(found.number, (endpoint.host, *base), endpoint.address) for found in chosen]
+            rows += [(found.number, (*endpoint.labels, *base), endpoint.address) for found in chosen]
         if not addresses:
             return UNKNOWN
         if type == SRV:
             return self._services(name, rows)
         return Found(tuple(self._addresses(name, addresses, type)))
 
-    def _endpoint(self, name: Name, service: Service, host: bytes, type: int) -> Found:
-        target = (host, *self.name_of(service.key))
+    def _endpoint(self, name: Name, service: Service, labels: Name, type: int) -> Found:
+        target = (*labels, *self.name_of(service.key))
         addresses: dict[bytes, None] = {}
         rows: list[tuple[int, Name, bytes]] = []
         for endpoint, ports in self._directory.endpoints(service):
-            if endpoint.host == host:
+            if endpoint.labels == labels:
                 addresses[endpoint.address] = None
                 rows += [(found.number, target, endpoint.address) for found in ports]
         if not addresses:

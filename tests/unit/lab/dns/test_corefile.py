@@ -40,7 +40,8 @@ def test_the_file_of_the_addon_is_understood_without_a_warning() -> None:
     objects = dns({"cluster_name": "x", "cluster_domain": "example.org", "dns_ip": "10.96.0.10"})
     text = next(found["data"]["Corefile"] for found in objects if found["kind"] == "ConfigMap")
     settings = parse(text)
-    assert settings.origins[0] == (b"example", b"org")
+    assert settings.origins[:2] == ((b"example", b"org"), (b"clusterset", b"local"))
+    assert settings.multicluster == ((b"clusterset", b"local"),)
     assert (settings.ttl, settings.pods, settings.warnings) == (5, True, ())
     assert parse(DEFAULT).origins[0] == (b"cluster", b"local")
 
@@ -55,6 +56,18 @@ def test_the_file_of_the_addon_is_understood_without_a_warning() -> None:
         (".:53 {\n kubernetes cluster.local\n}\n.:54 {\n}\n", "Corefile:4: expected one server block"),
         (".:99999 {\n}\n", "`99999` is not a port"),
         (".:53 {\n rewrite name a b\n}\n", "Corefile:2: `rewrite name a b` is not supported"),
+        (
+            ".:53 {\n kubernetes cluster.local {\n  multicluster clusterset.local\n }\n}\n",
+            "Corefile:3: `clusterset.local` is not a zone of this `kubernetes`",
+        ),
+        (
+            ".:53 {\n kubernetes clusterset.local {\n  multicluster clusterset.local\n }\n}\n",
+            "Corefile:3: `kubernetes` needs the cluster's own zone too",
+        ),
+        (
+            ".:53 {\n kubernetes cluster.local {\n  multicluster\n }\n}\n",
+            "Corefile:3: `multicluster` is not supported",
+        ),
         (
             ".:53 {\n kubernetes cluster.local {\n  pods verified\n }\n}\n",
             "Corefile:3: `pods verified` is not supported",
