@@ -29,6 +29,7 @@ from isthmus.ruleset.text import replacement, script
 from tests.support.netns import World
 
 NODE = "n1"
+OWN = "east"
 NETWORKS = ("172.20.0.0/16", "fd00:172:20::/64")
 VIP4, VIP6 = "172.20.0.10", "fd00:172:20::10"
 
@@ -40,12 +41,19 @@ def service(name: str = "web", *ports: Port, **fields: object) -> Service:
 
 
 def backends(
-    name: str, *targets: tuple[str, int], protocol: str = "TCP", port: str = "", key: str = "", **flags: object
+    name: str,
+    *targets: tuple[str, int],
+    protocol: str = "TCP",
+    port: str = "",
+    key: str = "",
+    cluster: str = OWN,
+    **flags: object,
 ) -> Slice:
     """Returns a slice; `flags` are those of every backend in it (`node` is this node by default)."""
     told = {"node": NODE, **flags}
-    members = {((port, PORT_PROTOCOLS[protocol]), Backend("east", Target(*target), **told)) for target in targets}
-    return Slice(("shop", key or f"{name}-{protocol}-{port}"), ("shop", name), frozenset(members))
+    members = {((port, PORT_PROTOCOLS[protocol]), Backend(cluster, Target(*target), **told)) for target in targets}
+    place = ("shop", key or f"{name}-{protocol}-{port}")
+    return Slice(place if cluster == OWN else (cluster, *place), ("shop", name), frozenset(members))
 
 
 class ServiceNode:
@@ -59,7 +67,7 @@ class ServiceNode:
             "link set svcpeer up",
             *(f"route add {network} dev svc src {ip}" for network, ip in zip(NETWORKS, world.router.ips, strict=True)),
         )
-        self.compiler = Compiler(policies or PolicyWorld("east"))
+        self.compiler = Compiler(policies or PolicyWorld(OWN))
         for name, host in world.pods.items():
             if name not in outside:
                 self.compiler.put_pod(LocalPod("shop", name, "", {"app": name}, host.ips))
