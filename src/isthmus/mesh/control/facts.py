@@ -79,7 +79,9 @@ def own_slice(obj: EndpointSlice, *, cluster: str) -> SharedSlice | None:
     """Returns an EndpointSlice as a fact of this cluster; None if it is of no Service, or tells of another cluster."""
     meta = obj.metadata
     service, version = meta.labels.get(SERVICE_NAME, ""), _VERSIONS.get(obj.addressType)
-    if not service or version is None or SOURCE_CLUSTER in meta.labels or meta.labels.get(MANAGED_BY) == OURS:
+    # Slices of Services that are exported name their own cluster.
+    foreign = meta.labels.get(SOURCE_CLUSTER, cluster) != cluster or meta.labels.get(MANAGED_BY) == OURS
+    if not service or version is None or foreign:
         return None
     ports = tuple(
         SharedPort(port.name or "", int(PORT_PROTOCOLS[port.protocol or "TCP"]), port.port, port.appProtocol or "")

@@ -203,12 +203,10 @@ def _told(world: World, view: View, before: GlobalServiceStatus, status: GlobalS
     if conflict is not None and conflict.status == "True":
         if known is None or (known.status, known.message) != (conflict.status, conflict.message):
             told.append(Tell(about, conflict.reason, conflict.message, "Warning"))
-    return told + _moved(world, about, before, status)
+    return told + _moved(world, view, before, status)
 
 
-def _moved(
-    world: World, about: ObjectReference, before: GlobalServiceStatus, status: GlobalServiceStatus
-) -> list[Effect]:
+def _moved(world: World, view: View, before: GlobalServiceStatus, status: GlobalServiceStatus) -> list[Effect]:
     """Returns what to say of clusters that are used no more, or again, because of how their backends are.
 
     What people change (annotations, drains, who shares) they know; and who never had a backend fails nobody.
@@ -217,7 +215,8 @@ def _moved(
     used, using = {name for name in was if was[name].used}, {name for name in now if now[name].used}
     if used == using:
         return []
-    lost = tuple(sorted(name for name in used - using if name in now and was[name].ready and not now[name].ready))
+    about = reference(view.service)
+    lost = tuple(sorted(name for name in used - using if was[name].ready and _without_ready(view.parts.get(name))))
     to = _several([name for name in now if name in using])
     if lost and not using:
         text = f"{_several(list(lost))}: no ready backend left, and none elsewhere"
@@ -229,6 +228,11 @@ def _moved(
     if back:
         return [Tell(about, RESTORED, f"{_several(back)}: ready backends again; new connections go to {to}")]
     return []
+
+
+def _without_ready(part: Part | None) -> bool:
+    """Whether a cluster gives its backends, and none of them is ready."""
+    return part is not None and part.shared and part.misfit is None and not part.counts.ready
 
 
 def still_failed(world: World, key: Key, effects: list[Effect]) -> frozenset[str]:

@@ -248,6 +248,7 @@ class World:
                 if key[0] in changed:
                     self.services[key] = service.judged(namespace_global=key[0] not in self._shut)
                     self._touch(key)
+                    self._dirty.clusters.add(self.own)
 
     def _put_namespace(self, obj: Namespace) -> None:
         if namespace_is_global(obj.metadata.annotations)[0]:
