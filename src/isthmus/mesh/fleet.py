@@ -4,11 +4,12 @@ A source per configured cluster; what they tell is put together here. Invariants
 whose source fails, is degraded and keeps all that was told of it; only a cluster that is no longer configured leaves,
 with one `ClusterLeft`. A source that starts again (new credentials, a fault) is compared with what was told before and
 is silent until it has told everything, so a rejoin is a difference and never an empty moment, and its identities keep
-their numbers. An address that two clusters claim is told for one of them (`overlap`). What waits for the consumer is
-bounded; a slow consumer slows the watches.
+their numbers. An address that two clusters claim is told for one of them (`overlap`). Since when a source fails is told
+as well (`freshness`). What waits for the consumer is bounded; a slow consumer slows the watches.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from typing import Protocol
@@ -20,9 +21,10 @@ from isthmus.aio.backoff import Backoff
 from isthmus.kube.client import Client
 from isthmus.kube.errors import Forbidden, KubeError, NotFound
 from isthmus.kube.kubeconfig import load
-from isthmus.kube.resources import NAMESPACES
+from isthmus.kube.resources import NAMESPACES, NETWORK_POLICIES
 from isthmus.kube.schema import Namespace
 from isthmus.mesh.clusters import ClusterSpec
+from isthmus.mesh.freshness import Freshness
 from isthmus.mesh.kubernetes import KubernetesSource, SourceHealth
 from isthmus.mesh.mirror import Mirror
 from isthmus.mesh.overlap import Overlaps
@@ -32,6 +34,7 @@ from isthmus.model.identity import Identity
 from isthmus.model.mesh import (
     ClusterJoined,
     ClusterLeft,
+    ClusterSeen,
     ClusterSynced,
     EndpointGone,
     EndpointTold,
@@ -51,6 +54,9 @@ from isthmus.model.mesh import (
 MAX_BATCHES = 16
 """Batches of all sources that wait for the consumer, each of at most some 4,000 events."""
 
+LOOK = 2.0
+"""Seconds between two looks at how the sources are."""
+
 # Worded as kube-ip-tracker's, for those who search logs for them.
 CONFIGURED = "New cluster configured: {}. Starting watcher."
 CONNECTED = "Successfully connected to cluster {} (UID: {}). Starting informers..."
@@ -58,6 +64,9 @@ FAILED = "Failed to connect to cluster {}"
 REMOVED = "Cluster no longer configured: {}. Stopping watcher."
 STOPPED = "Watcher for cluster {} has stopped."
 OVERLAP = "Clusters overlap"
+
+_UNTOLD = str(NETWORK_POLICIES)
+"""Policies only refine identities: what is told without them is as fresh as with them."""
 
 _log = structlog.get_logger("isthmus.mesh.fleet")
 
@@ -110,13 +119,19 @@ class _Slot:
 
 
 class Fleet:
-    """The configured clusters. `adopt` holds the identities of an earlier life, by cluster name."""
+    """The configured clusters.
+
+    `adopt` holds the identities of an earlier life, by cluster name, and `seen` what it told of failing sources;
+    `clock` gives Unix seconds.
+    """
 
     def __init__(
         self,
         *,
         connect: Connect | None = None,
         adopt: Mapping[str, Mapping[int, Identity]] | None = None,
+        seen: tuple[ClusterSeen, ...] = (),
+        clock: Callable[[], float] = time.time,
         backoff: Callable[[], Backoff] = lambda: Backoff(base=0.5, cap=5.0),
     ) -> None:
         self._connect = connect or kubernetes_sources()
@@ -127,6 +142,8 @@ class Fleet:
         self._announced: list[MeshEvent] = []
         self._ending: set[asyncio.Task[None]] = set()
         self._overlaps = Overlaps()
+        self._freshness = Freshness(seen)
+        self._clock = clock
 
     def configure(self, specs: Sequence[ClusterSpec]) -> None:
         """Makes the fleet what `specs` say (names and IDs are unique); starts and stops sources. Never blocks."""
@@ -161,8 +178,13 @@ class Fleet:
     async def events(self) -> AsyncGenerator[Sequence[MeshEvent], None]:
         """Yields batches for ever; to be iterated once. Stops every source when it is closed."""
         try:
+            loop = asyncio.get_running_loop()
+            looked = loop.time()
             while True:
-                item = await self._queue.get()
+                item = await self._next(looked + LOOK)
+                if loop.time() >= looked + LOOK:
+                    looked = loop.time()
+                    self._look()
                 events, self._announced = self._announced, []
                 if item is not None:
                     slot, run, batch = item
@@ -177,6 +199,21 @@ class Fleet:
             for slot in self._slots.values():
                 self._stop(slot)
             await asyncio.gather(*self._ending, return_exceptions=True)
+
+    async def _next(self, until: float) -> tuple[_Slot, int, Sequence[MeshEvent]] | None:
+        """Returns the next batch, or None at the loop's time `until` or if there is something else to do."""
+        try:
+            async with asyncio.timeout_at(until):
+                return await self._queue.get()
+        except TimeoutError:
+            return None
+
+    def _look(self) -> None:
+        """Announces which sources have begun to fail, or work again."""
+        for name, slot in self._slots.items():
+            seen = self._freshness.look(name, _trouble(slot), now=self._clock())
+            if seen is not None:
+                self._announced.append(seen)
 
     def _take(self, slot: _Slot, batch: Sequence[MeshEvent]) -> list[MeshEvent]:
         """Brings the mirror of a cluster up to date; returns what to tell of it."""
@@ -228,6 +265,7 @@ class Fleet:
 
     def _remove(self, name: str) -> None:
         self._stop(self._slots.pop(name))
+        self._freshness.forget(name)
         self._announced.append(ClusterLeft(name))
 
     def _wake(self) -> None:
@@ -288,6 +326,18 @@ async def _uid(client: Client) -> str:
         return (await client.get(NAMESPACES, "kube-system", type=Namespace)).metadata.uid or "unknown"
     except (Forbidden, NotFound):
         return "unknown"
+
+
+def _trouble(slot: _Slot) -> str | None:
+    """Why what is told of a cluster may be old; None if it is not, or only policies cannot be watched."""
+    if slot.source is None:
+        return slot.error or "connecting"
+    trouble = {resource: text for resource, text in slot.source.health.trouble.items() if resource != _UNTOLD}
+    if trouble:
+        return "; ".join(f"{resource}: {text}" for resource, text in sorted(trouble.items()))
+    if slot.resyncing or not slot.told:
+        return slot.source.health.reason or "not everything has been told yet"
+    return None
 
 
 def _status(slot: _Slot) -> ClusterStatus:

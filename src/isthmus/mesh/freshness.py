@@ -34,10 +34,9 @@ class Freshness:
         """Takes why a cluster's source fails now (None: it works); returns what must be told of that."""
         known = self._troubles.get(name)
         if trouble is None:
-            if known is None:
-                return None
-            del self._troubles[name]
-            return ClusterSeen(name)
+            self._troubles.pop(name, None)
+            # What an earlier life told and we did not, goes from the store when the cluster is complete.
+            return ClusterSeen(name) if known is not None and known.told else None
         if known is None:
             known = self._troubles[name] = _Trouble(now, trouble)
         # A clock that was set back must not make a failure last for ever.

@@ -20,15 +20,18 @@ from isthmus.aio.backoff import Backoff
 from isthmus.aio.health import HealthServer
 from isthmus.mesh.clusters import ClusterSpec
 from isthmus.mesh.control.assembly import own_cluster_writers
+from isthmus.mesh.control.mirrored import OFF
 from isthmus.mesh.fleet import ClusterStatus, Connect, Fleet
+from isthmus.mesh.freshness import load_seen
 from isthmus.mesh.listing import REREAD, ListFollower
+from isthmus.mesh.mcs.follower import McsFollower
 from isthmus.mesh.membership import Membership, Refused, merge_peers
 from isthmus.mesh.peers import PeersFollower
 from isthmus.mesh.publisher import Publisher, load_identities
 from isthmus.mesh.tracker_metrics import TrackerMetrics
 from isthmus.mesh.tracker_options import TrackerOptions
 from isthmus.model.identity import Identity
-from isthmus.model.mesh import MeshEvent
+from isthmus.model.mesh import ClusterSeen, MeshEvent
 from isthmus.store.access import ensure_access
 from isthmus.store.child import ChildEtcd
 from isthmus.store.client import Client
@@ -129,8 +132,8 @@ class Tracker:
 
     async def run(self) -> None:
         """Runs until cancelled."""
-        adopt = await self._identities()
-        fleet = self._fleet = Fleet(connect=self._connect, adopt=adopt)
+        adopt, seen = await self._earlier()
+        fleet = self._fleet = Fleet(connect=self._connect, adopt=adopt, seen=seen)
         self._configure()
         _log.info(RECONCILING, clusters=",".join(spec.cluster.name for spec in self._listed))
         try:
@@ -169,8 +172,11 @@ class Tracker:
         self._all_known = self._all_known or membership is not None or self._names_others
         self._configure()
 
-    async def _identities(self) -> dict[str, dict[int, Identity]]:
-        """Reads the identities of an earlier life; waits for the store, since without them all numbers would change."""
+    async def _earlier(self) -> tuple[dict[str, dict[int, Identity]], tuple[ClusterSeen, ...]]:
+        """Reads the identities of an earlier life and which clusters failed in it.
+
+        Waits for the store, since without identities all numbers would change.
+        """
         delays = Backoff(base=0.2, cap=5.0)
         while True:
             try:
@@ -179,12 +185,13 @@ class Tracker:
                     own=self._own,
                     on_report=lambda key, reason: _log.warning(UNREADABLE, key=key, reason=reason),
                 )
+                seen = await load_seen(self._store)
             except StoreError as error:
                 if delays.attempts == 0:
                     _log.warning(STORE_AWAY, error=str(error))
                 await asyncio.sleep(delays.next())
             else:
-                return {name: {i.number: i for i in identities} for name, identities in found.items()}
+                return {name: {i.number: i for i in identities} for name, identities in found.items()}, seen
 
     async def _pump(self, fleet: Fleet) -> None:
         async with aclosing(fleet.events()) as batches:
@@ -246,6 +253,7 @@ async def serve(options: TrackerOptions, *, connect: Connect | None = None, rere
                     clusters=lambda: tracker.clusters(),
                     mode=options.global_services,
                     registry=registry,
+                    more=[McsFollower(options.own.cluster.name)] if options.global_services != OFF else [],
                 )
             )
         tracker = Tracker(

@@ -12,8 +12,20 @@ from isthmus.mesh.fleet import Fleet
 from isthmus.mesh.kubernetes import SourceHealth
 from isthmus.model.endpoint import Cluster, Endpoint
 from isthmus.model.identity import Identity
-from isthmus.model.mesh import ClusterJoined, ClusterLeft, ClusterSynced, EndpointGone, EndpointTold, MeshEvent
-from tests.support.mesh import C1, C2, Consumer, endpoint, identity, world
+from isthmus.model.mesh import (
+    ClusterJoined,
+    ClusterLeft,
+    ClusterSeen,
+    ClusterSynced,
+    EndpointGone,
+    EndpointTold,
+    MeshEvent,
+    ServiceGone,
+    ServiceTold,
+    SliceGone,
+    SliceTold,
+)
+from tests.support.mesh import C1, C2, Consumer, endpoint, identity, service, shared_slice, world
 
 pytestmark = [pytest.mark.looptime]
 
@@ -59,6 +71,8 @@ class Bench:
         self.fleet = Fleet(
             connect=self.connect,
             adopt={"c2": {C2.id << 16 | 9: identity(C2, 9)}},
+            clock=asyncio.get_running_loop().time,
+            seen=(ClusterSeen("c2", -500.0, "away before"),),
             backoff=lambda: Backoff(base=1, cap=4, jitter=0),
         )
 
@@ -242,3 +256,50 @@ async def test_closing_it_stops_every_source():
     assert bench.sources["c1"][0].closed
     assert len(asyncio.all_tasks()) < len(before)
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_how_long_a_source_has_failed_is_told_once_and_taken_back():
+    async with running(Bench(c1=[[world(C1)]])) as bench:
+        bench.fleet.configure([S1])
+        await asyncio.sleep(1)
+        (source,) = bench.sources["c1"]
+        source.trouble = {"pods": "connection refused"}
+        await asyncio.sleep(4)
+        assert bench.consumer.stale == {}, "an API server that restarts is away for less"
+        await asyncio.sleep(6)
+        (since,) = bench.consumer.stale.values()
+        assert 1 <= since <= 3
+        await asyncio.sleep(600)
+        assert len([event for event in bench.events() if isinstance(event, ClusterSeen)]) == 1
+
+        source.trouble = {"networkpolicies.networking.k8s.io": "403: not allowed"}
+        await asyncio.sleep(3)
+
+        assert bench.consumer.stale == {}, "policies are no part of what is told"
+
+
+async def test_a_cluster_that_is_not_back_since_our_start_is_as_old_as_it_was_before():
+    async with running(Bench(c2=[OSError("no route")] * 1000)) as bench:
+        bench.fleet.configure([S2])
+        await asyncio.sleep(3)
+
+        assert bench.consumer.stale == {"c2": -500.0}
+        assert [event.reason for event in bench.events() if isinstance(event, ClusterSeen)] == ["OSError: no route"]
+
+
+async def test_a_source_that_starts_again_without_a_service_takes_it_back():
+    told = [ServiceTold(service(C1)), SliceTold(shared_slice(C1, 1)), SliceTold(shared_slice(C1, 2, name="web-2"))]
+    first = [[*world(C1)[:-1], *told, ClusterSynced("c1")], RuntimeError("broken")]
+    second = [[*world(C1)[:-1], SliceTold(shared_slice(C1, 2, name="web-2"))], [ClusterSynced("c1")]]
+    async with running(Bench(c1=[first, second])) as bench:
+        bench.fleet.configure([S1])
+        await asyncio.sleep(0.5)
+        assert bench.consumer.backends == {"10.1.0.1", "10.1.0.2"}
+        before = len(bench.events())
+        await asyncio.sleep(2)
+
+        assert bench.events()[before:] == [
+            ServiceGone("c1", ("demo", "web")),
+            SliceGone("c1", ("demo", "web-1")),
+            ClusterSynced("c1"),
+        ]
