@@ -9,6 +9,7 @@ nothing is undone in silence. Rejected: one account for all peers, which could n
 import asyncio
 import ipaddress
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -29,6 +30,8 @@ _PAUSE = 0.05
 """Seconds between two looks; a watch for one object that comes in an instant costs more."""
 
 _MAX_PAUSE = 1.0
+
+_T = TypeVar("_T")
 
 
 _Failures = dict[tuple[str, str], JoiningError | KubeError]
@@ -193,11 +196,8 @@ async def _check(sides: Sequence[_Side], halves: Sequence[tuple[_Side, _Side]], 
             if reason := unfit_pair(one.configuration, other.configuration):
                 raise JoiningError(reason)
     readers = list({id(reader): reader for reader, _read in halves}.values())
-    try:
-        known = await asyncio.gather(*(reader.party.member.peers() for reader in readers))
-        nodes = await asyncio.gather(*(side.party.member.client.list_all(NODES, type=Node) for side in sides))
-    except KubeError as error:
-        raise JoiningError(str(error)) from error
+    known = await asyncio.gather(*(_of(side, side.party.member.peers()) for side in readers))
+    nodes = await asyncio.gather(*(_of(side, side.party.member.client.list_all(NODES, type=Node)) for side in sides))
     for reader, entries in zip(readers, known, strict=True):
         membership = read_peers(entries, own=reader.name)
         for _reader, read in (half for half in halves if half[0] is reader):
@@ -207,6 +207,14 @@ async def _check(sides: Sequence[_Side], halves: Sequence[tuple[_Side, _Side]], 
         for j in range(i + 1, len(sides)):
             for text in overlaps(nodes[i], nodes[j]):
                 tell(f"⚠️  Clusters {one.name} and {sides[j].name}: {text}")
+
+
+async def _of(side: _Side, asked: Awaitable[_T]) -> _T:
+    """Returns what a cluster answers. Raises JoiningError with its name."""
+    try:
+        return await asked
+    except KubeError as error:
+        raise side.party.member.failed(error) from error
 
 
 async def _token(member: Member, cluster: str) -> tuple[str, bytes]:

@@ -135,9 +135,7 @@ async def _refuse_new_identity(member: Member, known: Configuration, wanted: Con
     """Raises JoiningError where the name or the number cannot be changed any more."""
     before = f"{known.cluster.name} (id {known.cluster.id})"
     if known.tracker != DEPLOYMENT:
-        raise JoiningError(
-            f"context {member.context} is cluster {before}; who runs its tracker gave it that name and id"
-        )
+        raise JoiningError(f"context {member.context} is cluster {before}; the lab gave it that name and id")
     others = sorted({*await member.peers(), *await _readers(member)} - {known.cluster.name})
     if others:
         raise JoiningError(

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from isthmus.kube.client import Client, Patch
-from isthmus.kube.errors import AlreadyExists, ConfigError, KubeError, NotFound
+from isthmus.kube.errors import AlreadyExists, ApiError, ConfigError, KubeError, NotFound
 from isthmus.kube.kubeconfig import load
 from isthmus.kube.resources import CONFIG_MAPS, SECRETS, SERVICES
 from isthmus.kube.schema import Bare, ConfigMap, Secret, Service
@@ -93,16 +93,20 @@ class Member:
 
     async def _apply(self, manifest: Manifest) -> None:
         metadata = manifest["metadata"]
-        await self.client.patch(
-            resource_of(manifest),
-            metadata["name"],
-            manifest,
-            type=Bare,
-            kind=Patch.APPLY,
-            namespace=metadata.get("namespace"),
-            field_manager=MANAGER,
-            force=True,
-        )
+        try:
+            await self.client.patch(
+                resource_of(manifest),
+                metadata["name"],
+                manifest,
+                type=Bare,
+                kind=Patch.APPLY,
+                namespace=metadata.get("namespace"),
+                field_manager=MANAGER,
+                force=True,
+            )
+        except ApiError as error:
+            what = f"{manifest['kind']} {metadata['name']}"
+            raise JoiningError(f"context {self.context}: cannot apply {what}: {error}") from error
 
     async def remove(self, manifests: Iterable[Manifest]) -> None:
         """Removes objects one after the other; what is not there is no error. Raises KubeError."""
@@ -125,10 +129,17 @@ class Member:
 
 @asynccontextmanager
 async def open_member(kubeconfig: Path | None, context: str | None) -> AsyncGenerator[Member, None]:
-    """Opens the cluster of a context, of the current one if it is None. Raises JoiningError."""
+    """Opens the cluster of a context, of the current one if it is None.
+
+    Raises JoiningError, also for a KubeError that ends what is done with it.
+    """
     try:
         access = await asyncio.to_thread(load, kubeconfig, context=context)
     except ConfigError as error:
         raise JoiningError(str(error)) from None
     async with Client(access) as client:
-        yield Member(access.context or access.origin, client)
+        member = Member(access.context or access.origin, client)
+        try:
+            yield member
+        except KubeError as error:
+            raise member.failed(error) from error
