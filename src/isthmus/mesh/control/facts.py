@@ -8,7 +8,7 @@ source tells of itself, which leave out what is not shared, and that is used her
 import msgspec
 
 from isthmus.kube.schema import EndpointSlice, Service
-from isthmus.mesh.control.objects import MANAGED_BY, OURS, SERVICE_NAME, SOURCE_CLUSTER
+from isthmus.mesh.control.objects import MANAGED_BY, OURS, SERVICE_NAME, SOURCE_CLUSTER, SOURCE_SERVICE
 from isthmus.model.flow import PORT_PROTOCOLS
 from isthmus.model.sharing import ServicePort, SharedEndpoint, SharedPort, SharedSlice
 from isthmus.policy.rules import Problem
@@ -26,7 +26,10 @@ _PROTOCOLS = {int(number): name for name, number in PORT_PROTOCOLS.items()}
 
 
 class OwnService(msgspec.Struct, frozen=True):
-    """A Service that says something about other clusters; `annotations` are kept for when its namespace changes."""
+    """A Service that says something about other clusters; `annotations` are kept for when its namespace changes.
+
+    `imported` is the name of the ServiceImport that it stands for, "" if it stands for itself.
+    """
 
     namespace: str
     name: str
@@ -36,6 +39,7 @@ class OwnService(msgspec.Struct, frozen=True):
     external: bool = False
     ports: tuple[ServicePort, ...] = ()
     annotations: dict[str, str] = {}
+    imported: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -71,6 +75,7 @@ def own_service(obj: Service, *, namespace_global: bool) -> OwnService | None:
         external=spec.type == "ExternalName",
         ports=ports,
         annotations=annotations,
+        imported=meta.labels.get(SOURCE_SERVICE, ""),
     )
     return found.judged(namespace_global=namespace_global)
 

@@ -104,7 +104,8 @@ def _mirrors(found: SharedSlice, service: OwnService) -> Iterator[StoredSlice]:
         SERVICE_NAME: service.name,
         MANAGED_BY: OURS,
         SOURCE_CLUSTER: found.cluster,
-        SOURCE_SERVICE: found.service,
+        # Names below clusterset.local go by it.
+        SOURCE_SERVICE: service.imported or found.service,
         **({HEADLESS: ""} if service.headless else {}),
     }
     for number, start in enumerate(range(0, len(endpoints), MAX_ENDPOINTS) or (0,)):
