@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from isthmus.agent.daemon import Agent, Settings
+from isthmus.agent.serving import ServiceSettings
 from isthmus.kube import kubeconfig
 from isthmus.kube.client import Client
 from isthmus.kube.resources import ENDPOINT_SLICES, EVENTS, NODES, SERVICES
@@ -36,9 +37,9 @@ async def running_agent(server: ApiServer) -> AsyncIterator[tuple[Agent, FakeWri
     writer, registry = FakeWriter(), CollectorRegistry()
     async with Client(kubeconfig.load(path, context="admin")) as client:
         await client.create(NODES, NODE, type=dict)
-        settings = Settings(node="n1", cluster="east", services=True)
+        settings = Settings(node="n1", cluster="east", services=ServiceSettings())
         agent = Agent(settings, client=client, writer=writer, mesh=fleet.events, registry=registry)
-        agent.services._flush = lambda stale: 0
+        agent.services.own._flush = lambda stale: 0
         task = asyncio.create_task(agent.run())
         try:
             yield agent, writer, client, registry
@@ -74,7 +75,7 @@ async def _cluster_ip(client: Client, name: str) -> str:
 
 
 def _reachable(agent: Agent, ip: str) -> Callable[[], set[str]]:
-    return lambda: {target.address for target in in_use(agent.services.view.compiler, (ip, 6, 80))}
+    return lambda: {target.address for target in in_use(agent.services.own.view.compiler, (ip, 6, 80))}
 
 
 async def test_a_service_follows_its_slices_and_a_node_port_is_at_the_nodes_address(server: ApiServer):

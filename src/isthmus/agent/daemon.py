@@ -8,6 +8,7 @@ leave the node's new pods and policies without enforcement for as long as any on
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Protocol, TypeVar
@@ -18,23 +19,20 @@ from prometheus_client import CollectorRegistry
 
 from isthmus.agent.isolation import Isolation
 from isthmus.agent.metrics import AgentMetrics
-from isthmus.agent.service_watch import ServiceWatch
-from isthmus.agent.services import ServiceView
-from isthmus.agent.staging import Stage
+from isthmus.agent.presence import ClusterSeen, Counts, Presence, State
+from isthmus.agent.serving import ServiceSettings, Serving
 from isthmus.agent.view import Report, View
 from isthmus.aio.backoff import Backoff
 from isthmus.aio.health import HealthServer
 from isthmus.aio.runner import BoundedRunner
-from isthmus.kernel.conntrack import forget_stale
 from isthmus.kernel.errors import KernelError
 from isthmus.kube.client import Client
 from isthmus.kube.events import EventRecorder
-from isthmus.kube.reflector import Change, follow
-from isthmus.kube.resources import ENDPOINT_SLICES, NETWORK_POLICIES, NODES, PODS, SERVICES, Resource
-from isthmus.kube.schema import EndpointSlice, Node, ObjectReference, Pod, Service
+from isthmus.kube.reflector import Change, Snapshot, follow
+from isthmus.kube.resources import NETWORK_POLICIES, NODES, PODS, Resource
+from isthmus.kube.schema import Node, ObjectReference, Pod
 from isthmus.model.mesh import MeshEvent
 from isthmus.policy.rules import ObjectRef, Scope
-from isthmus.ruleset.services import ServiceCompiler
 from isthmus.ruleset.table import Delta
 
 MOST_NAMED = 20  # of a long list in a log line or Event, or policies of one gate that get an Event each
@@ -78,13 +76,13 @@ class Writer(Protocol):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """Who and where the agent is; `sync_timeout` in seconds."""
+    """Who and where the agent is; `sync_timeout` in seconds, `services` None serves none."""
 
     node: str
     cluster: str
     scope: Scope = Scope.CLUSTERSET
     sync_timeout: float = 30.0
-    services: bool = False
+    services: ServiceSettings | None = None
 
 
 class Agent:
@@ -98,7 +96,9 @@ class Agent:
         writer: Writer,
         mesh: Callable[[], AsyncGenerator[Sequence[MeshEvent], None]],
         registry: CollectorRegistry,
+        silence: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        """`silence` tells for how many seconds nothing has been heard of the mesh, 0 while it is."""
         self.settings = settings
         self.view = View(cluster=settings.cluster, scope=settings.scope)
         self._client = client
@@ -106,7 +106,8 @@ class Agent:
         self._mesh = mesh
         self._metrics = AgentMetrics(registry)
         self._events = EventRecorder(client, "isthmus-agent", settings.node)
-        self.services = self._make_services(registry) if settings.services else None
+        self._presence = Presence(client, settings.node, state=self._state, counts=self._counts)
+        self.services = self._make_services(settings.services, registry, silence) if settings.services else None
         self._runner = BoundedRunner(
             self._sync,
             min_interval=COALESCE,
@@ -125,10 +126,21 @@ class Agent:
         self._shut: dict[str, tuple[ObjectRef, ...]] = {}
         self._reopen = 0.0
 
-    def _make_services(self, registry: CollectorRegistry) -> ServiceWatch:
-        compiler = ServiceCompiler(self.view.compiler.table, node=self.settings.node)
-        where = ServiceView(Stage(compiler), cluster=self.settings.cluster)
-        return ServiceWatch(where, events=self._events, registry=registry, flush=forget_stale)
+    def _make_services(
+        self, wanted: ServiceSettings, registry: CollectorRegistry, silence: Callable[[], float]
+    ) -> Serving:
+        return Serving(
+            wanted,
+            cluster=self.settings.cluster,
+            node=self.settings.node,
+            table=self.view.compiler.table,
+            events=self._events,
+            registry=registry,
+            members=lambda: [name for name in self.view.clusters if name != self.settings.cluster],
+            endpoint=lambda ip: self.view.compiler.world.endpoints.get(ip),
+            silence=silence,
+            on_change=self._changed,
+        )
 
     def add_checks(self, health: HealthServer) -> None:
         """Registers why the agent may not be ready."""
@@ -144,9 +156,8 @@ class Agent:
             itself = f"metadata.name={self.settings.node}"
             tasks.create_task(self._follow(NODES, Node, self._on_node, selector=itself))
             if self.services is not None:
-                tasks.create_task(self._follow(SERVICES, Service, self.services.on_services))
-                tasks.create_task(self._follow(ENDPOINT_SLICES, EndpointSlice, self.services.on_slices))
-                tasks.create_task(self.services.serve())
+                tasks.create_task(self.services.run(self._client))
+            tasks.create_task(self._presence.serve())
             tasks.create_task(self._follow_mesh())
             tasks.create_task(self._events.serve())
             tasks.create_task(self._runner.serve())
@@ -163,6 +174,8 @@ class Agent:
         async with aclosing(self._mesh()) as batches:
             async for batch in batches:
                 self.view.mesh(batch)
+                if self.services is not None:
+                    self.services.mesh(batch)
                 self._changed()
 
     async def _lose_patience(self) -> None:
@@ -178,18 +191,21 @@ class Agent:
 
     @property
     def _missing(self) -> list[str]:
-        return self.view.missing + (self.services.view.missing if self.services else [])
+        return self.view.missing + (self.services.missing if self.services is not None else [])
 
     @property
     def _locally_ready(self) -> bool:
-        return self.view.locally_ready and not (self.services and self.services.view.missing)
+        return self.view.locally_ready and not (self.services is not None and self.services.missing)
 
     def _on_node(self, change: Change[Node]) -> None:
         self.view.node(change)
         if self.services is not None:
-            self.services.view.compiler.set_node(self.view.node_addresses)
+            self.services.set_node(self.view.node_addresses)
+        for node in change.objects if isinstance(change, Snapshot) else (change.object,):
+            self._presence.node_uid = node.metadata.uid
 
     def _changed(self) -> None:
+        self._presence.changed()
         if self._locally_ready:
             self._local.set()
         if self._since is None:
@@ -248,6 +264,7 @@ class Agent:
         self._report_shut(loop.time())
         if self.services is not None:
             self.services.written()
+        self._presence.changed()
 
     async def _replace(self, whole: Delta) -> None:
         try:
@@ -302,3 +319,28 @@ class Agent:
         if text != self._refusal:
             self._refusal = text
             _log.error(REFUSED, error=text, subject=error.subject, retry_in=round(delay, 1))
+            self._presence.changed()
+
+    # -- what is told about this agent -------------------------------------------------------------------------
+
+    def _state(self) -> State:
+        across = self.services.across if self.services is not None else None
+        clusters = []
+        for name, synced in sorted(self.view.clusters.items()):
+            if name == self.settings.cluster:
+                continue
+            reason = "" if synced else "not everything has been told yet"
+            if across is None:
+                clusters.append(ClusterSeen(name, synced, reason))
+            else:
+                reason = reason or across.reason(name)
+                clusters.append(ClusterSeen(name, synced, reason, across.health(name), across.unreachable(name)))
+        reason = self._refusal or ("" if self._written else ", ".join(self._missing))
+        return State(self._written and not self._refusal, reason, across.count if across else 0, tuple(clusters))
+
+    def _counts(self) -> dict[str, Counts]:
+        endpoints = Counter(endpoint.cluster for endpoint in self.view.compiler.world.endpoints.values())
+        across = self.services.across if self.services is not None else None
+        services = across.globals.shared_by() if across is not None else Counter[str]()
+        nodes = self.view.nodes
+        return {name: Counts(len(nodes.get(name, ())), endpoints[name], services[name]) for name in self.view.clusters}

@@ -6,6 +6,7 @@ The kernel is looked at first: an agent that cannot enforce must say so at once 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
+from functools import partial
 
 import structlog
 from prometheus_client import CollectorRegistry, Gauge, GCCollector, PlatformCollector, ProcessCollector
@@ -13,7 +14,7 @@ from prometheus_client import CollectorRegistry, Gauge, GCCollector, PlatformCol
 from isthmus import __version__
 from isthmus.agent.daemon import Agent, Settings
 from isthmus.agent.options import Options, OptionsError
-from isthmus.agent.writer import KernelWriter
+from isthmus.agent.writer import KernelWriter, UnfitKernel
 from isthmus.aio.health import HealthServer
 from isthmus.kube.client import Client
 from isthmus.kube.kubeconfig import load
@@ -21,6 +22,7 @@ from isthmus.mesh import reader
 from isthmus.mesh.clusters import ClusterList, ClusterSpec, own_cluster
 from isthmus.mesh.fleet import Fleet
 from isthmus.mesh.listing import ListFollower
+from isthmus.mesh.reading import HEARTBEAT_LIMIT
 from isthmus.model.mesh import MeshEvent
 from isthmus.store.client import Client as StoreClient
 from isthmus.store.transport import Tls
@@ -41,25 +43,28 @@ async def serve(options: Options) -> None:
         collector(registry=registry)
     access = await asyncio.to_thread(load, options.kubeconfig, context=options.context)
     async with AsyncExitStack() as stack:
-        writer = await stack.enter_async_context(KernelWriter(services=options.kube_proxy_replacement))
+        writer = await _open_writer(options, stack)
         client = await stack.enter_async_context(Client(access))
         health = HealthServer(options.metrics_bind_address, flag=METRICS_FLAG, registry=registry)
         # Part of the same group as the agent: a fault in it ends the process with a reason, and is not lost.
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        state = reader.ReaderHealth()
         if options.standalone:
             fleet, follower = await _open_fleet(options)
             tasks.create_task(_keep_configured(fleet, follower))
             mesh = fleet.events()
         else:
-            mesh = _from_etcd(options, registry, stack)
+            mesh = _from_etcd(options, state, registry, stack)
         settings = Settings(
             node=options.node_name,
             cluster=options.cluster_name,
             scope=options.policy_scope,
             sync_timeout=options.sync_timeout,
-            services=options.kube_proxy_replacement,
+            services=options.services,
         )
-        agent = Agent(settings, client=client, writer=writer, mesh=lambda: mesh, registry=registry)
+        # Without a store each cluster's own watch tells how fresh it is.
+        silence = partial(_silence, None if options.standalone else state)
+        agent = Agent(settings, client=client, writer=writer, mesh=lambda: mesh, registry=registry, silence=silence)
         agent.add_checks(health)
         await stack.enter_async_context(health)
         _log.info(
@@ -69,18 +74,27 @@ async def serve(options: Options) -> None:
             cluster=options.cluster_name,
             mesh="standalone" if options.standalone else ",".join(options.etcd_endpoints),
             scope=options.policy_scope.value,
-            services=options.kube_proxy_replacement,
+            services="all" if options.kube_proxy_replacement else "global" if options.services else "none",
+            global_services=options.global_services.value,
         )
         await agent.run()
 
 
+async def _open_writer(options: Options, stack: AsyncExitStack) -> KernelWriter:
+    try:
+        return await stack.enter_async_context(KernelWriter(services=options.services is not None))
+    except UnfitKernel as error:
+        if options.services is not None and not options.services.everything:
+            raise UnfitKernel(f"{error}\n--global-services=off may need less of it") from error
+        raise
+
+
 def _from_etcd(
-    options: Options, registry: CollectorRegistry, stack: AsyncExitStack
+    options: Options, state: reader.ReaderHealth, registry: CollectorRegistry, stack: AsyncExitStack
 ) -> AsyncGenerator[Sequence[MeshEvent], None]:
     tls = Tls(ca=options.etcd_ca, cert=options.etcd_cert, key=options.etcd_key)
     store = StoreClient(options.etcd_endpoints, tls=tls)
     stack.push_async_callback(store.close)
-    state = reader.ReaderHealth()
     # A silent tracker makes an agent stale and not unready: enforcement goes on, and these say how old its view is.
     for name, text, value in (
         ("isthmus_agent_mesh_connected", "Whether the mesh store answers.", lambda: float(state.connected)),
@@ -89,6 +103,16 @@ def _from_etcd(
     ):
         Gauge(name, text, registry=registry).set_function(value)
     return reader.follow(store, health=state)
+
+
+def _silence(state: reader.ReaderHealth | None) -> float:
+    """Returns for how many seconds nothing has been heard of the mesh; a store without a writer is silent too."""
+    if state is None:
+        return 0.0
+    if not state.connected:
+        return state.staleness
+    age = state.heartbeat_age
+    return age if age is not None and age > HEARTBEAT_LIMIT else 0.0
 
 
 async def _open_fleet(options: Options) -> tuple[Fleet, ListFollower]:

@@ -7,7 +7,7 @@ what changes while entries are looked through is looked for afterwards, and neve
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -19,7 +19,7 @@ from isthmus.kernel.errors import KernelError
 from isthmus.kube.events import EventRecorder
 from isthmus.kube.reflector import Change
 from isthmus.kube.schema import EndpointSlice, ObjectReference, Service
-from isthmus.model.service import Target
+from isthmus.model.service import ServiceKey, Target
 from isthmus.services.frontends import FrontendKey
 
 MOST_NAMED = 20  # problems of one object in the log or in one Event
@@ -61,6 +61,10 @@ class ServiceWatch:
     def on_slices(self, change: Change[EndpointSlice]) -> None:
         """Takes in a change of EndpointSlices."""
         self._report(self.view.slices(change))
+
+    def recount(self, services: Iterable[ServiceKey]) -> None:
+        """Takes in that other clusters' backends of these services came or went."""
+        self._report(self.view.recount(services))
 
     def taken(self) -> None:
         """Says that the table, as it is now, is about to be written."""

@@ -13,6 +13,7 @@ from isthmus.agent.view import Report
 from isthmus.kube.reflector import Change, Gone, Put, Snapshot
 from isthmus.kube.schema import EndpointSlice
 from isthmus.kube.schema import Service as ServiceObject
+from isthmus.mesh.slices import is_mirrored
 from isthmus.model.service import ServiceKey, Slice
 from isthmus.policy.rules import ObjectRef, Problem
 
@@ -98,7 +99,9 @@ class ServiceView:
         self._problems.pop((SERVICE, *key), None)
 
     def _put_slice(self, obj: EndpointSlice) -> list[Report]:
-        facts: Facts = slice_facts(obj, cluster=self._cluster)
+        # What a tracker mirrors for others is known here from the first hand, with weights and health.
+        mirrored = self._stage.judged and is_mirrored(obj, cluster=self._cluster)
+        facts = Facts() if mirrored else slice_facts(obj, cluster=self._cluster)
         meta = obj.metadata
         key = (meta.namespace, meta.name)
         before = self._stage.slice(key)

@@ -100,6 +100,11 @@ class Stage:
                 if len(key) == 2:
                     yield key
 
+    @property
+    def judged(self) -> bool:
+        """Tells whether there is a judge."""
+        return self._judge is not None
+
     def concerns(self, key: ServiceKey) -> bool:
         """Tells whether what is wrong with a service matters here."""
         return self.everything or (self._judge is not None and self._judge.declared(key))

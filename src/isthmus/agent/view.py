@@ -59,6 +59,8 @@ class View:
         self.known: set[Input] = set()
         self.clusters: dict[str, bool] = {}
         """Members of the set by name, and whether all they hold has been told."""
+        self.nodes: dict[str, set[str]] = {}
+        """The names of each member's nodes."""
         self._problems: dict[tuple[str, str], tuple[Problem, ...]] = {}
 
     @property
@@ -173,6 +175,7 @@ class View:
                         self.known.add(Input.MESH)
                 case ClusterLeft(name):
                     self.clusters.pop(name, None)
+                    self.nodes.pop(name, None)
                     for ip in [ip for ip, endpoint in world.endpoints.items() if endpoint.cluster == name]:
                         compiler.drop_endpoint(ip)
                     for number in [n for n, identity in world.identities.items() if identity.cluster == name]:
@@ -187,8 +190,10 @@ class View:
                     known = world.endpoints.get(ip)
                     if known is not None and known.cluster == cluster_name:
                         compiler.drop_endpoint(ip)
-                case NodeTold() | NodeGone():
-                    pass  # other nodes are plain addresses to NetworkPolicy
+                case NodeTold(node):  # a plain address to NetworkPolicy
+                    self.nodes.setdefault(node.cluster, set()).add(node.name)
+                case NodeGone(cluster_name, node_name):
+                    self.nodes.get(cluster_name, set()).discard(node_name)
 
 
 def _place(ref: ObjectRef) -> tuple[str, str]:

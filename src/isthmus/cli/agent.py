@@ -44,6 +44,36 @@ def _fail(error: Exception) -> NoReturn:
     is_flag=True,
     help="Serve the cluster's Services on this node too; for nodes without a kube-proxy.",
 )
+@click.option(
+    "--global-services",
+    type=click.Choice(["nftables", "endpointslices", "off"]),
+    default="nftables",
+    show_default=True,
+    help="Who leads to other clusters' backends of global services: agents, EndpointSlices of the tracker, or nobody.",
+)
+@click.option(
+    "--remote-health",
+    type=click.Choice(["on", "off"]),
+    is_flag=False,
+    flag_value="on",
+    default="on",
+    show_default=True,
+    help="Probe the nodes that hold backends of services of several clusters, and prefer those that answer.",
+)
+@click.option(
+    "--remote-health-port",
+    type=click.IntRange(1, 65535),
+    default=10250,
+    show_default=True,
+    help="TCP port of the nodes that is probed; a refusal is an answer too.",
+)
+@click.option(
+    "--remote-staleness",
+    default="10m",
+    show_default=True,
+    metavar="DURATION",
+    help="After so long without news, a cluster's backends are used only if nothing else is left; 0 is never.",
+)
 @click.option("--metrics-bind-address", default="127.0.0.1:9080", show_default=True, metavar="HOST:PORT")
 @click.option(
     "--sync-timeout",

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from isthmus.agent.daemon import Agent, Settings
 from isthmus.agent.service_objects import service_facts, slice_facts
 from isthmus.agent.services import ServiceView
+from isthmus.agent.serving import ServiceSettings
 from isthmus.agent.staging import Stage
 from isthmus.kernel.errors import KernelError
 from isthmus.kube.access import Access
@@ -332,7 +333,7 @@ def test_two_named_ports_with_different_targets_and_a_port_that_nobody_has(view:
 
 def _agent(writer: FakeWriter, *, services: bool) -> Agent:
     client = Client(Access(server="https://127.0.0.1:1"))
-    settings = Settings(node="n1", cluster="east", services=services)
+    settings = Settings(node="n1", cluster="east", services=ServiceSettings() if services else None)
     return Agent(settings, client=client, writer=writer, mesh=lambda: None, registry=CollectorRegistry())
 
 
@@ -373,17 +374,17 @@ async def test_stale_udp_connections_are_looked_for_after_the_kernel_took_the_ch
     agent = _agent(writer, services=True)
     asked: list[dict] = []
     done = threading.Event()
-    agent.services._flush = lambda stale: (asked.append(dict(stale)), done.set(), 1)[2]
+    agent.services.own._flush = lambda stale: (asked.append(dict(stale)), done.set(), 1)[2]
     _tell_all(agent)
     dns = service(ports=[{"port": 53, "protocol": "UDP"}])
     agent.services.on_services(Snapshot((dns,)))
     udp = [{"name": "", "port": 53, "protocol": "UDP"}]
     agent.services.on_slices(Snapshot((slice_("10.1.0.1", ports=udp),)))
-    task = asyncio.create_task(agent.services.serve())
+    task = asyncio.create_task(agent.services.own.serve())
     writer.kernel.broken.append(KernelError("busy"))
     with pytest.raises(KernelError):
         await agent._sync()
-    assert not agent.services._wake.is_set()
+    assert not agent.services.own._wake.is_set()
 
     await agent._sync()
     await asyncio.to_thread(done.wait, 20)
@@ -397,8 +398,8 @@ async def test_a_flush_that_fails_is_said_once_and_ends_nothing():
     def refuse(stale):
         raise KernelError("conntrack: EPERM")
 
-    agent.services._flush = refuse
+    agent.services.own._flush = refuse
     with capture_logs() as logs:
         for _ in range(2):
-            await agent.services._forget({})
+            await agent.services.own._forget({})
     assert [log["error"] for log in logs] == ["conntrack: EPERM"]

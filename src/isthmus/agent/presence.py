@@ -1,0 +1,175 @@
+"""Tells the own cluster how this agent is: the status of the MeshNode that is named as the node.
+
+Invariants: written when what matters has changed, at most every PAUSE seconds, and every HEARTBEAT seconds in any case;
+what merely counts (endpoints, nodes) goes along with the next write and causes none, because pods come and go all the
+time and there may be thousands of agents. The object is made if it is not there, and stays when the agent ends: its
+heartbeat then says so. Where it cannot be written (no such kind, no permission) that is said once, tried again slowly,
+and hinders nothing. Rejected: Leases, which every node has one of already, and which say nothing but that.
+"""
+
+import asyncio
+import datetime
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+import structlog
+
+from isthmus import __version__
+from isthmus.aio.backoff import Backoff
+from isthmus.kube.client import Client
+from isthmus.kube.errors import AlreadyExists, KubeError, NotFound
+from isthmus.kube.meshobjects import ClusterSeenByNode, MeshNodeStatus
+from isthmus.kube.resources import MESH_NODES
+from isthmus.kube.schema import Bare
+
+PAUSE = 2.0
+HEARTBEAT = 60.0
+SLOW = 60.0
+"""Seconds between two tries at most, where one fails after the other."""
+
+NOT_WRITTEN = "status of the MeshNode is not written"
+WRITTEN = "status of the MeshNode is written again"
+
+_log = structlog.get_logger()
+
+
+class ClusterSeen(msgspec.Struct, frozen=True):
+    """Another cluster: `health` in the words of MeshNode."""
+
+    name: str
+    ready: bool
+    reason: str = ""
+    health: str = "Unwatched"
+    unreachable: tuple[str, ...] = ()
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """How much is known of a cluster."""
+
+    nodes: int = 0
+    endpoints: int = 0
+    services: int = 0
+
+
+class State(msgspec.Struct, frozen=True):
+    """What matters of how an agent is; `reason` says why it is not ready."""
+
+    ready: bool
+    reason: str = ""
+    services: int = 0
+    clusters: tuple[ClusterSeen, ...] = ()
+
+
+class Presence:
+    """Writes the status. `state` is cheap and asked often; `counts` may look at everything and is asked on writes."""
+
+    def __init__(
+        self,
+        client: Client,
+        node: str,
+        *,
+        state: Callable[[], State],
+        counts: Callable[[], Mapping[str, Counts]],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.node_uid = ""
+        """UID of the Node, once it is known: the object goes with it."""
+        self._client = client
+        self._node = node
+        self._state = state
+        self._counts = counts
+        self._now = now
+        self._wake = asyncio.Event()
+        self._told: State | None = None
+        self._since: dict[str, tuple[str, str]] = {}  # health of a cluster, and since when
+        self._trouble = ""
+
+    def changed(self) -> None:
+        """Says that the state may be another one; cheap."""
+        self._wake.set()
+
+    async def serve(self) -> None:
+        """Writes until cancelled."""
+        loop = asyncio.get_running_loop()
+        retry = Backoff(base=1.0, cap=SLOW)
+        written = float("-inf")
+        while True:
+            state = self._state()
+            if state != self._told or loop.time() - written >= HEARTBEAT:
+                try:
+                    await self._write(self.status(state))
+                except (KubeError, ValueError) as error:
+                    self._say(str(error))
+                    await asyncio.sleep(retry.next())
+                    continue
+                self._say("")
+                retry.reset()
+                self._told, written = state, loop.time()
+            # Cleared before the pause: what changes in it is looked at after it.
+            self._wake.clear()
+            await asyncio.sleep(PAUSE)
+            try:
+                async with asyncio.timeout(max(0.0, written + HEARTBEAT - loop.time())):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    def status(self, state: State) -> MeshNodeStatus:
+        """Returns the status to be written now."""
+        now = datetime.datetime.fromtimestamp(self._now(), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        clusters: list[ClusterSeenByNode] = []
+        before, self._since = self._since, {}
+        counted = self._counts() if state.clusters else {}
+        for seen in state.clusters:
+            health, since = before.get(seen.name, ("", ""))
+            self._since[seen.name] = (seen.health, since if seen.health == health else now)
+            counts = counted.get(seen.name, Counts())
+            clusters.append(
+                ClusterSeenByNode(
+                    name=seen.name,
+                    ready=seen.ready,
+                    reason=seen.reason,
+                    nodes=counts.nodes,
+                    endpoints=counts.endpoints,
+                    services=counts.services,
+                    health=seen.health,
+                    unreachable=seen.unreachable,
+                    since=self._since[seen.name][1],
+                )
+            )
+        return MeshNodeStatus(
+            version=__version__,
+            ready=state.ready,
+            reason=state.reason,
+            heartbeat=now,
+            connected=f"{sum(seen.ready for seen in state.clusters)}/{len(state.clusters)}",
+            globalServices=state.services,
+            clusters=tuple(clusters),
+        )
+
+    async def _write(self, status: MeshNodeStatus) -> None:
+        patch = {"status": status}
+        try:
+            await self._client.patch(MESH_NODES, self._node, patch, type=Bare, subresource="status")
+        except NotFound:
+            try:
+                await self._client.create(MESH_NODES, self._body(), type=Bare)
+            except AlreadyExists:
+                pass  # made by an agent that this one replaces, just now
+            await self._client.patch(MESH_NODES, self._node, patch, type=Bare, subresource="status")
+
+    def _body(self) -> dict[str, object]:
+        metadata: dict[str, object] = {"name": self._node}
+        if self.node_uid:
+            owner = {"apiVersion": "v1", "kind": "Node", "name": self._node, "uid": self.node_uid}
+            metadata["ownerReferences"] = [owner]
+        return {"apiVersion": MESH_NODES.api_version, "kind": MESH_NODES.kind, "metadata": metadata}
+
+    def _say(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            if trouble:
+                _log.warning(NOT_WRITTEN, node=self._node, reason=trouble)
+            else:
+                _log.info(WRITTEN, node=self._node)
+            self._trouble = trouble
