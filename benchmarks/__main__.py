@@ -15,6 +15,7 @@ BENCHMARKS = {
     "agent": "the agent alone: a change told -> committed by the kernel; memory",
     "dataplane": "TCP connections and bulk throughput of a policed pod against conntrack only",
     "services": "Services: a change of one backend, connections through a ClusterIP, a whole load",
+    "merged": "global services: a change of one backend, of tiers and weights, connections",
     "failover": "in a lab: the last backend in use is gone -> the other cluster answers",
     "pods": "in a lab: a pod created -> Ready, one by one and a hundred at once; what pods cost",
     "apiserver": "the lab's API server: writes a second, watch fan-out, lists, memory",

@@ -75,7 +75,7 @@ def _updates(sizes: tuple[tuple[int, int], ...], *, rounds: int) -> Table:
                 began = time.perf_counter()
                 world.apply(*delta.changes)
                 committed.append(time.perf_counter() - began)
-            table.add(services, each, "isthmus", load, statistics.median(told) * 1e3, *_milliseconds(committed))
+            table.add(services, each, "isthmus", load, statistics.median(told) * 1e3, *milliseconds(committed))
         with World([]) as world:
             chains = _Chains(services, each)
             try:
@@ -91,11 +91,11 @@ def _updates(sizes: tuple[tuple[int, int], ...], *, rounds: int) -> Table:
                 began = time.perf_counter()
                 world.nft(script)
                 committed.append(time.perf_counter() - began)
-            table.add(services, each, STYLE, load, "-", *_milliseconds(committed))
+            table.add(services, each, STYLE, load, "-", *milliseconds(committed))
     return table
 
 
-def _milliseconds(seconds: list[float]) -> tuple[float, float]:
+def milliseconds(seconds: list[float]) -> tuple[float, float]:
     return statistics.median(seconds) * 1e3, quantile(seconds, 0.99) * 1e3
 
 
@@ -110,14 +110,14 @@ def _connections(sizes: tuple[tuple[int, int], ...], *, rounds: int, seconds: fl
     )
     for services, each in sizes:
         with ExitStack() as stack:
-            ways = {"direct, conntrack only": _path(stack, TRACKED, SERVER)}
+            ways = {"direct, conntrack only": path(stack, TRACKED, SERVER)}
             node = _Node(services, each, measured=True)
             ours = replacement(node.compiler.table.whole())
-            ways["direct, isthmus"] = _path(stack, ours, SERVER)
-            ways["ClusterIP, isthmus"] = _path(stack, ours, VIP)
+            ways["direct, isthmus"] = path(stack, ours, SERVER)
+            ways["ClusterIP, isthmus"] = path(stack, ours, VIP)
             if (services, each) in SIZES[:2]:  # more chains take minutes to load
                 chains = _Chains(services, each, measured=True).whole()
-                ways[f"ClusterIP, {STYLE}"] = _path(stack, chains, VIP)
+                ways[f"ClusterIP, {STYLE}"] = path(stack, chains, VIP)
             bursts: dict[str, list[Burst]] = {name: [] for name in ways}
             for generator in ways.values():
                 generator.connections(seconds)
@@ -132,7 +132,7 @@ def _connections(sizes: tuple[tuple[int, int], ...], *, rounds: int, seconds: fl
     return table
 
 
-def _path(stack: ExitStack, script: str, address: str) -> Generator:
+def path(stack: ExitStack, script: str, address: str) -> Generator:
     world = stack.enter_context(World({"client": (CLIENT,), "server": (SERVER,)}))
     world.nft(script)
     # By way of one address: a neighbour for each backend would overflow the kernel's table of them.
@@ -149,11 +149,11 @@ def _path(stack: ExitStack, script: str, address: str) -> Generator:
 # -- what is loaded --------------------------------------------------------------------------------------------
 
 
-def _address(number: int) -> str:
+def backend_ip(number: int) -> str:
     return f"10.{100 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"
 
 
-def _vip(number: int) -> str:
+def service_ip(number: int) -> str:
     return f"172.{16 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"
 
 
@@ -168,13 +168,15 @@ class _Node:
         self._changed = services // 2
         for number in range(services):
             key = ("x", f"s{number}")
-            self._services.put_service(Service(*key, ports=(Port("", Protocol.TCP, 80),), cluster_ips=(_vip(number),)))
+            self._services.put_service(
+                Service(*key, ports=(Port("", Protocol.TCP, 80),), cluster_ips=(service_ip(number),))
+            )
             for first in range(0, each, PER_SLICE):
                 self._services.put_slice(self._slice(number, first))
         if measured:
             ports = tuple(Port(f"p{port}", Protocol.TCP, port) for port in PORTS)
             self._services.put_service(Service("x", "measured", ports=ports, cluster_ips=(VIP,)))
-            members = {(p.key, Backend("east", Target(_address(n), p.port))) for n in range(each) for p in ports}
+            members = {(p.key, Backend("east", Target(backend_ip(n), p.port))) for n in range(each) for p in ports}
             self._services.put_slice(Slice(("x", "measured"), ("x", "measured"), frozenset(members)))
 
     def change(self, number: int):
@@ -186,7 +188,7 @@ class _Node:
         last = min(first + PER_SLICE, self._each)
         spare = 0xF000 + number  # an address that no other backend has
         numbers = [number * self._each + n for n in range(first, last - shift)] + [spare] * shift
-        members = frozenset((("", Protocol.TCP), Backend("east", Target(_address(n), 80), "n1")) for n in numbers)
+        members = frozenset((("", Protocol.TCP), Backend("east", Target(backend_ip(n), 80), "n1")) for n in numbers)
         return Slice(("x", f"s{number}-{first}"), ("x", f"s{number}"), members)
 
 
@@ -210,7 +212,7 @@ class _Chains:
             "add chain ip proxy endpoints-check",
         ]
         for number in range(self._services):
-            lines += self._service(_vip(number), 80, f"s{number}", number * self._each)
+            lines += self._service(service_ip(number), 80, f"s{number}", number * self._each)
         if self._measured:
             for port in PORTS:
                 lines += self._service(VIP, port, f"m{port}", 0, target=port)
@@ -250,7 +252,7 @@ class _Chains:
     def _service(self, vip: str, port: int, name: str, first: int, *, target: int = 80) -> Iterator[str]:
         numbers = range(first, first + self._each)
         for number in numbers:
-            yield from self._endpoint(f"{name}-{number}", _address(number), target)
+            yield from self._endpoint(f"{name}-{number}", backend_ip(number), target)
         yield f"add chain ip proxy service-{name}"
         yield f"add rule ip proxy service-{name} {_choice([f'{name}-{number}' for number in numbers])}"
         yield f"add element ip proxy service-ips {{ {vip} . tcp . {port} : goto service-{name} }}"
