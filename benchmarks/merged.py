@@ -113,7 +113,7 @@ def _connections(sizes: tuple[tuple[int, int], ...], *, rounds: int, seconds: fl
 
 
 class _Node:
-    """A node's table; half of the backends are the other cluster's, and the service in the middle is the one to change."""
+    """A node's table; half of the backends are the other cluster's, and the service in the middle is what changes."""
 
     def __init__(self, services: int, each: int, choice: Choice | None, *, measured: bool = False) -> None:
         self.compiler = Compiler(PolicyWorld(OWN))

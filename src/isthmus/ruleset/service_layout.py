@@ -6,10 +6,11 @@ into a chain: refuse, discard, or pick. `pick_N` puts a random slot below N into
 frontend and slot in `backends4` is the translation. Numbers and not verdicts are kept per frontend, because the kernel
 walks every element of every verdict map whenever one of them, or a rule, changes.
 
-Slots are counted from 0 without holes, but N is one of a series of sizes, at most an eighth too large: a slot that is
-not there is a miss, and a miss picks again. So there is a fixed number of these chains, a change of one backend is one
-or two elements, and the spread stays even: after three misses (one connection in 700 at worst) it is picked below the
-next smaller size, which never misses.
+A backend that counts for more than others has more slots (see `isthmus.ruleset.seats`). They are counted from 0
+without holes, but N is one of a series of sizes, at most an eighth too large: a slot that is not there is a miss, and a
+miss picks again. So there is a fixed number of these chains, a change of one backend is one or two elements, and the
+spread stays even: after three misses (one connection in 700 at worst) it is picked below the next smaller size, which
+never misses.
 
 A transaction is atomic for each look-up of a packet and not for all of them together: one that is under way may meet
 the size from before a change and the backends from after it, and find its slot gone, or its token. It is then given

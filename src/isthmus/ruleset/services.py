@@ -1,8 +1,9 @@
 """Keeps the service part of a Table as the services and their backends say, one change at a time.
 
-Invariants: after any sequence of calls the table holds what a new ServiceCompiler would that is given the same services
-and slices, up to which slot a target has (tests/property); a change of one backend is a few elements for each frontend
-of its port, however many there are. Nothing of it is in the table unless a ServiceCompiler is made.
+Invariants: after any sequence of calls the table holds what a new ServiceCompiler would that is given the same
+services, slices and choices, up to which slots a target has, and which of a cluster's have one more (tests/property); a
+change of one backend is a few elements for each frontend of its port, however many there are, unless it brings another
+tier of clusters into use. Nothing of it is in the table unless a ServiceCompiler is made.
 
 Rejected: working out a service's whole list at each change and comparing: 5,000 backends would cost 5,000 at each.
 """
