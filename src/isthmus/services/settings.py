@@ -50,7 +50,8 @@ class Affinity(Enum):
 class Settings(msgspec.Struct, frozen=True):
     """What a Service wants with other clusters.
 
-    `order` wins over `affinity`. `weight` is what each backend of its own cluster counts for, in per cent, for all
+    `shared` is false unless `is_global`: it alone says whether a cluster gives the Service's backends to the others, as
+    `is_global` alone says whether it uses theirs. `order` wins over `affinity`. `weight` is what each backend of its own cluster counts for, in per cent, for all
     clusters; `weights` are what this cluster makes of the named ones, whatever those say. `sync_slices` asks for
     EndpointSlices of the other clusters' backends.
     """
@@ -98,11 +99,6 @@ def namespace_is_global(annotations: Mapping[str, str]) -> tuple[bool, tuple[Pro
     """Tells whether Services of a namespace may be global, and what is wrong with what it says about that."""
     problems: list[Problem] = []
     return _truth(annotations, NAMESPACE_GLOBAL, problems, default=True), tuple(problems)
-
-
-def shares(settings: Settings) -> bool:
-    """Tells whether a cluster gives the backends of a Service with these settings to the others."""
-    return settings.is_global and settings.shared
 
 
 def _key(annotations: Mapping[str, str], key: str) -> str:

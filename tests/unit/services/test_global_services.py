@@ -5,7 +5,7 @@ import pytest
 from isthmus.model.service import Backend, Target
 from isthmus.services.choice import REST, Choice, choice
 from isthmus.services.pool import Pool, Reach, Turn
-from isthmus.services.settings import AFFINITY, GLOBAL, ORDER, SHARED, WEIGHT, Settings, settings, shares
+from isthmus.services.settings import AFFINITY, GLOBAL, ORDER, SHARED, WEIGHT, Settings, settings
 
 OWN, OTHER, THIRD = "tion", "koornacht", "yavin"
 NODE = "n1"
@@ -31,7 +31,7 @@ def _settings(is_global: bool, shared: bool) -> Settings:
 
 def _uses(own: Settings, other: Settings) -> set[str]:
     """Returns whose backends cluster OWN uses, if OTHER gives away what its own settings let it."""
-    backends = [_backend(OWN)] + ([_backend(OTHER)] if shares(other) else [])
+    backends = [_backend(OWN)] + ([_backend(OTHER)] if other.shared else [])
     return _used(_pool(choice(own, own=OWN, told={}, drained={}), *backends))
 
 

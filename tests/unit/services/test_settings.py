@@ -18,7 +18,6 @@ from isthmus.services.settings import (
     Settings,
     namespace_is_global,
     settings,
-    shares,
 )
 
 _KEYS = (GLOBAL, SHARED, AFFINITY, SYNC_SLICES, ORDER, WEIGHT, *ALIASES.values())
@@ -31,14 +30,12 @@ def _said(found: Settings) -> dict[str, str]:
 
 def test_a_service_without_annotations_has_nothing_to_do_with_other_clusters():
     assert settings({"unrelated": "true"}) == Settings()
-    assert not shares(Settings())
 
 
 @pytest.mark.parametrize("word", ["true", "True", "TRUE", " true "])
 def test_a_global_service_is_shared_and_prefers_nobody_by_default(word):
     found = settings({GLOBAL: word})
     assert found == Settings(is_global=True, shared=True)
-    assert shares(found)
 
 
 def test_shared_and_synced_slices_mean_nothing_without_global():
@@ -48,7 +45,7 @@ def test_shared_and_synced_slices_mean_nothing_without_global():
 
 def test_what_is_not_shared_still_uses_the_others():
     found = settings({GLOBAL: "true", SHARED: "FALSE"})
-    assert found.is_global and not shares(found)
+    assert found.is_global and not found.shared
 
 
 @pytest.mark.parametrize(("headless", "word", "synced"), [
