@@ -51,9 +51,9 @@ class Settings(msgspec.Struct, frozen=True):
     """What a Service wants with other clusters.
 
     `shared` is false unless `is_global`: it alone says whether a cluster gives the Service's backends to the others, as
-    `is_global` alone says whether it uses theirs. `order` wins over `affinity`. `weight` is what each backend of its own cluster counts for, in per cent, for all
-    clusters; `weights` are what this cluster makes of the named ones, whatever those say. `sync_slices` asks for
-    EndpointSlices of the other clusters' backends.
+    `is_global` alone says whether it uses theirs. `order` wins over `affinity`. `weight` is what each backend of its
+    own cluster counts for, in per cent, for all clusters; `weights` are what this cluster makes of the named ones,
+    whatever those say. `sync_slices` asks for EndpointSlices of the other clusters' backends.
     """
 
     is_global: bool = False
