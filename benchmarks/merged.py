@@ -164,7 +164,8 @@ class _Node:
         numbers = [base + n for n in range(first, last - shift)]
         spare = [0xF000 + 2 * number + (cluster == OTHER)] * shift  # an address that no other backend has
         told = frozenset(
-            (("", Protocol.TCP), Backend(cluster, Target(backend_ip(n), 80), "n1")) for n in (*numbers, *spare)
+            (("", Protocol.TCP), Backend(cluster, Target(backend_ip(n), 80), f"n{n // PER_SLICE}"))
+            for n in (*numbers, *spare)
         )
         return Slice((cluster, "x", f"s{number}-{first}"), ("x", f"s{number}"), told)
 
