@@ -81,17 +81,21 @@ class Hands:
         Raises KubeError for what is worth a growing pause: lost connections, objects that the server finds invalid.
         """
         again: float | None = None
+        absent: set[tuple[Resource, str, str]] = set()
         for effect in effects:
             if isinstance(effect, Tell):
                 # Words belong to the writes before them: after one that was not done they would be said twice.
                 if again is None:
                     self._recorder.emit(effect.about, reason=effect.reason, message=effect.message, type=effect.type)
                 continue
+            where = (effect.resource, effect.namespace, effect.name)
+            if where in absent:
+                continue
             delay = await self._write(effect)
             if delay is not None:
                 again = delay if again is None else min(again, delay)
                 if isinstance(effect, Create):
-                    return again  # what comes after is about an object that is not there
+                    absent.add(where)
         return again
 
     async def _write(self, write: Write) -> float | None:
