@@ -198,9 +198,8 @@ def _trackers(seen: Seen) -> Connectivity:
         counts[peer] = Counts(total if status is not None and status.state else 0, total if synced else 0)
         ready += synced
         if peer in refused:
-            where = f"Secret {NAMESPACE}/{PEERS}"
-            reason = f"the entry cannot be used: {refused[peer]}"
-            faults.append(Fault(where, peer, reason, "Repeat 'isthmus clustermesh connect'"))
+            reason = f"its entry in Secret {NAMESPACE}/{PEERS} cannot be used: {refused[peer]}"
+            faults.append(Fault(TRACKER, peer, reason, "Repeat 'isthmus clustermesh connect'"))
         elif not synced:
             reason = "unknown status" if status is None or not status.state else status.reason or "synchronizing"
             faults.append(Fault(TRACKER, peer, reason, _tracker_hint(seen, reason)))
