@@ -14,9 +14,10 @@ import pytest
 from isthmus.agent.writer import KernelWriter
 from isthmus.kernel.namespaces import enter
 from isthmus.policy.networkpolicy import parse
+from isthmus.services.choice import REST, Choice
 from tests.support.netns import Host, World
 from tests.support.probes import SO_LINGER_RESET
-from tests.support.service_node import VIP4, ServiceNode, backends, service, writer_in
+from tests.support.service_node import OWN, VIP4, ServiceNode, backends, service, writer_in
 
 B, C = "10.244.0.11", "10.244.0.12"
 TARGETS = [(ip, port) for ip in (B, C) for port in range(8000, 8004)]
@@ -43,10 +44,9 @@ def _server(host: Host, ip: str) -> list[socket.socket]:
     return host.run(lambda: [socket.create_server((ip, port), backlog=1024) for at, port in TARGETS if at == ip])
 
 
-@pytest.mark.parametrize("affinity", [0, 100], ids=["without affinity", "with affinity"])
-def test_no_connection_is_refused_while_backends_come_and_go(world: World, affinity):
-    node = ServiceNode(world)
-    listening = _server(world["b"], B) + _server(world["c"], C)
+def _outcomes(node: ServiceNode, change: Callable[[], None], *, times: int) -> Counter[bytes]:
+    """Returns what became of connections to the service that were opened one after the other all the while."""
+    listening = _server(node.world["b"], B) + _server(node.world["c"], C)
     for sock in listening:
         sock.setblocking(False)
     accepting = selectors.DefaultSelector()
@@ -68,20 +68,18 @@ def test_no_connection_is_refused_while_backends_come_and_go(world: World, affin
         theirs.send(outcome)
 
     def client() -> None:
-        enter(world["a"].descriptor)
+        enter(node.world["a"].descriptor)
         while True:
             connect()
 
-    rng = random.Random(1)
     outcomes: Counter[bytes] = Counter()
     with ours, theirs, accepting:
         for sock in listening:
             accepting.register(sock, selectors.EVENT_READ)
-        node.put(service(affinity=affinity), backends("web", *TARGETS[:2]))
         ours.setblocking(False)
         with _process(accept), _process(client):
-            for _ in range(2000):
-                assert not node.put(backends("web", *rng.sample(TARGETS, rng.choice([1, 2, 3, 8]))))
+            for _ in range(times):
+                change()
                 while True:
                     try:
                         outcomes[ours.recv(100)] += 1
@@ -89,6 +87,42 @@ def test_no_connection_is_refused_while_backends_come_and_go(world: World, affin
                         break
     for sock in listening:
         sock.close()
+    return outcomes
+
+
+AFFINITIES = pytest.mark.parametrize("affinity", [0, 100], ids=["without affinity", "with affinity"])
+
+
+@AFFINITIES
+def test_no_connection_is_refused_while_backends_come_and_go(world: World, affinity):
+    node = ServiceNode(world)
+    rng = random.Random(1)
+    node.put(service(affinity=affinity), backends("web", *TARGETS[:2]))
+
+    def change() -> None:
+        assert not node.put(backends("web", *rng.sample(TARGETS, rng.choice([1, 2, 3, 8]))))
+
+    outcomes = _outcomes(node, change, times=2000)
+    assert outcomes.keys() == {b"served"}, outcomes
+
+
+@AFFINITIES
+def test_no_connection_is_refused_while_tiers_and_weights_of_clusters_change(world: World, affinity):
+    node = ServiceNode(world)
+    rng = random.Random(2)
+    mine, theirs = TARGETS[:4], TARGETS[4:]
+    tiers = [(REST,), (frozenset({OWN}), REST), (REST, frozenset({OWN}))]
+    node.put(service(affinity=affinity), backends("web", *mine), backends("web", *theirs, cluster="west"))
+
+    def change() -> None:
+        weights = {"west": rng.choice([0, 10, 25, 90, 100, 1000])}
+        node.services.set_choice(("shop", "web"), Choice(OWN, rng.choice(tiers), weights))
+        lost = rng.random() < 0.3
+        assert not node.put(backends("web", *mine[: rng.randint(0, 4)]), backends(
+            "web", *theirs[: rng.randint(1, 4)], cluster="west", reachable=not lost
+        ))  # fmt: skip
+
+    outcomes = _outcomes(node, change, times=1000)
     assert outcomes.keys() == {b"served"}, outcomes
 
 
