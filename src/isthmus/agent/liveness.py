@@ -163,9 +163,7 @@ class Liveness:
                 node.left, node.under_way = now, 0
                 self._remembered.pop(place, None)
                 self._remembered[place] = node
-                if node.health is Health.UNREACHABLE:
-                    self._on_change(place, Health.UNKNOWN)
-            elif node.health is Health.UNREACHABLE:
+            if node.health is not Health.UNKNOWN:
                 self._on_change(place, Health.UNKNOWN)
         while len(self._remembered) > MOST_REMEMBERED:
             del self._remembered[next(iter(self._remembered))]
@@ -176,7 +174,7 @@ class Liveness:
                     known = _Node(address)
                 known.streak = None
                 self._nodes[place] = known
-                if known.health is Health.UNREACHABLE:
+                if known.health is not Health.UNKNOWN:
                     self._on_change(place, known.health)
         self._order = deque(place for place in self._order if place in self._nodes and place not in dropped)
         present = set(self._order)
