@@ -18,6 +18,8 @@ SLOWEST = 300.0
 QUIET = 900.0
 """Seconds."""
 
+_EARLY = 0.01
+
 MOST = 20_000
 """Objects that are remembered; the one that was written longest ago is forgotten first."""
 
@@ -54,7 +56,9 @@ class Insistence:
         if record.overruled == 0:
             return 0.0, 0
         pause = min(FIRST * 2.0 ** (min(record.overruled, 30) - 1), SLOWEST) * (1 - 0.3 * self._rng())
-        return max(0.0, record.at + pause - now), record.overruled
+        left = record.at + pause - now
+        # Timers are not that exact: who comes a moment early need not come again.
+        return (left if left > _EARLY else 0.0), record.overruled
 
     def wrote(self, write: Write, *, now: float) -> int:
         """Notes a write that was done; returns how many times in a row that was to insist (0: the world changed)."""
