@@ -51,11 +51,10 @@ class Connects:
         if len(self._sockets) >= MOST:
             self.error = f"{MOST} connections are being tried already"
             return Outcome.UNABLE
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
-            sock = socket.socket(
-                socket.AF_INET6 if ":" in address else socket.AF_INET,
-                socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
-            )
+            socket.inet_pton(family, address)  # a name would be looked up, which blocks
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         except OSError as error:
             return self._outcome(error.errno or 0, error)
         try:
