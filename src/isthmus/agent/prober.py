@@ -13,6 +13,8 @@ from isthmus.agent.liveness import Health, Liveness, Place
 from isthmus.agent.metrics import ProbeMetrics
 from isthmus.kernel.connects import Connects, Outcome
 
+MOST_SAID = 20  # different reasons why probes are not possible; the metric counts on
+
 UNABLE = "nodes cannot be probed"
 
 _log = structlog.get_logger()
@@ -29,7 +31,7 @@ class Prober:
         self._metrics = metrics
         self._connects: Connects | None = None
         self._wake = asyncio.Event()
-        self._trouble = ""
+        self._said: set[str] = set()
 
     def watch(self, wanted: Mapping[Place, str], *, crowd: int) -> None:
         """Watches these places at these addresses and no others; `crowd` agents may do the same."""
@@ -88,12 +90,11 @@ class Prober:
         match outcome:
             case Outcome.ANSWERED:
                 self.liveness.answered(number, now=now)
-                self._trouble = ""
             case Outcome.MISSED:
                 self.liveness.missed(number, now=now)
             case Outcome.UNABLE:
                 self.liveness.unable(number)
                 trouble = self._connects.error if self._connects is not None else ""
-                if trouble != self._trouble:
-                    self._trouble = trouble
+                if trouble not in self._said and len(self._said) < MOST_SAID:
+                    self._said.add(trouble)
                     _log.warning(UNABLE, error=trouble)

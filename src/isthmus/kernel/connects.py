@@ -56,7 +56,7 @@ class Connects:
             socket.inet_pton(family, address)  # a name would be looked up, which blocks
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         except OSError as error:
-            return self._outcome(error.errno or 0, error)
+            return self._outcome(error.errno or -1, error)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             code = sock.connect_ex((address, port))
@@ -67,7 +67,7 @@ class Connects:
                 return None
         except OSError as error:
             sock.close()
-            return self._outcome(error.errno or 0, error)
+            return self._outcome(error.errno or -1, error)
         sock.close()
         return self._outcome(code, OSError(code, errno.errorcode.get(code, "")))
 
