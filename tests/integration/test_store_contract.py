@@ -243,3 +243,17 @@ def test_the_end_of_a_prefix():
     assert prefix_end(b"a\xff") == b"b"
     assert prefix_end(b"\xff\xff") == b"\0"
     assert prefix_end(b"") == b"\0"
+
+
+async def test_a_listing_and_a_watch_can_end_before_a_key(store, prefix):
+    done = await store.commit([Put(prefix + key, b"1") for key in (b"a", b"b", b"c", b"d")])
+
+    pages = [page async for page in store.pages(prefix, until=prefix + b"c", limit=1)]
+    assert [pair.key for page in pages for pair in page.pairs] == [prefix + b"a", prefix + b"b"]
+
+    async with aclosing(store.watch(prefix, until=prefix + b"c", start_revision=done.header.revision + 1)) as answers:
+        assert isinstance(await anext(answers), Opened)
+        await store.commit([Put(prefix + b"c", b"2")])
+        await store.commit([Put(prefix + b"b", b"2"), Put(prefix + b"d", b"2")])
+        arrived = await anext(answers)
+        assert [event.key for event in arrived.events] == [prefix + b"b"]

@@ -117,14 +117,15 @@ async def follow(
     reading = Reading(on_report=reported)
     state.attach(reading)
     while True:
-        items = store_follow.follow(store, kvstore.ROOT, on_state=changed, backoff=backoff, page=page)
+        until = b"" if reading.wants_all else kvstore.FOR_OTHERS
+        items = store_follow.follow(store, kvstore.ROOT, until=until, on_state=changed, backoff=backoff, page=page)
         async with aclosing(items):
             async for item in items:
                 state.contact()
                 if isinstance(item, Snapshot):
                     _log.info(LISTED, keys=len(item.pairs), reason=item.reason)
                     events: list[MeshEvent] = []
-                    for piece in reading.pieces(item.pairs, now=state.now()):
+                    for piece in reading.pieces(item.pairs, now=state.now(), partial=bool(until)):
                         events = piece
                         await asyncio.sleep(0)
                 else:

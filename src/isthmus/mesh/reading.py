@@ -103,6 +103,7 @@ class Reading:
         self._quiet_from: float | None = None
         self._orphans = False
         self._refused: set[str] = set()
+        self._partial = False
         self.relist = False
         """Set when facts were passed over that count now: the store must be listed again."""
 
@@ -124,16 +125,23 @@ class Reading:
             for member in self._members.values()
         )
 
+    @property
+    def wants_all(self) -> bool:
+        """Whether what our own writers write for others alone must be read, because of a member that is not ours."""
+        return any(not member.membership.whole for member in self._members.values())
+
     def snapshot(self, pairs: Sequence[KeyValue], *, now: float) -> list[MeshEvent]:
         """Takes a listing of everything."""
         return [event for events in self.pieces(pairs, now=now) for event in events]
 
-    def pieces(self, pairs: Sequence[KeyValue], *, now: float) -> Iterator[list[MeshEvent]]:
+    def pieces(self, pairs: Sequence[KeyValue], *, now: float, partial: bool = False) -> Iterator[list[MeshEvent]]:
         """Takes a listing as `snapshot` does, but stops every few milliseconds with an empty list.
 
-        Must be run to its end before anything else is taken; only the last list holds events.
+        `partial` says that only what lies before `kvstore.FOR_OTHERS` is listed, and told from now on. Must be run to
+        its end before anything else is taken; only the last list holds events.
         """
         self.relist = False
+        self._partial = partial
         self._orphans = False
         self._refused.clear()
         bad, self._bad = self._bad, {}
@@ -178,6 +186,8 @@ class Reading:
         return self._finish(events, now=now)
 
     def _finish(self, events: list[MeshEvent], *, now: float) -> list[MeshEvent]:
+        if self._members and self._partial == self.wants_all:
+            self.relist = True
         alive = self._alive(now)
         # A store that never had a heartbeat has no writer that could fall silent.
         silent = self._quiet_from is not None and now - self._quiet_from > HEARTBEAT_LIMIT

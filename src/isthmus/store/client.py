@@ -99,9 +99,9 @@ class Client:
         answer = await self.ask("range", rpc.RangeRequest(key=key))
         return _header(answer), _pair(answer.kvs[0]) if answer.kvs else None
 
-    async def pages(self, prefix: bytes, *, limit: int = PAGE) -> AsyncGenerator[Page, None]:
+    async def pages(self, prefix: bytes, *, until: bytes = b"", limit: int = PAGE) -> AsyncGenerator[Page, None]:
         """See `Store.pages`. A page that is too large is asked for again by halves."""
-        key, end, revision = prefix or b"\0", prefix_end(prefix), 0
+        key, end, revision = prefix or b"\0", until or prefix_end(prefix), 0
         while True:
             request = rpc.RangeRequest(key=key, range_end=end, limit=limit, revision=revision)
             try:
@@ -175,14 +175,16 @@ class Client:
         """Forgets history before `revision`."""
         await self.ask("compact", rpc.CompactionRequest(revision=revision, physical=True))
 
-    async def watch(self, prefix: bytes, *, start_revision: int) -> AsyncGenerator[Opened | Arrived, None]:
+    async def watch(
+        self, prefix: bytes, *, until: bytes = b"", start_revision: int
+    ) -> AsyncGenerator[Opened | Arrived, None]:
         """See `Store.watch`."""
         link = self.link()
         call = link.open(link.watch)
         try:
             create = rpc.WatchCreateRequest(
                 key=prefix or b"\0",
-                range_end=prefix_end(prefix),
+                range_end=until or prefix_end(prefix),
                 start_revision=start_revision,
                 progress_notify=True,
                 fragment=True,

@@ -108,8 +108,11 @@ class Store(Protocol):
     async def get(self, key: bytes) -> tuple[Header, KeyValue | None]:
         """Reads one key."""
 
-    def pages(self, prefix: bytes, *, limit: int = PAGE) -> AsyncGenerator[Page, None]:
-        """Lists a prefix at one revision; at least one page comes, however empty. May raise Compacted midway."""
+    def pages(self, prefix: bytes, *, until: bytes = b"", limit: int = PAGE) -> AsyncGenerator[Page, None]:
+        """Lists a prefix at one revision; at least one page comes, however empty. May raise Compacted midway.
+
+        With `until` only the keys before that one.
+        """
 
     async def commit(
         self, ops: Sequence[Op], *, absent: bytes | None = None, equal: tuple[bytes, bytes] | None = None
@@ -130,10 +133,13 @@ class Store(Protocol):
     async def revoke(self, lease: int) -> None:
         """Ends a lease and removes its keys. Raises LeaseGone."""
 
-    def watch(self, prefix: bytes, *, start_revision: int) -> AsyncGenerator[Opened | Arrived, None]:
+    def watch(
+        self, prefix: bytes, *, until: bytes = b"", start_revision: int
+    ) -> AsyncGenerator[Opened | Arrived, None]:
         """Tells every change of a prefix from `start_revision` on: first Opened, then Arrived without end.
 
-        Ends only by raising: Unavailable, Compacted, Denied. Close the iterator to end the watch.
+        With `until` only of the keys before that one. Ends only by raising: Unavailable, Compacted, Denied. Close the
+        iterator to end the watch.
         """
 
     async def status(self) -> Status:

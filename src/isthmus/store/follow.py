@@ -51,17 +51,21 @@ async def follow(
     store: Store,
     prefix: bytes,
     *,
+    until: bytes = b"",
     on_state: Callable[[State], None] | None = None,
     backoff: Backoff | None = None,
     page: int = PAGE,
 ) -> AsyncGenerator[Snapshot | Changes, None]:
-    """Yields a Snapshot, then Changes, and a Snapshot again whenever history was lost. Never ends by itself."""
+    """Yields a Snapshot, then Changes, and a Snapshot again whenever history was lost. Never ends by itself.
+
+    With `until` only what lies before that key.
+    """
     state = WatchState()
     delays = backoff or Backoff(base=0.2, cap=10.0)
     report = on_state or _ignore
     while True:
         try:
-            async with aclosing(_attempt(store, prefix, state, page=page)) as items:
+            async with aclosing(_attempt(store, prefix, until, state, page=page)) as items:
                 async for item in items:
                     if isinstance(item, Healthy):
                         delays.reset()
@@ -79,7 +83,7 @@ async def follow(
 
 
 async def _attempt(
-    store: Store, prefix: bytes, state: WatchState, *, page: int
+    store: Store, prefix: bytes, until: bytes, state: WatchState, *, page: int
 ) -> AsyncGenerator[Snapshot | Changes | Healthy, None]:
     """One connection: lists if in doubt, then watches; returns when doubt arises, raises when the connection breaks."""
     server = store.pinned()
@@ -87,7 +91,7 @@ async def _attempt(
         epoch = await read_epoch(server)
         pairs: list[KeyValue] = []
         header = None
-        async for part in server.pages(prefix, limit=page):
+        async for part in server.pages(prefix, until=until, limit=page):
             pairs.extend(part.pairs)
             header = part.header
         if header is None:
@@ -95,7 +99,7 @@ async def _attempt(
         # Told before it counts as listed: a consumer that is cancelled here will list again.
         yield Snapshot(tuple(pairs), state.doubt.value)
         state.listed(header, epoch=epoch)
-    async with aclosing(server.watch(prefix, start_revision=state.start_revision)) as answers:
+    async with aclosing(server.watch(prefix, until=until, start_revision=state.start_revision)) as answers:
         async for answer in answers:
             if isinstance(answer, Opened):
                 if state.opened(answer.header, epoch=await read_epoch(server)) is not None:

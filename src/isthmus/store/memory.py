@@ -92,11 +92,11 @@ class MemoryStore:
         await self._turn()
         return self._header(), self._pairs.get(key)
 
-    async def pages(self, prefix: bytes, *, limit: int = PAGE) -> AsyncGenerator[Page, None]:
+    async def pages(self, prefix: bytes, *, until: bytes = b"", limit: int = PAGE) -> AsyncGenerator[Page, None]:
         """See `Store.pages`."""
         await self._turn()
         header = self._header()
-        pairs = [pair for key, pair in sorted(self._pairs.items()) if key.startswith(prefix)]
+        pairs = [pair for key, pair in sorted(self._pairs.items()) if _within(key, prefix, until)]
         yield Page(header, tuple(pairs[:limit]))
         for start in range(limit, len(pairs), limit):
             await self._turn()
@@ -165,7 +165,9 @@ class MemoryStore:
         await self._turn()
         return Status(self._header(), "memory", sum(len(k) + len(p.value) for k, p in self._pairs.items()))
 
-    async def watch(self, prefix: bytes, *, start_revision: int) -> AsyncGenerator[Opened | Arrived, None]:
+    async def watch(
+        self, prefix: bytes, *, until: bytes = b"", start_revision: int
+    ) -> AsyncGenerator[Opened | Arrived, None]:
         """See `Store.watch`."""
         await self._turn()
         generation = self._generation
@@ -180,7 +182,7 @@ class MemoryStore:
                 if revision < position:
                     continue
                 position = revision + 1
-                wanted = tuple(event for event in events if event.key.startswith(prefix))
+                wanted = tuple(event for event in events if _within(event.key, prefix, until))
                 if wanted:
                     yield Arrived(self._header(), wanted)
                     break
@@ -222,3 +224,7 @@ class MemoryStore:
         await asyncio.sleep(0)
         if self.down:
             raise Unavailable("memory: the server is down")
+
+
+def _within(key: bytes, prefix: bytes, until: bytes) -> bool:
+    return key.startswith(prefix) and (not until or key < until)

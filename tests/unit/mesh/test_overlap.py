@@ -1,7 +1,22 @@
 from isthmus.mesh.overlap import Overlaps
 from isthmus.model.endpoint import Endpoint, Node
-from isthmus.model.mesh import ClusterLeft, EndpointGone, EndpointTold, IdentityTold, MeshEvent, NodeGone, NodeTold
-from tests.support.mesh import C1, C2, identity
+from isthmus.model.mesh import (
+    ClusterLeft,
+    ClusterSeen,
+    EndpointGone,
+    EndpointTold,
+    ExportGone,
+    ExportTold,
+    IdentityTold,
+    MeshEvent,
+    NodeGone,
+    NodeTold,
+    ServiceGone,
+    ServiceTold,
+    SliceGone,
+    SliceTold,
+)
+from tests.support.mesh import C1, C2, export, identity, service, shared_slice
 
 
 def endpoint(cluster: str, ip: str, pod: str = "web") -> EndpointTold:
@@ -117,3 +132,20 @@ def test_a_cluster_that_leaves_frees_all_that_it_had() -> None:
         endpoint("c2", "10.0.0.2"),
     ]
     assert overlaps.apply([IdentityTold(identity(C2))]) == [IdentityTold(identity(C2))]
+
+
+def test_what_is_shared_passes_in_its_order() -> None:
+    overlaps = Overlaps()
+    told = [
+        ServiceTold(service(C1)),
+        SliceTold(shared_slice(C1, 1)),
+        SliceTold(shared_slice(C2, 1)),
+        ExportTold(export(C1)),
+        ClusterSeen("c2", 12.0, "away"),
+        SliceGone("c1", ("demo", "web-1")),
+        ServiceGone("c1", ("demo", "web")),
+        ExportGone("c1", ("demo", "web")),
+        ClusterSeen("c2"),
+    ]
+
+    assert overlaps.apply(told) == told

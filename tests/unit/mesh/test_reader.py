@@ -9,11 +9,12 @@ import pytest
 from isthmus.mesh.publisher import Publisher
 from isthmus.mesh.reader import ReaderHealth, follow
 from isthmus.mesh.reading import HEARTBEAT_LIMIT
-from isthmus.model.mesh import ClusterLeft, EndpointGone, EndpointTold
+from isthmus.model.mesh import ClusterLeft, ClusterSynced, EndpointGone, EndpointTold, ServiceTold, SliceTold
 from isthmus.store.contract import Put
 from isthmus.store.memory import MemoryStore
 from isthmus.wire import kvstore
-from tests.support.mesh import C1, C2, Consumer, endpoint, world
+from isthmus.wire.kvstore import Kind
+from tests.support.mesh import C1, C2, Consumer, endpoint, service, shared_slice, world
 
 pytestmark = [pytest.mark.looptime]
 
@@ -186,3 +187,53 @@ async def test_two_readers_learn_the_same_and_bad_values_are_reported_to_both():
     assert one.consumer.addresses == {"10.1.0.2"}
     assert len(one.reports) == len(two.reports) == 1
     assert one.health.unreadable == 1
+
+
+def published(*names: str) -> list[object]:
+    told = [SliceTold(shared_slice(C1, n, name=name)) for n, name in enumerate(names, 1)]
+    return [*world(C1)[:-1], ServiceTold(service(C1)), *told, ClusterSynced("c1")]
+
+
+async def test_one_changed_slice_is_all_that_a_reader_hears_of_it():
+    store = MemoryStore()
+    publisher, reader = Publisher(store, own="c1"), Reader(store)
+    async with running(publisher.serve(), reader.run()):
+        publisher.apply(published("web-1", "web-2"))
+        await asyncio.sleep(1)
+        heard = len(reader.batches)
+        asked = []
+        watch = store.watch
+        store.watch = lambda *args, **more: asked.append(more["until"]) or watch(*args, **more)
+        store.restart()
+        await asyncio.sleep(1)
+        publisher.apply([SliceTold(shared_slice(C1, 1, 9, name="web-1"))])
+        await asyncio.sleep(2)
+
+        assert reader.batches[heard:] == [[SliceTold(shared_slice(C1, 1, 9, name="web-1"))]]
+        assert asked == [kvstore.FOR_OTHERS], "records of whole services are not even sent"
+        assert b"10.1.0.9" in store.data[kvstore.object_key(Kind.SERVICES, "c1", ("demo", "web"), cached=False)]
+
+
+async def test_a_writer_without_our_mark_is_read_to_the_end_and_one_with_it_no_further_than_needed():
+    store = MemoryStore()
+    reader = Reader(store)
+    asked = []
+    pages = store.pages
+    store.pages = lambda *args, **more: asked.append(more.get("until", b"")) or pages(*args, **more)
+    old = kvstore.Membership(C1)
+    async with running(reader.run()):
+        await store.commit([Put(kvstore.config_key("c1"), kvstore.encode_membership(old))])
+        await store.commit(
+            [Put(kvstore.synced_key("c1", kind, cached=False), b"t") for kind in Kind if kind is not Kind.SLICES]
+        )
+        await asyncio.sleep(5)
+        assert reader.consumer.synced == {"c1"}
+        publisher = Publisher(store, own="c1")
+        async with running(publisher.serve()):
+            publisher.apply(published("web-1"))
+            await asyncio.sleep(5)
+            assert reader.consumer.backends == {"10.1.0.1"}
+            store.pages = pages
+        assert [until for until in asked if until in (b"", kvstore.FOR_OTHERS)][-1] == kvstore.FOR_OTHERS
+        assert b"" in asked
+        assert not [event for batch in reader.batches for event in batch if isinstance(event, ClusterLeft)]

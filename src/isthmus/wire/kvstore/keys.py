@@ -23,6 +23,9 @@ EPOCH = b"isthmus/epoch"
 SEEN = b"cilium/isthmus/seen/v1/"
 WHOLE = b"cilium/isthmus/whole/v1/"
 
+FOR_OTHERS = b"cilium/state/serviceexports/"
+"""The first key of what our writers write for other readers alone: exports, whole services, marks of single kinds."""
+
 ADDRESS_SPACE = "default"
 """The one address space that Cilium knows; stands where one would expect the cluster in `state/ip` keys."""
 
