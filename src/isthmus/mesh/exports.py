@@ -18,12 +18,13 @@ from isthmus.kube.resources import Resource
 from isthmus.mesh.mcs.api import ServiceExport, discover
 
 AGAIN = 30.0
-"""Seconds until a server is asked again whether it has the kind."""
+"""Seconds until a server is asked again whether it has the kind, at most: a new cluster gets it within moments."""
 
 
 async def follow_exports(client: Client, *, again: float = AGAIN) -> AsyncGenerator[Change[ServiceExport], None]:
     """Yields as `kube.reflector.follow` does, and an empty Snapshot where there is no such kind. Does not end."""
-    delays = Backoff(base=0.2, cap=again)
+    delays = Backoff(base=min(0.2, again), cap=again)
+    absences = Backoff(base=min(1.0, again), cap=again)
     absent = False
     while True:
         try:
@@ -37,9 +38,10 @@ async def follow_exports(client: Client, *, again: float = AGAIN) -> AsyncGenera
             if not absent:
                 absent = True
                 yield Snapshot(())
-            await asyncio.sleep(again)
+            await asyncio.sleep(absences.next())
             continue
         absent = False
+        absences.reset()
         async with contextlib.aclosing(_while_served(client, resource, again)) as changes:
             async for change in changes:
                 yield change

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from isthmus.aio.backoff import Backoff
 from isthmus.kube.client import Client, Patch
 from isthmus.kube.errors import Invalid, KubeError, NotFound, too_late
 from isthmus.kube.events import EventRecorder
@@ -31,7 +32,9 @@ from isthmus.model.service import ServiceKey
 
 MANAGER = "isthmus-mcs"
 LOOK_AGAIN = 60.0
-"""Seconds between looks for the API's definitions, and for what an API server refused."""
+"""Seconds between looks for the API's definitions and for what an API server refused, at most."""
+SOON = 1.0
+"""Seconds until the second look: a new cluster has the definitions within moments."""
 MAX_STEPS = 16
 """Steps for one Service at a time: somebody who changes what we write must not keep us busy."""
 OFF = "Multi-Cluster Services: serviceexports and serviceimports are not defined in this cluster; looking again"
@@ -74,6 +77,7 @@ class McsFollower:
     async def serve(self, client: Client, recorder: EventRecorder) -> None:
         """Writes until cancelled. Raises nothing but what is a fault of ours."""
         await self._started.wait()
+        delays = Backoff(base=min(SOON, self._look_again), cap=self._look_again)
         while True:
             try:
                 api = await discover(client)
@@ -86,8 +90,9 @@ class McsFollower:
                 self._said = api is not None
                 _log.info(ON if api is not None else OFF, version=api.version if api is not None else "")
             if api is None:
-                await asyncio.sleep(self._look_again)
+                await asyncio.sleep(delays.next())
                 continue
+            delays.reset()
             session = self._session = _Session(client, api, self._told, now=self._now, look_again=self._look_again)
             try:
                 await session.run()
