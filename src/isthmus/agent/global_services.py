@@ -17,11 +17,11 @@ from isthmus.agent.declarations import Declarations
 from isthmus.agent.liveness import Health, Place
 from isthmus.agent.neighbours import Neighbours
 from isthmus.agent.ownership import Owners
-from isthmus.agent.service_objects import usable_address
 from isthmus.agent.staging import Stage
 from isthmus.kube.reflector import Change
 from isthmus.kube.schema import Bare
 from isthmus.kube.schema import Service as ServiceObject
+from isthmus.mesh.slices import usable_address
 from isthmus.model.endpoint import Endpoint, family_of
 from isthmus.model.mesh import (
     ClusterLeft,

@@ -5,19 +5,17 @@ a port out of range) is left out and said, and the rest counts. What would restr
 closes what it restricts.
 """
 
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 
 import msgspec
 
-from isthmus.kube.schema import EndpointOfSlice, EndpointSlice
+from isthmus.kube.schema import EndpointSlice
 from isthmus.kube.schema import Service as ServiceObject
-from isthmus.mesh.objects import canonical_ip
-from isthmus.model.endpoint import family_of
+from isthmus.mesh.slices import slice_of, usable_address
 from isthmus.model.flow import PORT_PROTOCOLS
-from isthmus.model.service import Backend, Network, Port, PortKey, Service, Slice, Target
+from isthmus.model.service import Network, Port, Service, Slice
 from isthmus.policy.rules import Problem
 
-SERVICE_NAME = "kubernetes.io/service-name"
 OTHER_PROXY = "service.kubernetes.io/service-proxy-name"
 HEADLESS = "service.kubernetes.io/headless"
 DEFAULT_AFFINITY = 10800
@@ -26,14 +24,8 @@ MAX_PORT = 65535
 MAX_PORTS = 1000
 MAX_ADDRESSES = 100
 MAX_SOURCES = 500
-MAX_ENDPOINTS = 1000
-"""What an API server lets into one EndpointSlice; ports and addresses of a Service are bounded by its size alone."""
-MAX_BACKENDS = 100_000
-"""Endpoints times ports of one EndpointSlice: of 100 kB, which say a million, one object would stall every agent."""
 MAX_FRONTENDS = 10_000
 """Addresses times ports of one Service, not counting node ports."""
-
-_VERSIONS = {"IPv4": 4, "IPv6": 6}
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -77,55 +69,12 @@ def service_facts(obj: ServiceObject) -> Facts:
 
 def slice_facts(obj: EndpointSlice, *, cluster: str) -> Facts:
     """Returns the backends that an EndpointSlice tells of; no `slice` if they are not for a dataplane."""
-    labels = obj.metadata.labels
-    name, version = labels.get(SERVICE_NAME, ""), _VERSIONS.get(obj.addressType)
-    if not name or version is None or OTHER_PROXY in labels or HEADLESS in labels:
+    if OTHER_PROXY in obj.metadata.labels or HEADLESS in obj.metadata.labels:
         return Facts()
-    problems: list[Problem] = []
-    ports: dict[PortKey, int] = {}
-    for index, port in enumerate((obj.ports or ())[:MAX_PORTS]):
-        protocol = PORT_PROTOCOLS.get(port.protocol or "TCP")
-        if port.port is None:
-            continue  # all ports: nothing that a Service could forward to
-        if protocol is None or not 0 < port.port <= MAX_PORT:
-            problems.append(Problem(f"ports[{index}]", f"{port.protocol} {port.port} is no port"))
-        else:
-            ports[port.name or "", protocol] = port.port
-    if len(obj.ports or ()) > MAX_PORTS:
-        problems.append(Problem("ports", f"more than {MAX_PORTS}; the rest is left out"))
-    backends: set[tuple[PortKey, Backend]] = set()
-    most = min(MAX_ENDPOINTS, MAX_BACKENDS // max(1, len(ports)))
-    for index, endpoint in enumerate((obj.endpoints or ())[:most]):
-        given = endpoint.addresses[0] if endpoint.addresses else ""
-        address = usable_address(given)
-        if address is None or family_of(address) != version:
-            problems.append(Problem(f"endpoints[{index}].addresses", f"{given!r} is no {obj.addressType} address"))
-            continue
-        for key, number in ports.items():
-            backends.add((key, _backend(endpoint, cluster, Target(address, number))))
-    if len(obj.endpoints or ()) > most:
-        problems.append(Problem("endpoints", f"more than {most}; the rest is left out"))
-    place = (obj.metadata.namespace, obj.metadata.name)
-    return Facts(tuple(problems), slice=Slice(place, (obj.metadata.namespace, name), frozenset(backends)))
-
-
-def usable_address(text: str) -> str | None:
-    """Returns an address in canonical form; None if connections must not be led to or from it."""
-    address = canonical_ip(text)
-    return None if address is None or ip_address(address).is_link_local else address
-
-
-def _backend(endpoint: EndpointOfSlice, cluster: str, target: Target) -> Backend:
-    said = endpoint.conditions
-    ready = said.ready is not False
-    return Backend(
-        cluster=cluster,
-        target=target,
-        node=endpoint.nodeName or "",
-        ready=ready,
-        serving=ready if said.serving is None else said.serving,
-        terminating=bool(said.terminating),
-    )
+    found, problems = slice_of(obj, cluster=cluster)
+    if found is None:
+        return Facts()
+    return Facts(tuple(problems), slice=Slice(found.key, found.service_key, found.backends()))
 
 
 def _addresses(

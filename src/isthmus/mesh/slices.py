@@ -1,8 +1,7 @@
 """An EndpointSlice of the API -> what counts of it. Pure, and the same for agents and trackers.
 
 An object is not believed more than necessary: an address that nobody can have, or a port out of range, is left out and
-said, and the rest counts. Bounds are those of an API server, so that one object of 1 MB, which may say a million
-backends, does not stall whoever reads it.
+said, and the rest counts.
 """
 
 import sys
@@ -23,8 +22,11 @@ MIRRORS = ("endpointslice-controller.isthmus.dev", "endpointslice-mesh-controlle
 """Who writes slices of other clusters' backends: our trackers, and Cilium's operators."""
 
 MAX_PORT = 65535
-MAX_PORTS = 100
+MAX_PORTS = 1000
 MAX_ENDPOINTS = 1000
+"""What an API server lets into one EndpointSlice; ports are bounded by the size of the object alone."""
+MAX_BACKENDS = 100_000
+"""Endpoints times ports of one EndpointSlice: of 100 kB, which say a million, one object would stall every agent."""
 
 _VERSIONS = {"IPv4": 4, "IPv6": 6}
 
@@ -46,16 +48,18 @@ def slice_of(
     if not name or version is None:
         return None, []
     problems: list[Problem] = []
+    ports = _ports(obj, problems)
     endpoints: list[SharedEndpoint] = []
-    for index, endpoint in enumerate((obj.endpoints or ())[:MAX_ENDPOINTS]):
+    most = min(MAX_ENDPOINTS, MAX_BACKENDS // max(1, len(ports)))
+    for index, endpoint in enumerate((obj.endpoints or ())[:most]):
         given = endpoint.addresses[0] if endpoint.addresses else ""
         address = usable_address(given)
         if address is None or family_of(address) != version:
             problems.append(Problem(f"endpoints[{index}].addresses", f"{given!r} is no {obj.addressType} address"))
         else:
             endpoints.append(_endpoint(endpoint, address))
-    if len(obj.endpoints or ()) > MAX_ENDPOINTS:
-        problems.append(Problem("endpoints", f"more than {MAX_ENDPOINTS}; the rest is left out"))
+    if len(obj.endpoints or ()) > most:
+        problems.append(Problem("endpoints", f"more than {most}; the rest is left out"))
     found = SharedSlice(
         cluster=cluster,
         namespace=sys.intern(obj.metadata.namespace),
@@ -63,7 +67,7 @@ def slice_of(
         service=sys.intern(name),
         version=version,
         endpoints=tuple(endpoints),
-        ports=_ports(obj, problems),
+        ports=ports,
         weight=weight,
     )
     return found, problems

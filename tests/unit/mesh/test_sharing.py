@@ -18,6 +18,7 @@ from isthmus.mesh.mcs.api import ExportSpec, ServiceExport
 from isthmus.mesh.sharing import Sharing
 from isthmus.model import sharing
 from isthmus.model.mesh import ExportGone, ExportTold, ServiceGone, ServiceTold, SliceGone, SliceTold
+from isthmus.wire import kvstore
 
 GLOBAL = {"service.cilium.io/global": "true"}
 KEY = ("demo", "web")
@@ -240,11 +241,12 @@ def test_what_no_api_server_would_take_is_left_out_of_a_slice_and_said(found):
 def test_a_slice_beyond_every_bound_is_cut(found):
     found.services(Put(a_service()))
     many = tuple(f"10.1.{n // 250}.{n % 250 + 1}" for n in range(1500))
-    ports = tuple(EndpointPort(f"p{n}", "TCP", n + 1) for n in range(150))
+    ports = tuple(EndpointPort(f"p{n}", "TCP", n + 1) for n in range(1100))
 
     (event,) = found.slices(Put(a_slice(addresses=many, ports=ports)))
 
-    assert (len(event.slice.endpoints), len(event.slice.ports)) == (1000, 100)
+    assert (len(event.slice.endpoints), len(event.slice.ports)) == (100, 1000)
+    assert kvstore.encode_slice(b"", event.slice, cluster_id=1)
     assert {report.key for report in found.reports()} == {"endpoints", "ports"}
 
 

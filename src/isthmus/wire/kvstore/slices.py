@@ -33,8 +33,9 @@ MAX_TEXT = 16 << 20
 """Bytes of a value when inflated, as Cilium has it."""
 
 MAX_ENDPOINTS = 1000
-MAX_PORTS = 100
-"""What an API server lets into one EndpointSlice."""
+MAX_PORTS = 1000
+MAX_BACKENDS = 100_000
+"""Endpoints, ports, and the product of both, of one slice: what our importer lets through."""
 
 PROTOCOLS = {int(number): word for word, number in PORT_PROTOCOLS.items()}
 _VERSIONS = {"IPv4": 4, "IPv6": 6}
@@ -43,8 +44,7 @@ _TYPES = {version: word for word, version in _VERSIONS.items()}
 
 def encode_slice(key: bytes, shared: SharedSlice, *, cluster_id: int) -> bytes:
     """Writes a slice. Raises CodecError for one that no reader would take."""
-    if len(shared.endpoints) > MAX_ENDPOINTS or len(shared.ports) > MAX_PORTS:
-        raise CodecError(key, "endpoints", f"more than {MAX_ENDPOINTS} endpoints or {MAX_PORTS} ports")
+    _bound(key, len(shared.endpoints), len(shared.ports))
     record = _messages().ClusterEndpointSlice(
         cluster=shared.cluster,
         clusterID=cluster_id,
@@ -88,8 +88,7 @@ def decode_slice(key: bytes, value: bytes, *, place: tuple[str, str], cluster: s
         raise CodecError(key, "addressType", f"{clip(kind)} is not IPv4 or IPv6")
     service = _text(key, "labels", record.labels.get(SERVICE_NAME, ""))
     _raise(key, f"labels[{SERVICE_NAME}]", name_fault(service))
-    if len(record.endpoints) > MAX_ENDPOINTS or len(record.ports) > MAX_PORTS:
-        raise CodecError(key, "endpoints", f"more than {MAX_ENDPOINTS} endpoints or {MAX_PORTS} ports")
+    _bound(key, len(record.endpoints), len(record.ports))
     return SharedSlice(
         cluster=cluster,
         namespace=sys.intern(place[0]),
@@ -101,6 +100,12 @@ def decode_slice(key: bytes, value: bytes, *, place: tuple[str, str], cluster: s
         ports=tuple(_port(key, port) for port in record.ports if port.HasField("port")),
         weight=_weight(key, _text(key, "annotations", record.annotations.get(WEIGHT, ""))),
     )
+
+
+def _bound(key: bytes, endpoints: int, ports: int) -> None:
+    if endpoints > MAX_ENDPOINTS or ports > MAX_PORTS or endpoints * ports > MAX_BACKENDS:
+        most = f"{MAX_ENDPOINTS} endpoints, {MAX_PORTS} ports or {MAX_BACKENDS} of both"
+        raise CodecError(key, "endpoints", f"{endpoints} endpoints with {ports} ports are more than {most}")
 
 
 def identity_fault(key: bytes, name: str, number: int, *, cluster: str, cluster_id: int) -> None:
