@@ -120,13 +120,16 @@ async def following(api: ApiServer) -> AsyncIterator[McsFollower]:
     """Serves a follower as the tracker does."""
     follower = McsFollower("tion", look_again=0.2)
     async with Client(load(api.directory / "kubeconfig")) as client:
-        task = asyncio.create_task(follower.serve(client, EventRecorder(client, "tests")))
+        recorder = EventRecorder(client, "tests")
+        tasks = [asyncio.create_task(one) for one in (follower.serve(client, recorder), recorder.serve())]
         try:
             yield follower
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            for task in tasks:
+                task.cancel()
+            for task in tasks:
+                with suppress(asyncio.CancelledError):
+                    await task
 
 
 @pytest.fixture
@@ -138,7 +141,7 @@ async def cluster(server: ApiServer) -> AsyncIterator[Cluster1]:
     assert server.request("POST", NAMESPACES, meta)[0] == 201
     async with following(server) as follower:
         yield Cluster1(server, follower)
-    for path in (mcs("serviceexports"), mcs("serviceimports"), slices(), services()):
+    for path in (mcs("serviceexports"), mcs("serviceimports"), slices(), services(), f"{NAMESPACES}/shop/events"):
         assert server.request("DELETE", path)[0] == 200
     server.request("DELETE", f"{NAMESPACES}/shop")
     finalize = {**meta, "spec": {"finalizers": []}}
@@ -223,6 +226,11 @@ async def test_conflicts_are_told_and_taken_back(cluster: Cluster1) -> None:
     found = await cluster.until_told({**GOOD, "Conflict": ("True", "PortConflict,LabelsConflict")})
     message = next(one["message"] for one in found["status"]["conditions"] if one["type"] == "Conflict")
     assert "http 8000/TCP of the older export in cluster koornacht is used" in message
+    events = f"{NAMESPACES}/shop/events"
+    warned = await cluster.until(events, lambda listed: bool(listed["items"]))
+    assert [(one["reason"], one["type"], one["involvedObject"]["kind"]) for one in warned["items"]] == [
+        ("PortConflict", "Warning", "ServiceExport")
+    ]
     made = await cluster.until(mcs("serviceimports", "web"))
     assert [port["port"] for port in made["spec"]["ports"]] == [8000]
     service = await cluster.until(services(DERIVED))

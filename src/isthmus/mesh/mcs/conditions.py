@@ -55,6 +55,13 @@ def of_import(merged: Merged, *, ips: Sequence[str], refusal: tuple[str, str] | 
     return (_condition("Ready", True, "Ready", "The Service can be used"),)
 
 
+def troubles(held: Sequence[Condition]) -> list[Condition]:
+    """Returns the conditions of an export that somebody has to act upon; Ready only repeats an invalid one."""
+    valid = all(one.status == "True" for one in held if one.type == "Valid")
+    bad = {"Valid": "False", "Conflict": "True", **({"Ready": "False"} if valid else {})}
+    return [one for one in held if bad.get(one.type) == one.status]
+
+
 def same(held: Sequence[Condition], wanted: Sequence[Condition], *, kinds: tuple[str, ...]) -> bool:
     """Whether the conditions of `kinds` are as they should be, apart from their times."""
     return {_key(one) for one in held if one.type in kinds} == {_key(one) for one in wanted}

@@ -22,8 +22,9 @@ from isthmus.kube.events import EventRecorder
 from isthmus.kube.keyqueue import KeyQueue
 from isthmus.kube.reflector import Change, Degraded, Gone, Put, Snapshot, State, follow
 from isthmus.kube.resources import ENDPOINT_SLICES, NAMESPACES, SERVICES, Resource
-from isthmus.kube.schema import Bare, Namespace
-from isthmus.mesh.mcs.api import Api, Service, ServiceExport, ServiceImport, discover
+from isthmus.kube.schema import Bare, Namespace, ObjectReference
+from isthmus.mesh.mcs import conditions
+from isthmus.mesh.mcs.api import Api, Condition, Service, ServiceExport, ServiceImport, discover
 from isthmus.mesh.mcs.slices import COPIES, MANAGED_BY, OF_SERVICE, copies, is_same
 from isthmus.mesh.mcs.state import Apply, Objects, Read, Remove, Step
 from isthmus.mesh.mcs.told import Told
@@ -93,7 +94,9 @@ class McsFollower:
                 await asyncio.sleep(delays.next())
                 continue
             delays.reset()
-            session = self._session = _Session(client, api, self._told, now=self._now, look_again=self._look_again)
+            session = self._session = _Session(
+                client, api, self._told, recorder=recorder, now=self._now, look_again=self._look_again
+            )
             try:
                 await session.run()
             finally:
@@ -104,9 +107,17 @@ class _Session:
     """The time between finding the API and its end."""
 
     def __init__(
-        self, client: Client, api: Api, told: Told, *, now: Callable[[], datetime.datetime], look_again: float
+        self,
+        client: Client,
+        api: Api,
+        told: Told,
+        *,
+        recorder: EventRecorder,
+        now: Callable[[], datetime.datetime],
+        look_again: float,
     ) -> None:
         self._client = client
+        self._recorder = recorder
         self._api = api
         self._told = told
         self._now = now
@@ -279,6 +290,8 @@ class _Session:
 
     async def _apply(self, key: ServiceKey, step: Apply) -> None:
         namespace, name = step.key
+        # Before asking: the watch may tell of the change sooner than the answer does.
+        before = self._objects.export(key)
         kinds: dict[Resource, type[Any]] = {SERVICES: Service, self._api.exports: ServiceExport}
         try:
             answer: Any = await self._client.patch(
@@ -302,10 +315,22 @@ class _Session:
         match answer:
             case ServiceExport():
                 self._objects.put_export(answer)
+                self._tell(answer, before.status.conditions if before is not None else ())
             case ServiceImport() if step.status:
                 self._objects.put_import(answer)
             case ServiceImport() | Service():
                 self._objects.settle(step, answer)
+
+    def _tell(self, item: ServiceExport, before: Sequence[Condition]) -> None:
+        """Writes an Event for what is wrong with an export since now; what is right again is seen in its status."""
+        meta = item.metadata
+        about = ObjectReference(
+            "ServiceExport", meta.namespace, meta.name, meta.uid, self._api.exports.api_version, meta.resourceVersion
+        )
+        known = {(one.type, one.reason) for one in before}
+        for one in conditions.troubles(item.status.conditions):
+            if (one.type, one.reason) not in known:
+                self._recorder.emit(about, reason=one.reason.partition(",")[0], message=one.message)
 
     # Slices of Services that no selector finds
 

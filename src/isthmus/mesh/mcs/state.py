@@ -208,6 +208,10 @@ class Objects:
             if any(status.cluster in names for status in item.status.clusters)
         }
 
+    def export(self, key: ServiceKey) -> ServiceExport | None:
+        """Returns a ServiceExport."""
+        return self._exports.get(key)
+
     def local(self, key: ServiceKey) -> Service | None:
         """Returns the Service that the own cluster exports, None if it exports none (or may not)."""
         service = self._services.get(key) if key in self._exports else None
