@@ -50,8 +50,8 @@ class Meeting:
         self._there = [plan for plan in running if plan.connect]
         self._lock = threading.Lock()
 
-    def come(self, plan: ClusterPlan, *, returning: bool, given_up: threading.Event, limit: float) -> list[str]:
-        """Makes a cluster known to itself, and joins it with all that are there; returns the names of these.
+    def come(self, plan: ClusterPlan, *, returning: bool, given_up: threading.Event, limit: float) -> list[ClusterPlan]:
+        """Makes a cluster known to itself, and joins it with all that are there; returns these.
 
         One that is `returning` has all that already, and only forgets who is gone. Blocks, `limit` seconds at most.
         Raises JoinError.
@@ -72,7 +72,7 @@ class Meeting:
         with self._lock:
             self._there = [other for other in self._there if other.name != plan.name]
 
-    async def _come(self, plan: ClusterPlan, others: Sequence[ClusterPlan], *, returning: bool) -> list[str]:
+    async def _come(self, plan: ClusterPlan, others: Sequence[ClusterPlan], *, returning: bool) -> list[ClusterPlan]:
         async with AsyncExitStack() as stack:
             member = await stack.enter_async_context(_member(self._state, plan))
             if plan.mode is Mode.TRACKER:
@@ -90,7 +90,7 @@ class Meeting:
                 peer = await stack.enter_async_context(_member(self._state, other))
                 halves += [(member, plan, peer, other), (peer, other, member, plan)]
             await asyncio.gather(*(_join(*half) for half in halves if half[1].mode is Mode.TRACKER))
-            return [other.name for other in others]
+            return list(others)
 
     def _known_names(self) -> set[str]:
         return {path.name for path in self._state.clusters.iterdir()}

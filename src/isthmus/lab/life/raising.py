@@ -33,6 +33,8 @@ from isthmus.lab.units.members import other_units
 
 READY_LIMIT = 90.0
 """Seconds until API server, nodes, agents and addons must be ready."""
+ACQUAINTANCE_LIMIT = 20.0
+"""Seconds until clusters that were joined should know all of each other."""
 _UNITS_AT_ONCE = 40
 """Processes in one message to the supervisor, which is bounded."""
 
@@ -164,9 +166,10 @@ class _Raising:
             self._tell("API server ready")
             self._start(other_units(self._state, plan), None)
             deployments = self._apply_addons(definitions)
-            self._join()
+            joined = self._join()
             if self._patience.all_of_it:
                 self._await_all(deployments)
+                self._await_acquaintance(joined)
         except (NotReadyError, AddonError, ManifestError, JoinError, *TROUBLE) as error:
             self._meeting.leave(plan)
             raise CreationError(self._failed(error)) from error
@@ -196,12 +199,22 @@ class _Raising:
             if found["kind"] == "Deployment"
         ]
 
-    def _join(self) -> None:
-        """Joins the cluster with the others that are there."""
+    def _join(self) -> list[ClusterPlan]:
+        """Joins the cluster with the others that are there, and returns them."""
         limit = max(1.0, self._deadline - time.monotonic())
         joined = self._meeting.come(self._plan, returning=self._keep, given_up=self._given_up, limit=limit)
         if joined:
-            self._tell(f"Connected with {', '.join(joined)}")
+            self._tell(f"Connected with {', '.join(plan.name for plan in joined)}")
+        return joined
+
+    def _await_acquaintance(self, others: Sequence[ClusterPlan]) -> None:
+        """Waits until this cluster and the others know each other.
+
+        A creation does not fail of that: somebody may have stopped a tracker there.
+        """
+        reason = self._waiting.acquaintance(others, limit=ACQUAINTANCE_LIMIT) if others else ""
+        if reason:
+            self._tell(f"{reason}; see: isthmus clustermesh status", False)
 
     def _await_all(self, deployments: Sequence[tuple[str, str]]) -> None:
         plan = self._plan

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from isthmus.lab.control import Connection, Describe, Health
 from isthmus.lab.inspection import tail
-from isthmus.lab.life.api import TROUBLE, Api
+from isthmus.lab.life.api import TROUBLE, Api, admin_api
 from isthmus.lab.plan import ClusterPlan, Mode
 from isthmus.lab.statedir import StateDir
 
@@ -78,6 +78,27 @@ class Waiting:
         for namespace, name in names:
             self._until(partial(missing_deployment, self._api, namespace, name, since=self._since))
 
+    def acquaintance(self, others: Sequence[ClusterPlan], *, limit: float) -> str:
+        """Waits until the agents here know all of `others`, and theirs all of this cluster; returns what is missing.
+
+        Waits `limit` seconds at most. Raises NotReadyError if somebody gave up.
+        """
+        deadline = min(self._deadline, time.monotonic() + limit)
+        sides = [(self._plan, self._api, [other.name for other in others])]
+        sides += [
+            (other, admin_api(self._state.cluster(other.name).kubeconfig("admin")), [self._plan.name])
+            for other in others
+        ]
+        for plan, api, names in sides:
+            if plan.mode is not Mode.TRACKER:
+                continue
+            while reason := asked(partial(missing_acquaintance, api, plan, names)):
+                if time.monotonic() > deadline:
+                    return reason
+                if self._given_up.wait(_PAUSE):
+                    raise NotReadyError("given up")
+        return ""
+
     def _until(self, missing: Callable[[], str]) -> None:
         while reason := asked(missing):
             self._give_up_on_broken()
@@ -134,6 +155,19 @@ def missing_agents(connection: Connection, plan: ClusterPlan, names: Sequence[st
         return ""
     nodes = ", ".join(answer.node for answer in silent)
     return f"agents that do not enforce: {nodes} ({silent[0].missing})"
+
+
+def missing_acquaintance(api: Api, plan: ClusterPlan, names: Sequence[str]) -> str:
+    """Returns which of the clusters `names` the agents of a cluster do not know yet; raises one of TROUBLE."""
+    known: dict[str, set[str]] = {}
+    for item in _items(api, "/apis/isthmus.dev/v1alpha1/meshnodes"):
+        clusters = (item.get("status") or {}).get("clusters") or []
+        known[item["metadata"]["name"]] = {entry["name"] for entry in clusters if entry.get("ready")}
+    for node in plan.nodes:
+        waiting = [name for name in names if name not in known.get(node.name, ())]
+        if waiting:
+            return f"{node.name} does not know all of {', '.join(waiting)} yet"
+    return ""
 
 
 def missing_deployment(api: Api, namespace: str, name: str, *, since: datetime | None = None) -> str:
