@@ -9,7 +9,8 @@ from isthmus.cli.lazy import LazyGroup
 
 class _Commands(LazyGroup):
     places: ClassVar = {
-        name: f"isthmus.cli.{name}:command" for name in ("agent", "clustermesh", "completion", "demo", "lab", "tracker")
+        name: f"isthmus.cli.{name}:command"
+        for name in ("agent", "clustermesh", "completion", "demo", "lab", "service", "tracker")
     }
 
 

@@ -170,6 +170,14 @@ def load(path: Path | None = None, *, context: str | None = None, environ: Mappi
     raise ConfigError(f"no kubeconfig: $KUBECONFIG is not set, {home} does not exist, and this is not a pod")
 
 
+def context_names(path: Path | None = None, *, environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Returns the names of all contexts of the files that `load` would read, in their order. Raises ConfigError."""
+    listed = [Path(entry) for entry in environ.get("KUBECONFIG", "").split(os.pathsep) if entry]
+    home = Path(environ.get("HOME") or Path.home()) / ".kube" / "config"
+    paths = [path] if path is not None else [entry for entry in listed if entry.exists()] or [home]
+    return tuple(dict.fromkeys(named.name for found in paths for named in _parse(found).contexts or ()))
+
+
 def in_cluster(*, environ: Mapping[str, str] = os.environ, directory: Path = SERVICE_ACCOUNT) -> Access:
     """Returns the access of the pod that this process runs in. Raises ConfigError."""
     host, port = environ.get("KUBERNETES_SERVICE_HOST", ""), environ.get("KUBERNETES_SERVICE_PORT", "443")
