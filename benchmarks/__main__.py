@@ -17,6 +17,7 @@ BENCHMARKS = {
     "services": "Services: a change of one backend, connections through a ClusterIP, a whole load",
     "merged": "global services: a change of one backend, of tiers and weights, connections",
     "failover": "in a lab: the last backend in use is gone -> the other cluster answers",
+    "sharing": "Services of other clusters: a change of one backend from tracker to reader, a first synchronisation",
     "pods": "in a lab: a pod created -> Ready, one by one and a hundred at once; what pods cost",
     "apiserver": "the lab's API server: writes a second, watch fan-out, lists, memory",
     "elements": "set elements into the kernel: one change, first load, by netlink and by text",
