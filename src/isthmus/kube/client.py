@@ -411,6 +411,9 @@ async def _read_bounded(response: aiohttp.ClientResponse, limit: int, where: str
 
 def _spoken(error: Exception) -> str:
     """Returns what an error says, or its name: some of aiohttp's and asyncio's say nothing."""
+    if type(error) is aiohttp.ClientConnectorError:
+        # Around what the system says it tells of objects of this process.
+        return clip(error.os_error.strerror or str(error.os_error))
     return clip(str(error)) or type(error).__name__
 
 

@@ -33,7 +33,7 @@ from isthmus.lab.units.members import other_units
 
 READY_LIMIT = 90.0
 """Seconds until API server, nodes, agents and addons must be ready."""
-ACQUAINTANCE_LIMIT = 20.0
+ACQUAINTANCE_LIMIT = 15.0
 """Seconds until clusters that were joined should know all of each other."""
 _UNITS_AT_ONCE = 40
 """Processes in one message to the supervisor, which is bounded."""
