@@ -155,15 +155,18 @@ def _clusters(entries: tuple[ServiceInCluster, ...], left: dict[str, int]) -> li
             str(entry.weight),
             f"{entry.share} %",
             "yes" if entry.used else "no",
-            # The status may be a moment older than the drain is.
-            entry.why
-            if "drain" in entry.why or entry.name not in left
-            else f"{entry.why}; {spoken_drain(entry.name, left)}",
+            _why(entry, left),
         ]
         for entry in entries
     ]
     titles = ["Name", "State", "Backends", "Ready", "Weight", "Share", "Used", "Why"]
     return table(titles, rows, indent=2) if rows else [f"  {NONE}"]
+
+
+def _why(entry: ServiceInCluster, left: dict[str, int]) -> str:
+    """Returns why a cluster is used or not; of a drain, what is left of it now: the status may be a moment older."""
+    why, _, _ = entry.why.partition("; drain")
+    return "; ".join(text for text in (why, spoken_drain(entry.name, left)) if text)
 
 
 def _why(entry: ServiceInCluster, left: dict[str, int]) -> str:

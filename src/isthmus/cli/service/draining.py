@@ -78,10 +78,7 @@ async def change(
         for found in looked:
             if isinstance(found, _Place):
                 places.setdefault(found.name, found)
-        members = {
-            *places,
-            *(name for place in places.values() for name, item in place.known.items() if item.status.id),
-        }
+        members = {*places, *(name for place in places.values() for name in place.members)}
         _check(asked, members, places, lines)
         lines = _trouble(lines, members - set(places), explicit=bool(contexts))
         written = await asyncio.gather(*(_one(gate, place, asked, now) for place in _ordered(places)))
@@ -153,11 +150,8 @@ async def _write(place: _Place, asked: Asked, now: float) -> str:
     before = stored.spec.drain if stored is not None else None
     wanted = _wanted(before, asked.drain, now)
     if wanted == before:
-        return (
-            f"{asked.cluster} is not drained"
-            if before is None
-            else f"{asked.cluster} is {_said(asked, before, now)} already"
-        )
+        said = "not drained" if before is None else f"{_said(asked, before, now)} already"
+        return f"{asked.cluster} is {said}"
     if not asked.dry_run:
         await _store(place, asked.cluster, stored, wanted)
     if wanted is None:
