@@ -169,12 +169,6 @@ def _why(entry: ServiceInCluster, left: dict[str, int]) -> str:
     return "; ".join(text for text in (why, spoken_drain(entry.name, left)) if text)
 
 
-def _why(entry: ServiceInCluster, left: dict[str, int]) -> str:
-    """Returns why a cluster is used or not; of a drain, what is left of it now: the status may be a moment older."""
-    why, _, _ = entry.why.partition("; drain")
-    return "; ".join(text for text in (why, spoken_drain(entry.name, left)) if text)
-
-
 def _endpoints(entries: tuple[ServiceInCluster, ...]) -> list[str]:
     lines = []
     for entry in entries:
