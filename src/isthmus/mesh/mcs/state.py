@@ -3,8 +3,9 @@
 A machine without clock or socket: facts go in, `plan` says what comes next for a Service, what was done goes in again.
 Invariants: nothing is taken away because of what was not told yet. A cluster that an import names, and that is a member
 and has not told everything since the start, still exports what the import says; a namespace that is not known is not
-there. What a user made by hand (a ServiceImport without our mark, a Service that is not owned by it) is never changed
-or deleted. Rejected: caches of all Services and their exports, of which nine in ten are never exported.
+there; an answer and a watch may overtake each other, and the newer one counts. What a user made by hand (an import
+without our mark, a Service that is not owned by it) is never changed or deleted. Rejected: caches of all Services, of
+which nine in ten are never exported.
 """
 
 import hashlib
@@ -62,6 +63,7 @@ class Remove(msgspec.Struct, frozen=True):
 
 
 Step = Read | Apply | Remove
+_Object = ServiceExport | ServiceImport | Service
 
 
 class Objects:
@@ -101,7 +103,8 @@ class Objects:
         held = self._exports.get(key)
         if held is not None and held.metadata.uid != item.metadata.uid:
             self._services.pop(key, None)
-        self._exports[key] = item
+        if not _is_older(item, held):
+            self._exports[key] = item
         return key
 
     def drop_export(self, key: ServiceKey) -> None:
@@ -112,7 +115,8 @@ class Objects:
     def put_import(self, item: ServiceImport) -> ServiceKey:
         """Takes a ServiceImport."""
         key = _key(item)
-        self._imports[key] = item
+        if not _is_older(item, self._imports.get(key)):
+            self._imports[key] = item
         return key
 
     def drop_import(self, key: ServiceKey) -> None:
@@ -123,10 +127,11 @@ class Objects:
     def put_service(self, item: Service) -> ServiceKey | None:
         """Takes a Service; returns the Service of the export or import that it concerns, None if it concerns none."""
         key = _key(item)
-        if key in self._exports:
+        if key in self._exports and not _is_older(item, self._services.get(key)):
             self._services[key] = item
         if key[1].startswith(PREFIX):
-            self._derived[key] = item
+            if not _is_older(item, self._derived.get(key)):
+                self._derived[key] = item
             owner = _owner(item)
             return None if owner is None else (key[0], owner)
         return key if key in self._exports else None
@@ -321,6 +326,17 @@ class Objects:
         return {key for key in self.keys() if key[0] == namespace}
 
 
+def _is_older(item: _Object, held: _Object | None) -> bool:
+    """Whether an object was overtaken: an answer may come later than what the watch tells, and the reverse.
+
+    Versions are numbers of one sequence on every server that there is (KEP-5504); what is none is taken as it comes.
+    """
+    if held is None or held.metadata.uid != item.metadata.uid:
+        return False
+    new, old = item.metadata.resourceVersion, held.metadata.resourceVersion
+    return new.isdecimal() and old.isdecimal() and int(new) < int(old)
+
+
 def _owner(item: Service) -> str | None:
     """Returns the name of the ServiceImport that a Service was derived from."""
     return next((one.name for one in item.metadata.ownerReferences if one.kind == "ServiceImport"), None)
@@ -333,7 +349,7 @@ def _status(resource: Resource, key: ServiceKey, uid: str, status: Json) -> Appl
     return Apply(resource, body, status=True)
 
 
-def _key(item: ServiceExport | ServiceImport | Service) -> ServiceKey:
+def _key(item: _Object) -> ServiceKey:
     return item.metadata.namespace, item.metadata.name
 
 
