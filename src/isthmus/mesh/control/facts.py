@@ -8,9 +8,10 @@ source tells of itself, which leave out what is not shared, and that is used her
 import msgspec
 
 from isthmus.kube.schema import EndpointSlice, Service
-from isthmus.mesh.control.objects import MANAGED_BY, OURS, SERVICE_NAME, SOURCE_CLUSTER, SOURCE_SERVICE
+from isthmus.mesh.control.objects import SOURCE_SERVICE
+from isthmus.mesh.slices import is_mirrored, slice_of
 from isthmus.model.flow import PORT_PROTOCOLS
-from isthmus.model.sharing import ServicePort, SharedEndpoint, SharedPort, SharedSlice
+from isthmus.model.sharing import ServicePort, SharedPort, SharedSlice
 from isthmus.policy.rules import Problem
 from isthmus.services.settings import AFFINITY, ALIASES, GLOBAL, ORDER, SHARED, SYNC_SLICES, WEIGHT, Settings, settings
 
@@ -21,7 +22,6 @@ MAX_ENDPOINTS = 1000
 KEYS = frozenset({GLOBAL, SHARED, AFFINITY, SYNC_SLICES, ORDER, WEIGHT, *ALIASES.values()})
 """Annotations that matter here."""
 
-_VERSIONS = {"IPv4": 4, "IPv6": 6}
 _PROTOCOLS = {int(number): name for name, number in PORT_PROTOCOLS.items()}
 
 
@@ -82,33 +82,7 @@ def own_service(obj: Service, *, namespace_global: bool) -> OwnService | None:
 
 def own_slice(obj: EndpointSlice, *, cluster: str) -> SharedSlice | None:
     """Returns an EndpointSlice as a fact of this cluster; None if it is of no Service, or tells of another cluster."""
-    meta = obj.metadata
-    service, version = meta.labels.get(SERVICE_NAME, ""), _VERSIONS.get(obj.addressType)
-    # Slices of Services that are exported name their own cluster.
-    foreign = meta.labels.get(SOURCE_CLUSTER, cluster) != cluster or meta.labels.get(MANAGED_BY) == OURS
-    if not service or version is None or foreign:
-        return None
-    ports = tuple(
-        SharedPort(port.name or "", int(PORT_PROTOCOLS[port.protocol or "TCP"]), port.port, port.appProtocol or "")
-        for port in (obj.ports or ())[:MAX_PORTS]
-        if port.port is not None and (port.protocol or "TCP") in PORT_PROTOCOLS
-    )
-    endpoints = tuple(
-        SharedEndpoint(
-            address=endpoint.addresses[0],
-            ready=endpoint.conditions.ready is not False,
-            serving=(endpoint.conditions.ready is not False)
-            if endpoint.conditions.serving is None
-            else endpoint.conditions.serving,
-            terminating=bool(endpoint.conditions.terminating),
-            node=endpoint.nodeName or "",
-            hostname=endpoint.hostname or "",
-            zone=endpoint.zone or "",
-        )
-        for endpoint in (obj.endpoints or ())[:MAX_ENDPOINTS]
-        if endpoint.addresses
-    )
-    return SharedSlice(cluster, meta.namespace, meta.name, service, version, endpoints, ports)
+    return None if is_mirrored(obj, cluster=cluster) else slice_of(obj, cluster=cluster)[0]
 
 
 def protocol_word(number: int) -> str:

@@ -21,10 +21,7 @@ from isthmus.mesh.control.facts import MAX_ENDPOINTS, OwnService, protocol_word
 from isthmus.mesh.control.global_services import View, view_of
 from isthmus.mesh.control.objects import (
     HEADLESS,
-    MANAGED_BY,
     OURS,
-    SERVICE_NAME,
-    SOURCE_CLUSTER,
     SOURCE_SERVICE,
     OwnedMeta,
     StoredSlice,
@@ -33,6 +30,7 @@ from isthmus.mesh.control.objects import (
 )
 from isthmus.mesh.control.seeing import wanted_ports
 from isthmus.mesh.control.world import Key, World, source_of
+from isthmus.mesh.slices import MANAGED_BY, SERVICE_NAME, SOURCE_CLUSTER
 from isthmus.model.sharing import SharedEndpoint, SharedPort, SharedSlice
 
 HEADLESS_ONLY = "nftables"

@@ -9,11 +9,9 @@ import msgspec
 
 from isthmus.kube.meshobjects import GlobalService
 from isthmus.kube.schema import EndpointSlice, ObjectMeta
+from isthmus.mesh.slices import MANAGED_BY
 
-SERVICE_NAME = "kubernetes.io/service-name"
-MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
 OURS = "endpointslice-controller.isthmus.dev"
-SOURCE_CLUSTER = "multicluster.kubernetes.io/source-cluster"
 SOURCE_SERVICE = "multicluster.kubernetes.io/service-name"
 HEADLESS = "service.kubernetes.io/headless"
 

@@ -15,7 +15,8 @@ from isthmus.kube.meshobjects import MeshCluster
 from isthmus.kube.reflector import Change, Gone, Put, Snapshot
 from isthmus.kube.schema import KubeObject, Namespace, Service
 from isthmus.mesh.control.facts import OwnService, own_service, own_slice
-from isthmus.mesh.control.objects import SERVICE_NAME, SOURCE_CLUSTER, StoredGlobalService, StoredSlice
+from isthmus.mesh.control.objects import StoredGlobalService, StoredSlice
+from isthmus.mesh.slices import SERVICE_NAME, SOURCE_CLUSTER
 from isthmus.model.mesh import (
     ClusterLeft,
     ClusterSeen,
