@@ -52,7 +52,10 @@ MAX_BATCH = 4096
 """Events of one batch; a snapshot makes several."""
 
 PIECE = 500
-"""Pods or slices of a snapshot that are taken in at a time: some 20 ms of the loop."""
+"""Pods of a snapshot that are taken in at a time: some 20 ms of the loop."""
+
+FEW = 40
+"""Services of a snapshot, or slices, each of which may have a hundred endpoints: as much."""
 
 SOURCE_SYNCED = "cluster synced"
 OBJECT_REPORTED = "object reported"
@@ -252,12 +255,19 @@ class KubernetesSource:
                 case "Namespace", change:
                     events += self._importer.namespaces(change)
                     events += self._sharing.namespaces(change)
+                case "Service", Snapshot(services):
+                    events += self._sharing.retain_services(services)
+                    for start in range(0, len(services), FEW):
+                        events += self._sharing.put_services(services[start : start + FEW])
+                        yield events
+                        events = []
+                        await asyncio.sleep(0)
                 case "Service", change:
                     events += self._sharing.services(change)
                 case "EndpointSlice", Snapshot(slices):
                     events += self._sharing.retain_slices(slices)
-                    for start in range(0, len(slices), PIECE):
-                        events += self._sharing.put_slices(slices[start : start + PIECE])
+                    for start in range(0, len(slices), FEW):
+                        events += self._sharing.put_slices(slices[start : start + FEW])
                         yield events
                         events = []
                         await asyncio.sleep(0)

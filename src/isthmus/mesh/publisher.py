@@ -203,6 +203,8 @@ class Publisher:
             _log.error("fact of a cluster that is no member is left out", cluster=cluster, key=key.decode())
             return
         try:
+            # What an object is called follows from what a cluster says: no key that readers refuse is written.
+            kvstore.parse_key(key)
             value = encode(member.cluster)
         except CodecError as error:
             if key not in self._refused:

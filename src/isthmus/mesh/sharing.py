@@ -111,12 +111,21 @@ class Sharing:
             case Gone(obj):
                 keys = self._drop_service(_place(obj))
             case Snapshot(objects):
-                present = {_place(obj) for obj in objects}
-                keys = {key for gone in [*self._services] if gone not in present for key in self._drop_service(gone)}
-                self._reports.retain(SERVICE, present)
-                for obj in objects:
-                    keys |= self._put_service(obj)
+                return self.retain_services(objects) + self.put_services(objects)
         return self._agree(keys)
+
+    def retain_services(self, objects: Sequence[ServiceObject]) -> list[MeshEvent]:
+        """Drops the Services that are not among `objects`: the first half of taking a snapshot."""
+        present = {_place(obj) for obj in objects}
+        gone = [key for key in self._services if key not in present]
+        for key in gone:
+            self._drop_service(key)
+        self._reports.retain(SERVICE, present)
+        return self._agree(gone)
+
+    def put_services(self, objects: Sequence[ServiceObject]) -> list[MeshEvent]:
+        """Takes Services in: the second half of taking a snapshot, which may be done in pieces."""
+        return self._agree({key for obj in objects for key in self._put_service(obj)})
 
     def slices(self, change: Change[EndpointSlice]) -> list[MeshEvent]:
         """Takes a change of the cluster's EndpointSlices."""

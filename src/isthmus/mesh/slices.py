@@ -5,6 +5,7 @@ said, and the rest counts.
 """
 
 import sys
+from functools import lru_cache
 from ipaddress import ip_address
 
 from isthmus.kube.schema import EndpointOfSlice, EndpointSlice
@@ -73,8 +74,12 @@ def slice_of(
     return found, problems
 
 
+@lru_cache(maxsize=1024)
 def usable_address(text: str) -> str | None:
-    """Returns an address in canonical form; None if connections must not be led to or from it."""
+    """Returns an address in canonical form; None if connections must not be led to or from it.
+
+    Of a slice that changes, all addresses but one were there before.
+    """
     address = canonical_ip(text)
     return None if address is None or ip_address(address).is_link_local else address
 

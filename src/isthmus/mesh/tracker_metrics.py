@@ -22,6 +22,7 @@ class TrackerMetrics:
         self._nodes = by_cluster("nodes", "Nodes told of a cluster.")
         self._identities = by_cluster("identities", "Identities told of a cluster.")
         self._endpoints = by_cluster("endpoints", "Pod IPs told of a cluster.")
+        self._services = by_cluster("services", "Global services told of a cluster.")
         self._synced = by_cluster("last_sync_timestamp_seconds", "When all of a cluster had been told last.")
         self._withheld = Gauge(
             "isthmus_tracker_withheld_endpoints", "Pod IPs that another cluster has too.", registry=registry
@@ -57,10 +58,11 @@ class TrackerMetrics:
             self._nodes.labels(name).set(status.nodes)
             self._identities.labels(name).set(status.identities)
             self._endpoints.labels(name).set(status.endpoints)
+            self._services.labels(name).set(status.services)
             if status.last_synced is not None:
                 self._synced.labels(name).set(time.time() - (now - status.last_synced))
         for name in self._known - {status.cluster.name for status in clusters}:
-            for gauge in (self._nodes, self._identities, self._endpoints, self._synced):
+            for gauge in (self._nodes, self._identities, self._endpoints, self._services, self._synced):
                 gauge.remove(name)
         self._known = {status.cluster.name for status in clusters}
         self._withheld.set(withheld)
