@@ -20,6 +20,7 @@ from isthmus.store.errors import Denied, NoSpace, Refused, StoreError, Unavailab
 from isthmus.store.follow import Changes, Snapshot, follow
 from isthmus.store.transport import Tls
 from isthmus.wire import kvstore
+from isthmus.wire.kvstore import Kind
 from tests.support.certificates import Authority
 from tests.support.etcd import free_port, needs_etcd
 
@@ -217,6 +218,9 @@ async def test_clients_of_the_store_are_read_only_and_see_what_is_theirs(tmp_pat
         own = kvstore.endpoint_key("c1", "10.0.0.1", cached=False)
         cached = kvstore.endpoint_key("c2", "10.1.0.1", cached=True)
         await owner.commit([Put(own, b"1"), Put(cached, b"2"), Put(kvstore.config_key("c2"), b"3")])
+        shared = kvstore.object_key(Kind.SLICES, "c1", ("demo", "web-1"), cached=False)
+        record = kvstore.object_key(Kind.SERVICES, "c1", ("demo", "web"), cached=False)
+        await owner.commit([Put(shared, b"4"), Put(record, b"5"), Put(kvstore.seen_key("c2"), b"6")])
         for _ in range(2):
             await ensure_access(owner, cluster="c1", users=[("remote-c2", "remote")])
 
@@ -226,7 +230,10 @@ async def test_clients_of_the_store_are_read_only_and_see_what_is_theirs(tmp_pat
         assert len([page async for page in local.pages(kvstore.ROOT)]) == 1
         assert (await remote.get(own))[1].value == b"1"
         assert (await remote.get(kvstore.EPOCH))[1] is not None
-        for key in (cached, kvstore.config_key("c2")):
+        assert (await remote.get(shared))[1].value == b"4"
+        assert (await remote.get(record))[1].value == b"5"
+        assert (await local.get(kvstore.seen_key("c2")))[1].value == b"6"
+        for key in (cached, kvstore.config_key("c2"), kvstore.seen_key("c2"), kvstore.whole_key("c1")):
             with pytest.raises(Denied):
                 await remote.get(key)
         with pytest.raises(Denied):
@@ -239,7 +246,9 @@ async def test_clients_of_the_store_are_read_only_and_see_what_is_theirs(tmp_pat
             await stranger.get(own)
         assert (await owner.get(own))[1].value == b"1"
         async with aclosing(follow(local, kvstore.ROOT)) as items:
-            assert len((await anext(items)).pairs) == 3
+            assert len((await anext(items)).pairs) == 6
+        async with aclosing(follow(local, kvstore.ROOT, until=kvstore.FOR_OTHERS)) as items:
+            assert record not in {pair.key for pair in (await anext(items)).pairs}
         for client in (owner, local, remote, stranger):
             await client.close()
 

@@ -1,8 +1,9 @@
 """Who may read a store: etcd's users and roles, by client certificate, as Cilium sets them up.
 
-Only `root` writes. A peer cluster (`remote`) sees what is this cluster's own; a client of our own cluster (`local`)
-sees all that was mirrored too. Both see our epoch. Idempotent: run at every start, before auth is switched on for the
-first time and after; a role's permissions are brought to what is wanted, so a renamed cluster leaves nothing open.
+Only `root` writes. A peer cluster (`remote`) sees what is this cluster's own, its services among it; a client of our
+own cluster (`local`) sees all that was mirrored too, and how fresh that is. Both see our epoch. Idempotent: run at
+every start, before auth is switched on for the first time and after; a role's permissions are brought to what is
+wanted, so a renamed cluster leaves nothing open.
 """
 
 from collections.abc import Sequence

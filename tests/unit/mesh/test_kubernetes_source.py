@@ -278,3 +278,50 @@ async def test_a_fault_of_ours_reaches_the_consumer(monkeypatch: pytest.MonkeyPa
     async with following() as found:
         with pytest.raises(RuntimeError, match="cluster-1 failed"):
             await found.until_synced()
+
+
+def a_service(name: str, **annotations: str) -> dict[str, Any]:
+    spec = {"clusterIP": "172.20.0.9", "clusterIPs": ["172.20.0.9"], "ports": [{"name": "http", "port": 80}]}
+    return thing(SERVICES, name, meta={"annotations": annotations}, spec=spec)
+
+
+def a_slice(name: str, of: str, *addresses: str, **labels: str) -> dict[str, Any]:
+    return thing(
+        SLICES,
+        name,
+        meta={"labels": {"kubernetes.io/service-name": of, **labels}},
+        addressType="IPv4",
+        endpoints=[{"addresses": [ip]} for ip in addresses],
+        ports=[{"name": "http", "port": 8080, "protocol": "TCP"}],
+    )
+
+
+async def test_services_are_told_before_the_cluster_is_complete_and_followed_afterwards() -> None:
+    shared = {"service.cilium.io/global": "true"}
+    async with following() as found:
+        server = found.server
+        many = [a_service(f"s{n}", **shared) for n in range(100)]
+        later = (event("MODIFIED", a_slice("web-1", "web", "10.1.0.5", "10.1.0.6")),)
+        server.scripts[SERVICES] = deque([initial(server, SERVICES, a_service("web", **shared), *many)])
+        slices = [a_slice("web-1", "web", "10.1.0.5"), a_slice("other-1", "other", "10.1.0.7")]
+        mirrored = a_slice("web-m", "web", "10.2.0.1", **{"multicluster.kubernetes.io/source-cluster": "cluster-2"})
+        server.scripts[SLICES] = deque([initial(server, SLICES, *slices, mirrored, later=later)])
+        await found.until_synced()
+        while found.believer.backends != {"10.1.0.5", "10.1.0.6"}:
+            await found.next()
+
+        assert len(found.believer.services) == 101
+        health = found.source.health
+        assert (health.counts["services"], health.counts["slices"], health.counts["exports"]) == (101, 1, 0)
+
+
+async def test_a_cluster_is_not_complete_before_its_slices_are_known() -> None:
+    async with following() as found:
+        refused = answer(status(403, "Forbidden"), status=403)
+        found.server.scripts[SLICES] = deque([refused, refused, initial(found.server, SLICES)])
+        task = asyncio.create_task(found.until_synced())
+        await asyncio.sleep(0.05)
+
+        assert not task.done(), "without them, everything that was shared before would be taken back"
+        assert "endpointslices" in (found.source.ready() or "")
+        await task
