@@ -183,8 +183,8 @@ def test_a_drain_is_written_into_every_member_and_asking_again_changes_nothing(c
     done = clusters.run("drain", "koornacht", "--over", "1h30m")
     assert done.exit_code == 0, done.output
     assert done.output.splitlines() == [
-        "✅ koornacht: koornacht is draining, 100 % left, over 1h30m",
-        "✅ tion: koornacht is draining, 100 % left, over 1h30m",
+        "✅ koornacht: koornacht is draining over 1h30m, 100 % left",
+        "✅ tion: koornacht is draining over 1h30m, 100 % left",
     ]
     written = clusters.drain("tion")
     assert written == clusters.drain("koornacht")

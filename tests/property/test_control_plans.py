@@ -103,7 +103,7 @@ steps: st.SearchStrategy[Step] = st.one_of(
 
 def observe(place: Place, names: list[str]) -> None:
     place.members(*names)
-    place.observe([Member(name, CLUSTERS.index(name) + 1, "Synced") for name in ("here", *names)])
+    place.observe([Member(name, CLUSTERS.index(name) + 1, "Synced", synced=NOW) for name in ("here", *names)])
 
 
 def drain(place: Place, cluster: str, over: str | None) -> None:

@@ -61,7 +61,8 @@ class Place:
         self._versions = itertools.count(1)
 
     def members(self, *names: str, state: str = "Synced", known: bool = True) -> None:
-        found = [Member(name, number, state) for number, name in enumerate((self.world.own, *names), 1)]
+        synced = NOW if state == "Synced" else None
+        found = [Member(name, n, state, synced=synced) for n, name in enumerate((self.world.own, *names), 1)]
         self.observe(found, known=known)
         if state == "Synced":
             self.world.tell([ClusterSynced(member.name) for member in found])

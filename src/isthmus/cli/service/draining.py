@@ -156,7 +156,7 @@ async def _write(place: _Place, asked: Asked, now: float) -> str:
         await _store(place, asked.cluster, stored, wanted)
     if wanted is None:
         return f"{asked.cluster} gets new connections again"
-    return f"{asked.cluster} is {_said(asked, wanted, now)}" + (f", over {wanted.over}" if wanted.over else "")
+    return f"{asked.cluster} is {_said(asked, wanted, now)}".replace("draining,", f"draining over {wanted.over},")
 
 
 def _wanted(before: Drain | None, asked: Drain | None, now: float) -> Drain | None:

@@ -31,6 +31,8 @@ def plan(world: World, name: str, *, now: float) -> list[Effect]:
         body = {"apiVersion": MESH_CLUSTERS.api_version, "kind": MESH_CLUSTERS.kind, "metadata": {"name": name}}
         effects.append(Create(MESH_CLUSTERS, "", name, body))
     before = stored.status if stored is not None else MeshClusterStatus()
+    # Of a cluster that was not heard since the start, what was known before is more than nothing.
+    counted = before if member.synced is None and name != world.own else None
     status = MeshClusterStatus(
         id=member.id,
         own=name == world.own,
@@ -38,10 +40,10 @@ def plan(world: World, name: str, *, now: float) -> list[Effect]:
         reason=member.reason[:_LONGEST],
         since=before.since if before.state == member.state and before.since else stamp(now),
         lastSynced=stamp(member.synced) if member.synced is not None else before.lastSynced,
-        nodes=member.nodes,
-        identities=member.identities,
-        endpoints=member.endpoints,
-        services=world.services_shared_by(name),
+        nodes=counted.nodes if counted else member.nodes,
+        identities=counted.identities if counted else member.identities,
+        endpoints=counted.endpoints if counted else member.endpoints,
+        services=counted.services if counted else world.services_shared_by(name),
     )
     return effects + _status(name, before, status)
 

@@ -27,7 +27,7 @@ def test_since_changes_with_the_state_alone() -> None:
     place.settle()
     since = place.world.mesh_clusters["there"].status.since
     place.now += 60
-    place.observe([Member("here", 1, "Synced"), Member("there", 2, "Synced", nodes=3)])
+    place.observe([Member("here", 1, "Synced"), Member("there", 2, "Synced", nodes=3, synced=1.0)])
     place.settle()
     assert place.world.mesh_clusters["there"].status.nodes == 3
     assert place.world.mesh_clusters["there"].status.since == since
@@ -36,6 +36,15 @@ def test_since_changes_with_the_state_alone() -> None:
     status = place.world.mesh_clusters["there"].status
     assert (status.state, status.reason) == ("Degraded", "pods: no route")
     assert status.since > since
+
+
+def test_a_cluster_that_was_not_heard_since_the_start_keeps_its_numbers() -> None:
+    place = Place()
+    place.put(MESH_CLUSTERS, {"metadata": {}, "status": {"id": 2, "state": "Synced", "nodes": 5, "services": 7}}, name="there")  # fmt: skip  # noqa: E501
+    place.observe([Member("here", 1, "Synced"), Member("there", 2, "Degraded", "no route")])
+    place.settle()
+    status = place.world.mesh_clusters["there"].status
+    assert (status.state, status.nodes, status.services) == ("Degraded", 5, 7)
 
 
 def test_a_drain_survives_every_write() -> None:
