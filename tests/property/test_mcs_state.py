@@ -192,14 +192,14 @@ def test_another_life_finds_nothing_to_do(happenings: list[tuple[str, Any]]) -> 
     for what, with_what in happenings:
         world.do(what, with_what)
     world.rest()
-    before, writes = {kind: dict(items) for kind, items in world.server.held.items()}, world.server.writes
+    before, asked = {kind: dict(items) for kind, items in world.server.held.items()}, world.server.asked
     again = Objects(API, world.told)
     for name, shared in world.shared.items():
         again.put_namespace(name, {"clustermesh.cilium.io/global": "true" if shared else "false"})
     world.server.listed(again)
     for key in sorted(again.keys()):
         world.server.settle(again, key)
-    assert (world.server.held, world.server.writes) == (before, writes)
+    assert (world.server.held, world.server.asked) == (before, asked)
 
 
 @settings(max_examples=60, deadline=None)

@@ -33,7 +33,8 @@ class Server:
     def __init__(self) -> None:
         self.held: dict[str, dict[ServiceKey, Held]] = {"exports": {}, "imports": {}, "services": {}}
         self.late: list[Change] = []
-        self.writes = 0
+        self.asked = 0
+        """Requests that would have written, whether or not they changed anything."""
         self._versions = itertools.count(1)
         self._addresses = itertools.count(1)
 
@@ -84,7 +85,8 @@ class Server:
         raise AssertionError(f"no end for {key}: {objects.plan(key, now=NOW)}")
 
     def do(self, objects: Objects, step: Step) -> None:
-        """Does one step, as the follower does."""
+        """Does one step, as the follower does. Raises Stale."""
+        self.asked += not isinstance(step, Read)
         match step:
             case Read(key):
                 found = self.held["services"].get(key)
@@ -96,7 +98,6 @@ class Server:
                 kind = "services" if resource is SERVICES else "imports"
                 found = self.held[kind].get(key)
                 if found is not None and found["metadata"]["uid"] == uid:
-                    self.writes += 1
                     self.delete(kind, key)
                 (objects.drop_service if kind == "services" else objects.drop_import)(key)
             case Apply():
@@ -150,7 +151,6 @@ class Server:
         if before is not None and _same(before, fresh):
             return _typed(kind, before)  # nothing changed: no new version, and nothing to tell
         made["resourceVersion"] = str(version)
-        self.writes += 1
         self.held[kind][key] = fresh
         item = _typed(kind, fresh)
         self.late.append((kind, key, item))

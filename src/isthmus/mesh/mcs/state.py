@@ -319,8 +319,11 @@ class Objects:
         return _status(self.api.imports, key, found.metadata.uid, told)
 
     def _is_settled(self, place: tuple[str, ServiceKey], body: Json, held: ServiceImport | Service) -> bool:
-        """Whether an object is what the server made of this body when we applied it last."""
-        return self._settled.get(place) == (_digest(body), _content(held))
+        """Whether an object is what the server made of this body when we applied it last, or looks as if it were."""
+        now = (_digest(body), _content(held))
+        if place not in self._settled and _looks_like(held, body):
+            self._settled[place] = now  # of an earlier life
+        return self._settled.get(place) == now
 
     def _within(self, namespace: str) -> set[ServiceKey]:
         return {key for key in self.keys() if key[0] == namespace}
@@ -358,6 +361,22 @@ def _content(item: ServiceImport | Service) -> bytes:
     meta = item.metadata
     owners = item.metadata.ownerReferences if isinstance(item, Service) else ()
     return _digest((meta.uid, meta.labels, meta.annotations, owners, item.spec))
+
+
+def _looks_like(held: ServiceImport | Service, body: Json) -> bool:
+    """Whether an object says what `body` does, no more and no less, apart from what the server decides."""
+    wanted = msgspec.convert(body, type(held))
+    if (held.metadata.labels, held.metadata.annotations) != (wanted.metadata.labels, wanted.metadata.annotations):
+        return False
+    if not (isinstance(held, Service) and isinstance(wanted, Service)):
+        return held.spec == wanted.spec
+    given = msgspec.structs.replace(
+        wanted.spec,
+        clusterIP=wanted.spec.clusterIP or held.spec.clusterIP,
+        clusterIPs=held.spec.clusterIPs,
+        ipFamilies=wanted.spec.ipFamilies or held.spec.ipFamilies,
+    )
+    return held.spec == given and held.metadata.ownerReferences == wanted.metadata.ownerReferences
 
 
 def _digest(body: Any) -> bytes:
