@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from isthmus.agent.isolation import Isolation
 from isthmus.agent.metrics import AgentMetrics
-from isthmus.agent.presence import ClusterSeen, Counts, Presence, State
+from isthmus.agent.presence import Counts, OtherCluster, Presence, State
 from isthmus.agent.serving import ServiceSettings, Serving
 from isthmus.agent.view import Report, View
 from isthmus.aio.backoff import Backoff
@@ -331,10 +331,10 @@ class Agent:
                 continue
             reason = "" if synced else "not everything has been told yet"
             if across is None:
-                clusters.append(ClusterSeen(name, synced, reason))
+                clusters.append(OtherCluster(name, synced, reason))
             else:
                 reason = reason or across.reason(name)
-                clusters.append(ClusterSeen(name, synced, reason, across.health(name), across.unreachable(name)))
+                clusters.append(OtherCluster(name, synced, reason, across.health(name), across.unreachable(name)))
         reason = self._refusal or ("" if self._written else ", ".join(self._missing))
         return State(self._written and not self._refusal, reason, across.count if across else 0, tuple(clusters))
 

@@ -34,7 +34,7 @@ WRITTEN = "status of the MeshNode is written again"
 _log = structlog.get_logger()
 
 
-class ClusterSeen(msgspec.Struct, frozen=True):
+class OtherCluster(msgspec.Struct, frozen=True):
     """Another cluster: `health` in the words of MeshNode."""
 
     name: str
@@ -58,7 +58,7 @@ class State(msgspec.Struct, frozen=True):
     ready: bool
     reason: str = ""
     services: int = 0
-    clusters: tuple[ClusterSeen, ...] = ()
+    clusters: tuple[OtherCluster, ...] = ()
 
 
 class Presence:

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 from prometheus_client import CollectorRegistry, Gauge, GCCollector, PlatformCollector, ProcessCollector
@@ -20,12 +21,14 @@ from isthmus.kube.client import Client
 from isthmus.kube.kubeconfig import load
 from isthmus.mesh import reader
 from isthmus.mesh.clusters import ClusterList, ClusterSpec, own_cluster
-from isthmus.mesh.fleet import Fleet
 from isthmus.mesh.listing import ListFollower
 from isthmus.mesh.reading import HEARTBEAT_LIMIT
 from isthmus.model.mesh import MeshEvent
 from isthmus.store.client import Client as StoreClient
 from isthmus.store.transport import Tls
+
+if TYPE_CHECKING:
+    from isthmus.mesh.fleet import Fleet
 
 STARTED = "agent started"
 METRICS_FLAG = "--metrics-bind-address"
@@ -115,7 +118,9 @@ def _silence(state: reader.ReaderHealth | None) -> float:
     return age if age is not None and age > HEARTBEAT_LIMIT else 0.0
 
 
-async def _open_fleet(options: Options) -> tuple[Fleet, ListFollower]:
+async def _open_fleet(options: Options) -> "tuple[Fleet, ListFollower]":
+    from isthmus.mesh.fleet import Fleet  # sources and all: a megabyte that agents with a tracker do not need
+
     if options.cluster_id is None:
         raise OptionsError("--standalone needs --cluster-id")
     own = ClusterSpec(own_cluster(options.cluster_name, options.cluster_id), options.kubeconfig, options.context)
@@ -126,7 +131,7 @@ async def _open_fleet(options: Options) -> tuple[Fleet, ListFollower]:
     return fleet, ListFollower(listing, known=specs)
 
 
-async def _keep_configured(fleet: Fleet, follower: ListFollower) -> None:
+async def _keep_configured(fleet: "Fleet", follower: ListFollower) -> None:
     async with aclosing(follower.changes()) as lists:
         async for specs in lists:
             fleet.configure(specs)

@@ -10,7 +10,7 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from isthmus.agent.optional_watch import ABSENT, follow_if_there
-from isthmus.agent.presence import HEARTBEAT, NOT_WRITTEN, PAUSE, WRITTEN, ClusterSeen, Counts, Presence, State
+from isthmus.agent.presence import HEARTBEAT, NOT_WRITTEN, PAUSE, WRITTEN, Counts, OtherCluster, Presence, State
 from isthmus.kube.client import Client
 from isthmus.kube.meshobjects import MeshCluster
 from isthmus.kube.reflector import Snapshot
@@ -32,7 +32,7 @@ class World:
     """An agent's state, and what the API server was sent."""
 
     def __init__(self) -> None:
-        self.state = State(ready=True, services=1, clusters=(ClusterSeen("west", ready=True),))
+        self.state = State(ready=True, services=1, clusters=(OtherCluster("west", ready=True),))
         self.endpoints = 7
         self.counted = 0
         self.presence: Presence
@@ -125,11 +125,11 @@ async def test_what_merely_counts_waits_for_the_next_write():
 async def test_since_is_when_the_health_became_what_it_is():
     async with telling(*[ok] * 10) as world:
         await asyncio.sleep(10)
-        world.change(clusters=(ClusterSeen("west", ready=True, health="Unreachable", unreachable=("w1",)),))
+        world.change(clusters=(OtherCluster("west", ready=True, health="Unreachable", unreachable=("w1",)),))
         await asyncio.sleep(1)
         since = world.last["clusters"][0]["since"]
         assert since.startswith("2027-01-15T08:00:1")
-        world.change(clusters=(ClusterSeen("west", ready=False, health="Unreachable", unreachable=("w1", "w2")),))
+        world.change(clusters=(OtherCluster("west", ready=False, health="Unreachable", unreachable=("w1", "w2")),))
         await asyncio.sleep(10)
         (west,) = world.last["clusters"]
         assert (west["since"], west["unreachable"], world.last["connected"]) == (since, ["w1", "w2"], "0/1")
