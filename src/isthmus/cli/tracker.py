@@ -57,6 +57,14 @@ _PATH = click.Path(path_type=Path)
     help="How other clusters' backends come to be used here: by the agents (headless Services get EndpointSlices), by "
     "EndpointSlices for a kube-proxy, or not at all.",
 )
+@click.option(
+    "--remote-staleness",
+    default="10m",
+    show_default=True,
+    metavar="DURATION",
+    help="After so long without news, a cluster's backends are used only if nothing else is left; 0 is never. The same "
+    "as the agents'.",
+)
 @click.option("--metrics-bind-address", default="127.0.0.1:9090", show_default=True, metavar="HOST:PORT")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--log-level", type=click.Choice(logs.LEVELS), default="info", show_default=True)

@@ -252,6 +252,7 @@ async def serve(options: TrackerOptions, *, connect: Connect | None = None, rere
                     spec=lambda: tracker.own_spec,
                     clusters=lambda: tracker.clusters(),
                     mode=options.global_services,
+                    staleness=options.remote_staleness,
                     registry=registry,
                     more=[McsFollower(options.own.cluster.name)] if options.global_services != OFF else [],
                 )

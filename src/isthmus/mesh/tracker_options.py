@@ -7,9 +7,14 @@ from typing import Any
 import msgspec
 
 from isthmus.mesh.clusters import ClusterList, ClustersError, ClusterSpec, own_cluster, parse_flag
+from isthmus.model.durations import seconds
 from isthmus.store.child import ServerTls
 from isthmus.store.errors import Refused
 from isthmus.store.transport import Tls, endpoints_of
+
+STALENESS = 600.0
+MOST_STALENESS = 366 * 86400.0
+"""Seconds."""
 
 DEFAULT_LISTEN = "http://127.0.0.1:2379"
 
@@ -32,6 +37,8 @@ class TrackerOptions(msgspec.Struct, frozen=True, kw_only=True):
     users: tuple[tuple[str, str], ...] = ()
     metrics_bind_address: str = "127.0.0.1:9090"
     global_services: str = "nftables"
+    remote_staleness: float = STALENESS
+    """Seconds; 0 is never."""
 
     def cluster_list(self) -> ClusterList:
         """The clusters that are configured."""
@@ -83,7 +90,17 @@ class TrackerOptions(msgspec.Struct, frozen=True, kw_only=True):
             users=tuple(_user(text) for text in given.get("etcd_users", ())),
             metrics_bind_address=given.get("metrics_bind_address") or "127.0.0.1:9090",
             global_services=given.get("global_services") or "nftables",
+            remote_staleness=_staleness(given.get("remote_staleness")),
         )
+
+
+def _staleness(text: str | None) -> float:
+    if text is None:
+        return STALENESS
+    found = seconds(text)
+    if found is None or found > MOST_STALENESS:
+        raise OptionsError(f"--remote-staleness: {text!r} is not a duration as 90s or 10m (0 is never)")
+    return found
 
 
 def _user(text: str) -> tuple[str, str]:

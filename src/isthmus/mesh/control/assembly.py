@@ -38,6 +38,7 @@ def own_cluster_writers(
     spec: Callable[[], ClusterSpec],
     clusters: Callable[[], Clusters],
     mode: str,
+    staleness: float,
     registry: CollectorRegistry,
     more: Sequence[Writer] = (),
 ) -> OwnCluster:
@@ -52,5 +53,5 @@ def own_cluster_writers(
         now = clusters()
         return members.set_of(now.statuses, known=now.known, kept=now.refused)
 
-    control = Control(own, clusters=present, mode=mode, metrics=ControlMetrics(registry))
+    control = Control(own, clusters=present, mode=mode, staleness=staleness, metrics=ControlMetrics(registry))
     return OwnCluster(access, [control, *more])
