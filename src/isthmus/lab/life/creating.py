@@ -13,7 +13,6 @@ import msgspec
 
 from isthmus.lab.control import Connection, ControlError, Delete, Describe, Halt
 from isthmus.lab.launch import check_programs, connect, start_supervisor, wait_until_gone
-from isthmus.lab.life.joining import forget_cluster
 from isthmus.lab.life.listening import listen
 from isthmus.lab.life.notes import Note, complete, noted, read_note, write_note
 from isthmus.lab.life.ownconfig import forget_merged, merge_user_config, write_lab_config
@@ -110,8 +109,7 @@ def delete_clusters(state: StateDir, names: Sequence[str] | None, *, tell: Tell)
         check_known(chosen, known)
         staying = [] if connection is None else [plan for plan in running(connection) if plan.name not in chosen]
         for name in chosen:
-            for reason in forget_cluster(state, name, staying) if staying else ():
-                tell(f'not told that "{name}" is gone: {reason}', False)
+            _say_goodbye(state, name, staying, tell)
             if name in notes:
                 forget_merged([notes[name]])
                 _doom(state, notes[name])
@@ -131,6 +129,14 @@ def delete_clusters(state: StateDir, names: Sequence[str] | None, *, tell: Tell)
     else:
         state.sweep()
     return chosen
+
+
+def _say_goodbye(state: StateDir, name: str, staying: Sequence[ClusterPlan], tell: Tell) -> None:
+    if staying:
+        from isthmus.lab.life.joining import forget_cluster
+
+        for reason in forget_cluster(state, name, staying):
+            tell(f'not told that "{name}" is gone: {reason}', False)
 
 
 def running(connection: Connection) -> list[ClusterPlan]:

@@ -1,9 +1,9 @@
 """Joining the clusters of a lab, with the same code and the same objects as `isthmus clustermesh` on any cluster.
 
-A cluster whose trackers and agents are the lab's says so in its ConfigMap; what follows is ordinary. Invariants: of two
-clusters that come up at the same time the later one joins them; a cluster that is gone is forgotten by those that are
-left, at once or when they come back; what people part by hand stays parted. Rejected: a file of credentials that the
-lab keeps for all trackers, which would leave the mesh of the lab unlike any other.
+A cluster whose trackers and agents are the lab's says so in its ConfigMap; what follows is ordinary. Invariants: a
+cluster that is gone is forgotten by those that are left, at once or when they come back; what people part by hand stays
+parted. Rejected: a file of credentials that the lab keeps for all trackers, which would leave the mesh of the lab
+unlike any other.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from isthmus.kube.errors import KubeError
+from isthmus.lab.life.meeting import JoinError
 from isthmus.lab.plan import SEGMENT, ClusterPlan, Mode
 from isthmus.lab.statedir import StateDir
 from isthmus.lab.units.credentials import server_url
@@ -38,62 +39,26 @@ _FORGET_LIMIT = 5.0
 _T = TypeVar("_T")
 
 
-class JoinError(Exception):
-    """Clusters could not be joined; the message says which and why."""
+def join_cluster(
+    state: StateDir,
+    plan: ClusterPlan,
+    others: Sequence[ClusterPlan],
+    *,
+    returning: bool,
+    given_up: threading.Event,
+    limit: float,
+) -> list[ClusterPlan]:
+    """Makes a cluster known to itself, and joins it with `others`; returns those that it was joined with.
 
-
-class Meeting:
-    """The clusters that can be joined now: those that run already, and each new one when it is ready for it."""
-
-    def __init__(self, state: StateDir, running: Iterable[ClusterPlan]) -> None:
-        self._state = state
-        self._there = [plan for plan in running if plan.connect]
-        self._lock = threading.Lock()
-
-    def come(self, plan: ClusterPlan, *, returning: bool, given_up: threading.Event, limit: float) -> list[ClusterPlan]:
-        """Makes a cluster known to itself, and joins it with all that are there; returns these.
-
-        One that is `returning` has all that already, and only forgets who is gone. Blocks, `limit` seconds at most.
-        Raises JoinError.
-        """
-        with self._lock:
-            others = [other for other in self._there if other.name != plan.name]
-            if plan.connect:
-                self._there.append(plan)
-        try:
-            return _performed(lambda: self._come(plan, others, returning=returning), given_up=given_up, limit=limit)
-        except (JoiningError, KubeError) as error:
-            raise JoinError(str(error)) from error
-        except TimeoutError:
-            raise JoinError(f"not joined in {limit:.0f} s") from None
-
-    def leave(self, plan: ClusterPlan) -> None:
-        """A cluster did not come up after all: nobody new meets it."""
-        with self._lock:
-            self._there = [other for other in self._there if other.name != plan.name]
-
-    async def _come(self, plan: ClusterPlan, others: Sequence[ClusterPlan], *, returning: bool) -> list[ClusterPlan]:
-        async with AsyncExitStack() as stack:
-            member = await stack.enter_async_context(_member(self._state, plan))
-            if plan.mode is Mode.TRACKER:
-                if returning and await member.configuration() is not None:
-                    await _forget_strangers(member, plan, self._known_names())
-                    return []
-                await member.apply([objects.config_map(configuration_of(plan))])
-                if plan.connect:
-                    wishes = Wishes(service_type=SERVICE_TYPE, definitions=False)
-                    await enable(member, wishes, tell=_silent)
-            if not plan.connect:
-                return []
-            halves = []
-            for other in others:
-                peer = await stack.enter_async_context(_member(self._state, other))
-                halves += [(member, plan, peer, other), (peer, other, member, plan)]
-            await asyncio.gather(*(_join(*half) for half in halves if half[1].mode is Mode.TRACKER))
-            return list(others)
-
-    def _known_names(self) -> set[str]:
-        return {path.name for path in self._state.clusters.iterdir()}
+    One that is `returning` has all that already, and only forgets who is gone. Blocks, `limit` seconds at most. Raises
+    JoinError.
+    """
+    try:
+        return _performed(lambda: _join_all(state, plan, others, returning=returning), given_up=given_up, limit=limit)
+    except (JoiningError, KubeError) as error:
+        raise JoinError(str(error)) from error
+    except TimeoutError:
+        raise JoinError(f"not joined in {limit:.0f} s") from None
 
 
 def configuration_of(plan: ClusterPlan) -> Configuration:
@@ -120,6 +85,26 @@ def forget_cluster(state: StateDir, gone: str, left: Iterable[ClusterPlan]) -> l
         return [text for text in await asyncio.gather(*(one(plan) for plan in left)) if text]
 
     return asyncio.run(all_of_them())
+
+
+async def _join_all(
+    state: StateDir, plan: ClusterPlan, others: Sequence[ClusterPlan], *, returning: bool
+) -> list[ClusterPlan]:
+    async with AsyncExitStack() as stack:
+        member = await stack.enter_async_context(_member(state, plan))
+        if plan.mode is Mode.TRACKER:
+            if returning and await member.configuration() is not None:
+                await _forget_strangers(member, plan, {path.name for path in state.clusters.iterdir()})
+                return []
+            await member.apply([objects.config_map(configuration_of(plan))])
+            if plan.connect:
+                await enable(member, Wishes(service_type=SERVICE_TYPE, definitions=False), tell=_silent)
+        halves = []
+        for other in others:
+            peer = await stack.enter_async_context(_member(state, other))
+            halves += [(member, plan, peer, other), (peer, other, member, plan)]
+        await asyncio.gather(*(_join(*half) for half in halves if half[1].mode is Mode.TRACKER))
+        return list(others)
 
 
 async def _join(reader: Member, reading: ClusterPlan, read: Member, plan: ClusterPlan) -> None:

@@ -21,8 +21,8 @@ from isthmus.lab.addons.manifests import Manifest, ManifestError, crds, dns
 from isthmus.lab.control import Commit, Connection, Create, Describe, Start, UnitSpec
 from isthmus.lab.images.rootfs import Rootfs
 from isthmus.lab.life.api import TROUBLE, admin_api
-from isthmus.lab.life.joining import JoinError, Meeting, forget_cluster
 from isthmus.lab.life.listening import Listener
+from isthmus.lab.life.meeting import JoinError, Meeting
 from isthmus.lab.life.notes import Note, write_note
 from isthmus.lab.life.readiness import NotReadyError, Waiting
 from isthmus.lab.plan import ClusterPlan, Mode, service_address
@@ -71,7 +71,7 @@ def bring_up(
     new = {note.plan.name for note in notes}
     with Connection(state.socket) as connection:
         running = [cluster.plan for cluster in connection.ask(Describe()).clusters if cluster.plan.name not in new]
-    meeting = Meeting(state, running)
+    meeting = Meeting(running)
     with ThreadPoolExecutor(len(notes) + 1) as pool:
         definitions = pool.submit(crds)
 
@@ -111,6 +111,8 @@ def _forget_failed(
     running: Sequence[ClusterPlan],
 ) -> None:
     """Lets the others forget clusters that did not come up; what cannot be told now is seen at the next start."""
+    from isthmus.lab.life.joining import forget_cluster
+
     failed = [note.plan for note, error in zip(notes, errors, strict=True) if error is not None]
     left = [*running, *(note.plan for note, error in zip(notes, errors, strict=True) if error is None)]
     for plan in failed:
@@ -201,8 +203,20 @@ class _Raising:
 
     def _join(self) -> list[ClusterPlan]:
         """Joins the cluster with the others that are there, and returns them."""
-        limit = max(1.0, self._deadline - time.monotonic())
-        joined = self._meeting.come(self._plan, returning=self._keep, given_up=self._given_up, limit=limit)
+        others = self._meeting.come(self._plan)
+        if not any(plan.mode is Mode.TRACKER for plan in (self._plan, *others)):
+            return []
+        # Not before there is an API server to speak to: other processes start while this is imported.
+        from isthmus.lab.life.joining import join_cluster
+
+        joined = join_cluster(
+            self._state,
+            self._plan,
+            others,
+            returning=self._keep,
+            given_up=self._given_up,
+            limit=max(1.0, self._deadline - time.monotonic()),
+        )
         if joined:
             self._tell(f"Connected with {', '.join(plan.name for plan in joined)}")
         return joined

@@ -19,7 +19,6 @@ from isthmus.kube.resources import ENDPOINT_SLICES, NODES, SECRETS
 from isthmus.kube.schema import Bare, EndpointSlice, Node, Secret
 from isthmus.mesh.joining import objects
 from isthmus.mesh.joining.checks import overlaps, unfit_newcomer, unfit_pair
-from isthmus.mesh.joining.enabling import revoke
 from isthmus.mesh.joining.members import JoiningError, Member, Tell
 from isthmus.mesh.membership import NAMESPACE, Configuration, peer_entry, read_peers
 
@@ -132,7 +131,7 @@ async def part(reader: Member, reading: str, read: Member | None, name: str, *, 
         raise reader.failed(error) from error
     if read is not None:
         try:
-            await revoke(read, reading)
+            await read.revoke(reading)
         except KubeError as error:
             raise read.failed(error) from error
 
@@ -143,7 +142,7 @@ async def forget(member: Member, name: str, *, tell: Tell) -> None:
         configuration = await member.configuration()
         reading = configuration.cluster.name if configuration is not None else member.context
         await part(member, reading, None, name, tell=tell)
-        await revoke(member, name)
+        await member.revoke(name)
     except KubeError as error:
         raise member.failed(error) from error
 

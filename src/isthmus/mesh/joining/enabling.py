@@ -7,6 +7,7 @@ while other clusters hang on it unless it is told to.
 
 import asyncio
 import datetime
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,10 +17,11 @@ from isthmus.kube.resources import SECRETS, SERVICE_ACCOUNTS
 from isthmus.kube.schema import Bare, Secret
 from isthmus.mesh.clusters import ClustersError, own_cluster
 from isthmus.mesh.joining import objects
-from isthmus.mesh.joining.certificates import Pair, authority, from_secret, leaf
 from isthmus.mesh.joining.members import JoiningError, Member, Tell
 from isthmus.mesh.membership import DEPLOYMENT, NAMESPACE, PEERS, Configuration
-from isthmus.store.access import AGENT as AGENT_USER
+
+if TYPE_CHECKING:
+    from isthmus.mesh.joining.certificates import Pair
 
 IMAGE = f"isthmus:{__version__}"
 _MAX_IMAGE = 1024
@@ -82,7 +84,7 @@ async def disable(member: Member, *, force: bool, tell: Tell) -> None:
         )
     tell(f"✨ Removing the cluster mesh from context {member.context}...")
     for other in readers:
-        await revoke(member, other)
+        await member.revoke(other)
     gone = [{"kind": "Secret", "metadata": {"name": PEERS, "namespace": NAMESPACE}}]
     if known is None or known.tracker == DEPLOYMENT:
         blank = known or Configuration(own_cluster("unknown", 1))
@@ -99,12 +101,6 @@ async def disable(member: Member, *, force: bool, tell: Tell) -> None:
         gone += [objects.config_map(known), *objects.definitions()]
     await member.remove(gone)
     tell(f"✅ Cluster mesh is disabled in context {member.context}")
-
-
-async def revoke(member: Member, other: str) -> None:
-    """Takes from another cluster's tracker what it may read here. Raises KubeError."""
-    account, binding = objects.remote_account(other)
-    await member.remove([objects.remote_token(other), binding, account])
 
 
 async def _readers(member: Member) -> list[str]:
@@ -146,8 +142,12 @@ async def _refuse_new_identity(member: Member, known: Configuration, wanted: Con
 
 async def _certificates(member: Member, configuration: Configuration) -> tuple[list[objects.Manifest], bytes]:
     """Returns the Secrets with certificates, and what changes when one of them does."""
+    # Here, because it is the heaviest import of all and clusters of the lab need none of it.
+    from isthmus.mesh.joining.certificates import authority, from_secret, leaf
+
     names = (objects.AUTHORITY, objects.SERVER, objects.CLIENT)
-    known = dict(zip(names, await asyncio.gather(*(_pair(member, name) for name in names)), strict=True))
+    found = await asyncio.gather(*(_data(member, name) for name in names))
+    known: dict[str, Pair | None] = dict(zip(names, map(from_secret, found), strict=True))
     now = datetime.datetime.now(datetime.UTC)
     cluster = configuration.cluster.name
     signer = authority(known[objects.AUTHORITY], name=f"isthmus {cluster}", now=now)
@@ -161,18 +161,18 @@ async def _certificates(member: Member, configuration: Configuration) -> tuple[l
         "127.0.0.1",
     ]
     server = leaf(known[objects.SERVER], signer=signer, common_name="etcd", hosts=hosts, now=now)
-    client = leaf(known[objects.CLIENT], signer=signer, common_name=f"{AGENT_USER}:{cluster}", now=now)
+    client = leaf(known[objects.CLIENT], signer=signer, common_name=f"{objects.AGENT}:{cluster}", now=now)
     ca = signer.certificate
     pairs = {objects.AUTHORITY: signer, objects.SERVER: server, objects.CLIENT: client}
     made = [objects.tls_secret(name, certificate=p.certificate, key=p.key, ca=ca) for name, p in pairs.items()]
     return made, ca + server.certificate + client.certificate
 
 
-async def _pair(member: Member, name: str) -> Pair | None:
+async def _data(member: Member, name: str) -> dict[str, bytes]:
     try:
-        return from_secret((await member.client.get(SECRETS, name, type=Secret, namespace=NAMESPACE)).data)
+        return (await member.client.get(SECRETS, name, type=Secret, namespace=NAMESPACE)).data
     except NotFound:
-        return None
+        return {}
 
 
 async def _image(member: Member, wishes: Wishes) -> str:

@@ -13,7 +13,7 @@ from isthmus.kube.errors import AlreadyExists, ApiError, ConfigError, KubeError,
 from isthmus.kube.kubeconfig import load
 from isthmus.kube.resources import CONFIG_MAPS, SECRETS, SERVICES
 from isthmus.kube.schema import Bare, ConfigMap, Secret, Service
-from isthmus.mesh.joining.objects import TRACKER, Manifest, resource_of
+from isthmus.mesh.joining.objects import TRACKER, Manifest, remote_account, remote_token, resource_of
 from isthmus.mesh.membership import CONFIG, NAMESPACE, PEERS, Configuration, MembershipError, read_configuration
 
 MANAGER = "isthmus-cli"
@@ -107,6 +107,11 @@ class Member:
         except ApiError as error:
             what = f"{manifest['kind']} {metadata['name']}"
             raise JoiningError(f"context {self.context}: cannot apply {what}: {error}") from error
+
+    async def revoke(self, other: str) -> None:
+        """Takes from another cluster's tracker what it may read here. Raises KubeError."""
+        account, binding = remote_account(other)
+        await self.remove([remote_token(other), binding, account])
 
     async def remove(self, manifests: Iterable[Manifest]) -> None:
         """Removes objects one after the other; what is not there is no error. Raises KubeError."""

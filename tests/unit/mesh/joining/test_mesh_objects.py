@@ -8,6 +8,7 @@ from isthmus.cli.tracker import command as tracker_command
 from isthmus.mesh.joining import objects
 from isthmus.mesh.membership import LAB, Configuration
 from isthmus.model.endpoint import Cluster
+from isthmus.store import access as store_access
 
 OWN = Configuration(Cluster("koornacht", 1))
 
@@ -68,6 +69,10 @@ def test_an_agent_has_net_admin_and_nothing_else() -> None:
     assert container["securityContext"]["allowPrivilegeEscalation"] is False
     assert "privileged" not in container["securityContext"]
     assert spec["volumes"][0]["secret"]["defaultMode"] == 0o400
+
+
+def test_agents_are_called_as_the_store_knows_them() -> None:
+    assert objects.AGENT == store_access.AGENT
 
 
 def test_the_tracker_is_nobody() -> None:
