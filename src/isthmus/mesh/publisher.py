@@ -48,6 +48,9 @@ from isthmus.wire.kvstore import CodecError, Kind
 RECORDS_PAUSE = 0.5
 """Seconds between two rounds of service records, so that a rollout of a large Service writes two a second at most."""
 
+RECORDS_DELAY = 0.05
+"""Seconds that records wait after a change, so that its slice, which is small and for our own, is written ahead."""
+
 RECORDS_PIECE = 50
 """Records that are made at a time: some ms of the loop, where they are of common size."""
 
@@ -176,6 +179,7 @@ class Publisher:
         """Makes service records as they come due, but each at most once in a while; cancelled with `serve`."""
         while True:
             await self._records_due.wait()
+            await asyncio.sleep(RECORDS_DELAY)
             self._records_due.clear()
             due = self._records.take_due()
             for start in range(0, len(due), RECORDS_PIECE):
