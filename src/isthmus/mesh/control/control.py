@@ -307,6 +307,7 @@ class _Session:
     async def _on_service(self, key: Key) -> float | None:
         if not self._writable(GLOBAL_SERVICES):
             return None
+        await asyncio.sleep(0)  # thousands of plans that change nothing must not keep the store waiting
         effects = self._control.plan_service(key)
         again = await self._status_hands.do(effects)
         if again is None:
@@ -318,6 +319,7 @@ class _Session:
         return again
 
     async def _on_slices(self, key: Key) -> float | None:
+        await asyncio.sleep(0)
         return await self._slice_hands.do(self._control.plan_slices(key))
 
     def _show(self, resource: Resource, stored: Any) -> None:
