@@ -6,7 +6,7 @@ import errno
 import os
 import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -99,7 +99,12 @@ def test_tries_are_bounded_and_can_be_given_up(tries: Connects, monkeypatch):
 async def test_nodes_are_probed_in_both_families_while_they_are_watched_and_not_any_longer(port):
     told: asyncio.Queue[tuple[Place, Health]] = asyncio.Queue()
     registry = CollectorRegistry()
-    prober = Prober(port=port, on_change=lambda *change: told.put_nowait(change), metrics=ProbeMetrics(registry))
+
+    def hear(changes: Sequence[tuple[Place, Health]]) -> None:
+        for change in changes:
+            told.put_nowait(change)
+
+    prober = Prober(port=port, on_changes=hear, metrics=ProbeMetrics(registry))
     before = _descriptors()
     task = asyncio.create_task(prober.serve())
     async with asyncio.timeout(30):

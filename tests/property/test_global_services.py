@@ -130,7 +130,7 @@ class World:
                 pod = agent.pods.pop(ip, None)
                 agent.tell(EndpointGone(pod.cluster if pod else "west", ip))
             case "turned", (cluster, node, health):
-                agent.globals.turned(Place(cluster, f"n{node}", 4), health)
+                agent.globals.turned((Place(cluster, f"n{node}", 4), health))
             case "drained", (left,):
                 agent.globals.drain(left)
             case "stale", (clusters,):
@@ -156,7 +156,7 @@ def test_what_is_there_depends_on_what_holds_and_not_on_how_it_came_about(everyt
     for what, *given_ in facts:
         other.do(what, *given_)
     for place in _down(agent):
-        other.agent.globals.turned(place, Health.UNREACHABLE)
+        other.agent.globals.turned((place, Health.UNREACHABLE))
 
     assert agent.compiler.slices == other.agent.compiler.slices
     assert agent.compiler.services == other.agent.compiler.services

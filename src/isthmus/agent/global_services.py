@@ -187,9 +187,10 @@ class GlobalServices:
             self._due_flags |= {key for key in self.neighbours.slices() if len(key) == 3 and key[0] in changed}
             self._settle()
 
-    def turned(self, place: Place, health: Health) -> None:
-        """Says that a node answers, or does not any more."""
-        self._due_flags |= self.neighbours.turned(place, health)
+    def turned(self, *changes: tuple[Place, Health]) -> None:
+        """Says which nodes answer, or do not any more; together, since one slice may have backends on all of them."""
+        for place, health in changes:
+            self._due_flags |= self.neighbours.turned(place, health)
         self._settle()
 
     # -- for the stage -----------------------------------------------------------------------------------------

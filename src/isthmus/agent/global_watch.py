@@ -74,7 +74,7 @@ class GlobalWatch:
         self._now = now
         self._probe_metrics = ProbeMetrics(registry) if probe_port is not None else None
         self._prober = (
-            Prober(port=probe_port, on_change=self._turned, metrics=self._probe_metrics)
+            Prober(port=probe_port, on_changes=self._turned, metrics=self._probe_metrics)
             if probe_port is not None
             else None
         )
@@ -265,14 +265,16 @@ class GlobalWatch:
         self.globals.set_stale(frozenset(stale))
         self._on_change()
 
-    def _turned(self, place: Place, health: Health) -> None:
-        was_down = place in self.globals.neighbours.down(place.cluster)
-        self.globals.turned(place, health)
-        is_down = place in self.globals.neighbours.down(place.cluster)
-        if is_down and not was_down:
-            _log.warning(NODE_DOWN, cluster=place.cluster, node=place.node, family=f"IPv{place.version}")
-        elif health is Health.REACHABLE and was_down:
-            _log.info(NODE_UP, cluster=place.cluster, node=place.node, family=f"IPv{place.version}")
+    def _turned(self, changes: Sequence[tuple[Place, Health]]) -> None:
+        neighbours = self.globals.neighbours
+        were_down = {place for place, _ in changes if neighbours.is_down(place)}
+        self.globals.turned(*changes)
+        for place, health in changes:
+            where = {"cluster": place.cluster, "node": place.node, "family": f"IPv{place.version}"}
+            if place not in were_down and neighbours.is_down(place):
+                _log.warning(NODE_DOWN, **where)
+            elif place in were_down and health is Health.REACHABLE:
+                _log.info(NODE_UP, **where)
         self._say_clusters()
         self._on_change()
 

@@ -51,6 +51,10 @@ class Neighbours:
         """Returns the targets in a cluster that do not answer any more."""
         return frozenset(self._down.get(cluster, ()))
 
+    def is_down(self, place: Place) -> bool:
+        """Tells whether a target does not answer any more."""
+        return place in self._down.get(place.cluster, ())
+
     def cluster_down(self, cluster: str) -> bool:
         """Tells whether another cluster has targets, and none of them answers any more."""
         targets = self._targets.get(cluster, {})

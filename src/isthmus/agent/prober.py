@@ -5,7 +5,7 @@ meanwhile. No answer is waited for by anyone: outcomes wake the loop, and a time
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -21,12 +21,21 @@ _log = structlog.get_logger()
 
 
 class Prober:
-    """Probes TCP `port` of nodes. `on_change` is told of each change of health; run `serve` in a task."""
+    """Probes TCP `port` of nodes. `on_changes` hears of changes of health, all of a turn at once.
+
+    Run `serve` in a task.
+    """
 
     def __init__(
-        self, *, port: int, on_change: Callable[[Place, Health], None], metrics: ProbeMetrics | None = None
+        self,
+        *,
+        port: int,
+        on_changes: Callable[[Sequence[tuple[Place, Health]]], None],
+        metrics: ProbeMetrics | None = None,
     ) -> None:
-        self.liveness = Liveness(on_change)
+        self.liveness = Liveness(lambda place, health: self._changes.append((place, health)))
+        self._changes: list[tuple[Place, Health]] = []
+        self._on_changes = on_changes
         self._port = port
         self._metrics = metrics
         self._connects: Connects | None = None
@@ -40,13 +49,14 @@ class Prober:
             if self._connects is not None:
                 self._connects.drop(number)
         self._wake.set()
+        self._deliver()
 
     async def serve(self) -> None:
         """Probes until cancelled; leaves no descriptor open."""
         loop = asyncio.get_running_loop()
         self._connects = Connects()
         try:
-            loop.add_reader(self._connects.fileno(), self._harvest)
+            loop.add_reader(self._connects.fileno(), self._on_readable)
             while True:
                 due = self.liveness.next_tick
                 if due is None:
@@ -55,6 +65,7 @@ class Prober:
                     continue
                 await asyncio.sleep(due - loop.time())
                 self._turn(loop.time)
+                self._deliver()
         finally:
             loop.remove_reader(self._connects.fileno())
             self._connects.close()
@@ -74,6 +85,15 @@ class Prober:
             outcome = connects.start(probe.number, probe.address, self._port)
             if outcome is not None:
                 self._tell(probe.number, outcome, clock())
+
+    def _on_readable(self) -> None:
+        self._harvest()
+        self._deliver()
+
+    def _deliver(self) -> None:
+        if self._changes:
+            changes, self._changes = self._changes, []
+            self._on_changes(changes)
 
     def _harvest(self) -> None:
         if self._connects is None:

@@ -316,22 +316,22 @@ def test_only_nodes_with_backends_of_services_of_several_clusters_are_probed_and
 
 def test_backends_of_an_unreachable_node_are_used_only_if_nothing_else_is_left(agent: Agent):
     agent.tell(SliceTold(shared("10.2.0.1")), SliceTold(shared("10.2.1.1", node="west-2", name="web-8")))
-    agent.globals.turned(Place("west", "west-1", 4), Health.UNREACHABLE)
+    agent.globals.turned((Place("west", "west-1", 4), Health.UNREACHABLE))
     assert agent.reachable == {"10.1.0.1", "10.2.1.1"}
     assert agent.globals.unreachable == {"west": 1}
     assert not agent.globals.neighbours.cluster_down("west")
 
-    agent.globals.turned(Place("west", "west-2", 4), Health.UNREACHABLE)
+    agent.globals.turned((Place("west", "west-2", 4), Health.UNREACHABLE))
     assert agent.globals.neighbours.cluster_down("west")
-    agent.globals.turned(Place("east", "n2", 4), Health.UNREACHABLE)
+    agent.globals.turned((Place("east", "n2", 4), Health.UNREACHABLE))
     assert agent.reachable == {"10.1.0.1", "10.2.0.1", "10.2.1.1"}, "refusing would be certain failure"
-    agent.globals.turned(Place("west", "west-1", 4), Health.REACHABLE)
+    agent.globals.turned((Place("west", "west-1", 4), Health.REACHABLE))
     assert agent.reachable == {"10.2.0.1"}
 
 
 def test_a_backend_that_comes_on_an_unreachable_node_is_flagged_at_once(agent: Agent):
     agent.tell(SliceTold(shared("10.2.0.1")))
-    agent.globals.turned(Place("west", "west-1", 4), Health.UNREACHABLE)
+    agent.globals.turned((Place("west", "west-1", 4), Health.UNREACHABLE))
     agent.tell(SliceTold(shared("10.2.0.1", "10.2.0.2")))
     assert agent.reachable == {"10.1.0.1"}
     assert agent.globals.unreachable == {"west": 2}
@@ -340,7 +340,7 @@ def test_a_backend_that_comes_on_an_unreachable_node_is_flagged_at_once(agent: A
 def test_a_service_of_one_cluster_keeps_its_backends_whatever_is_said_of_their_nodes(agent: Agent):
     agent.services(Put(global_service("api", clusterIPs=["172.20.0.2"])))
     agent.tell(SliceTold(shared("10.2.0.1")), SliceTold(shared("10.2.0.1", "10.2.1.1", of="api", name="api-1")))
-    agent.globals.turned(Place("west", "west-1", 4), Health.UNREACHABLE)
+    agent.globals.turned((Place("west", "west-1", 4), Health.UNREACHABLE))
     assert {t.address for t in in_use(agent.compiler, ("172.20.0.2", 6, 80))} == {"10.2.0.1", "10.2.1.1"}
 
     agent.slices(Gone(slice_()))
@@ -357,9 +357,9 @@ def test_the_node_of_a_backend_of_which_nobody_told_it_is_that_of_the_pod(agent:
     name = "west-1" if known_by == "node" else "172.18.1.1"
     assert agent.targets() == {"east/n2": "172.18.0.2", f"west/{name}": "172.18.1.1"}
 
-    agent.globals.turned(Place("west", name, 4), Health.UNREACHABLE)
+    agent.globals.turned((Place("west", name, 4), Health.UNREACHABLE))
     assert agent.reachable == {"10.1.0.1"}, "all known nodes of the cluster are down, so is the unknown one"
-    agent.globals.turned(Place("west", name, 4), Health.REACHABLE)
+    agent.globals.turned((Place("west", name, 4), Health.REACHABLE))
     assert agent.reachable == {"10.1.0.1", "10.2.0.1", "10.2.0.2"}
 
 
@@ -372,7 +372,7 @@ def test_a_node_is_probed_at_its_address_of_the_backends_family_or_at_any_and_ag
     assert targets[Place("west", "west-1", 6)] == "fd00::1"
     assert targets[Place("west", "west-2", 6)] == "172.18.1.2"
 
-    agent.globals.turned(Place("west", "west-2", 6), Health.UNREACHABLE)
+    agent.globals.turned((Place("west", "west-2", 6), Health.UNREACHABLE))
     agent.tell(NodeTold(Node("west", "west-2", ("172.18.1.9",), ("10.2.1.0/24",))))
     assert agent.globals.neighbours.take_targets()[Place("west", "west-2", 6)] == "172.18.1.9"
     assert agent.globals.unreachable["west"] == 0, "of the new address nothing is known"

@@ -199,11 +199,11 @@ async def test_each_change_of_a_node_or_a_cluster_is_one_line_and_one_change():
     one, two = Place("west", "west-1", 4), Place("west", "west-2", 4)
     with capture_logs() as logs:
         for place in (one, one, two):
-            watch._turned(place, Health.UNREACHABLE)
+            watch._turned([(place, Health.UNREACHABLE)])
         assert watch.used == {"10.1.0.1"}
         assert watch.health("west") == "Unreachable" and watch.unreachable("west") == ("west-1", "west-2")
         assert watch.value("nodes_unreachable") == 2
-        watch._turned(one, Health.REACHABLE)
+        watch._turned([(one, Health.REACHABLE)])
         assert watch.used == {"10.1.0.1", "10.2.0.1"}
     assert [log["event"] for log in logs] == [
         global_watch.NODE_DOWN,
