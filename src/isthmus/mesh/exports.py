@@ -8,12 +8,12 @@ which logs, backs off and counts as trouble for ever.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 from isthmus.aio.backoff import Backoff
 from isthmus.kube.client import Client
 from isthmus.kube.errors import Forbidden, KubeError, NotFound
-from isthmus.kube.reflector import Change, Degraded, Snapshot, State, follow
+from isthmus.kube.reflector import Change, Degraded, Healthy, Snapshot, State, follow
 from isthmus.kube.resources import Resource
 from isthmus.mesh.mcs.api import ServiceExport, discover
 
@@ -21,20 +21,27 @@ AGAIN = 30.0
 """Seconds until a server is asked again whether it has the kind, at most: a new cluster gets it within moments."""
 
 
-async def follow_exports(client: Client, *, again: float = AGAIN) -> AsyncGenerator[Change[ServiceExport], None]:
-    """Yields as `kube.reflector.follow` does, and an empty Snapshot where there is no such kind. Does not end."""
+async def follow_exports(
+    client: Client, *, again: float = AGAIN, on_state: Callable[[State], None] | None = None
+) -> AsyncGenerator[Change[ServiceExport], None]:
+    """Yields as `kube.reflector.follow` does, and an empty Snapshot where there is no such kind. Does not end.
+
+    `on_state` hears whether the server can be asked, and how the watch is; a kind that is not there is no trouble.
+    """
+    report = on_state or (lambda _state: None)
     delays = Backoff(base=min(0.2, again), cap=again)
     absences = Backoff(base=min(1.0, again), cap=again)
     absent = False
     while True:
         try:
             resource = await _find(client)
-        except KubeError:
-            # Whoever watches pods there says what is wrong with the server.
+        except KubeError as error:
+            report(Degraded(str(error)))
             await asyncio.sleep(delays.next())
             continue
         delays.reset()
         if resource is None:
+            report(Healthy())
             if not absent:
                 absent = True
                 yield Snapshot(())
@@ -42,19 +49,20 @@ async def follow_exports(client: Client, *, again: float = AGAIN) -> AsyncGenera
             continue
         absent = False
         absences.reset()
-        async with contextlib.aclosing(_while_served(client, resource, again)) as changes:
+        async with contextlib.aclosing(_while_served(client, resource, again, report)) as changes:
             async for change in changes:
                 yield change
 
 
 async def _while_served(
-    client: Client, resource: Resource, again: float
+    client: Client, resource: Resource, again: float, report: Callable[[State], None]
 ) -> AsyncGenerator[Change[ServiceExport], None]:
     """Follows `resource` until the server has another version of it, or none."""
     doubt = asyncio.Event()
 
     def on_state(state: State) -> None:
         (doubt.set if isinstance(state, Degraded) else doubt.clear)()
+        report(state)
 
     changes = follow(client, resource, ServiceExport, on_state=on_state)
     checking = asyncio.create_task(_replaced(client, resource, doubt, again))

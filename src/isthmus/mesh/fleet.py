@@ -21,7 +21,7 @@ from isthmus.aio.backoff import Backoff
 from isthmus.kube.client import Client
 from isthmus.kube.errors import Forbidden, KubeError, NotFound
 from isthmus.kube.kubeconfig import load
-from isthmus.kube.resources import NAMESPACES, NETWORK_POLICIES
+from isthmus.kube.resources import NAMESPACES, NETWORK_POLICIES, SERVICE_EXPORTS
 from isthmus.kube.schema import Namespace
 from isthmus.mesh.clusters import ClusterSpec
 from isthmus.mesh.freshness import Freshness
@@ -65,8 +65,8 @@ REMOVED = "Cluster no longer configured: {}. Stopping watcher."
 STOPPED = "Watcher for cluster {} has stopped."
 OVERLAP = "Clusters overlap"
 
-_UNTOLD = str(NETWORK_POLICIES)
-"""Policies only refine identities: what is told without them is as fresh as with them."""
+_ASIDE = (str(NETWORK_POLICIES), str(SERVICE_EXPORTS))
+"""Policies only refine identities, and exports say nothing of backends: what is told without them is as fresh."""
 
 _log = structlog.get_logger("isthmus.mesh.fleet")
 
@@ -329,10 +329,10 @@ async def _uid(client: Client) -> str:
 
 
 def _trouble(slot: _Slot) -> str | None:
-    """Why what is told of a cluster may be old; None if it is not, or only policies cannot be watched."""
+    """Why what is told of a cluster may be old; None if it is not, or only policies or exports cannot be watched."""
     if slot.source is None:
         return slot.error or "connecting"
-    trouble = {resource: text for resource, text in slot.source.health.trouble.items() if resource != _UNTOLD}
+    trouble = {resource: text for resource, text in slot.source.health.trouble.items() if resource not in _ASIDE}
     if trouble:
         return "; ".join(f"{resource}: {text}" for resource, text in sorted(trouble.items()))
     if slot.resyncing or not slot.told:

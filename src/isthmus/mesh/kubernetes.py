@@ -193,7 +193,11 @@ class KubernetesSource:
 
     async def _pump_exports(self) -> None:
         """Follows ServiceExports, which many servers do not have; without them the cluster is complete all the same."""
-        async with contextlib.aclosing(follow_exports(self._client)) as changes:
+
+        def on_state(state: State) -> None:
+            self._note(SERVICE_EXPORTS, state)
+
+        async with contextlib.aclosing(follow_exports(self._client, on_state=on_state)) as changes:
             async for change in changes:
                 await self._queue.put(_Told(SERVICE_EXPORTS, change))
 

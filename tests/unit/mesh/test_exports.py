@@ -86,8 +86,11 @@ async def test_a_server_that_cannot_be_asked_says_nothing() -> None:
     async with ScriptedServer() as server, Client(server.access) as client:
         server.scripts[GROUP] = deque([AWAY] * 5 + [group("v1beta1")])
         serve(server, "v1beta1", initial(server, "web"))
-        async with aclosing(follow_exports(client)) as changes:
+        states: list[object] = []
+        async with aclosing(follow_exports(client, on_state=states.append)) as changes:
             assert names(await anext(changes)) == ["web"]
+        assert [type(state).__name__ for state in states] == ["Degraded"] * 5 + ["Healthy"]
+        assert "ServiceUnavailable" in str(states[0])
         server.release.set()
 
 
