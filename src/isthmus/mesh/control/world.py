@@ -228,7 +228,7 @@ class World:
 
     def _drop_service(self, key: Key) -> None:
         if self.services.pop(key, None) is not None:
-            self._touch(key)
+            self._dirty.services.add(key)  # also where nothing is written of it: what was said of it is forgotten
             self._dirty.clusters.add(self.own)
 
     def on_namespaces(self, change: Change[Namespace]) -> None:
