@@ -28,9 +28,13 @@ class Stale(Exception):
 
 
 class Server:
-    """Objects by kind and key as JSON; `late` are changes that the watch has not told yet."""
+    """Objects by kind and key as JSON; `late` are changes that the watch has not told yet.
 
-    def __init__(self) -> None:
+    Fields of `unknown` are dropped, as by definitions of an older version.
+    """
+
+    def __init__(self, *, unknown: frozenset[str] = frozenset()) -> None:
+        self.unknown = unknown
         self.held: dict[str, dict[ServiceKey, Held]] = {"exports": {}, "imports": {}, "services": {}}
         self.late: list[Change] = []
         self.asked = 0
@@ -110,21 +114,17 @@ class Server:
         if step.status:
             if held is None or held["metadata"]["uid"] != step.body["metadata"]["uid"]:
                 raise Stale
-            body = {"spec": held["spec"], "status": step.body["status"]}
+            status = {part: value for part, value in step.body["status"].items() if part not in self.unknown}
+            body = {"spec": held["spec"], "status": status}
             answer = self._put(kind, (namespace, name), body, meta=held["metadata"])
         else:
-            body = {"spec": dict(step.body["spec"])}
+            body = {"spec": {part: value for part, value in step.body["spec"].items() if part not in self.unknown}}
             if kind == "services":
                 body["spec"] |= self._addresses_of(body["spec"], held)
             if held is not None and "status" in held:
                 body["status"] = held["status"]
             answer = self._put(kind, (namespace, name), body, meta=step.body["metadata"])
-        if isinstance(answer, ServiceExport):
-            objects.put_export(answer)
-        elif isinstance(answer, ServiceImport) and step.status:
-            objects.put_import(answer)
-        else:
-            objects.settle(step, answer)
+        objects.settle(step, answer)
 
     def _addresses_of(self, spec: Held, held: Held | None) -> Held:
         if held is not None:

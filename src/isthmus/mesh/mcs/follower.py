@@ -312,14 +312,9 @@ class _Session:
             _log.warning(REFUSED, namespace=key[0], name=key[1], reason=str(error))
             self._objects.refuse(key, "IPFamilyNotSupported" if family else "Pending", f"No Service: {error}")
             return
-        match answer:
-            case ServiceExport():
-                self._objects.put_export(answer)
-                self._tell(answer, before.status.conditions if before is not None else ())
-            case ServiceImport() if step.status:
-                self._objects.put_import(answer)
-            case ServiceImport() | Service():
-                self._objects.settle(step, answer)
+        self._objects.settle(step, answer)
+        if isinstance(answer, ServiceExport):
+            self._tell(answer, before.status.conditions if before is not None else ())
 
     def _tell(self, item: ServiceExport, before: Sequence[Condition]) -> None:
         """Writes an Event for what is wrong with an export since now; what is right again is seen in its status."""

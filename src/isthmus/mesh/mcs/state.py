@@ -42,11 +42,12 @@ class Read(msgspec.Struct, frozen=True):
 
 
 class Apply(msgspec.Struct, frozen=True):
-    """Apply an object, or with `status` its status."""
+    """Apply an object, or with `status` its status; `mark` stands for what the status says, apart from times."""
 
     resource: Resource
     body: Json
     status: bool = False
+    mark: bytes = b""
 
     @property
     def key(self) -> ServiceKey:
@@ -111,6 +112,7 @@ class Objects:
         """Forgets a ServiceExport."""
         self._exports.pop(key, None)
         self._services.pop(key, None)
+        self._settled.pop(("export status", key), None)
 
     def put_import(self, item: ServiceImport) -> ServiceKey:
         """Takes a ServiceImport."""
@@ -122,7 +124,8 @@ class Objects:
     def drop_import(self, key: ServiceKey) -> None:
         """Forgets a ServiceImport."""
         self._imports.pop(key, None)
-        self._settled.pop(("import", key), None)
+        for place in ("import", "import status", "derived"):
+            self._settled.pop((place, key), None)
 
     def put_service(self, item: Service) -> ServiceKey | None:
         """Takes a Service; returns the Service of the export or import that it concerns, None if it concerns none."""
@@ -187,9 +190,13 @@ class Objects:
         """Whether there is no derived Service, for a reason."""
         return key in self._refused
 
-    def settle(self, step: Apply, answer: ServiceImport | Service) -> None:
-        """Notes what the server made of an applied object."""
+    def settle(self, step: Apply, answer: _Object) -> None:
+        """Notes what the server made of what was applied."""
         match answer:
+            case ServiceExport():
+                self._settled["export status", self.put_export(answer)] = (step.mark, _digest(answer.status))
+            case ServiceImport() if step.status:
+                self._settled["import status", self.put_import(answer)] = (step.mark, _digest(answer.status))
             case ServiceImport():
                 key = self.put_import(answer)
                 self._settled["import", key] = (_digest(step.body), _content(answer))
@@ -300,10 +307,13 @@ class Objects:
         shared = self._namespaces.get(key[0]) is True
         wanted = conditions.of_export(self._services.get(key), merged, shared=shared)
         held = export.status.conditions
-        if export.metadata.deletionTimestamp or conditions.export_is_told(held, wanted):
+        mark = _digest(wanted)
+        # A server may drop what its definition of the kind does not have.
+        said = self._settled.get(("export status", key)) == (mark, _digest(export.status))
+        if export.metadata.deletionTimestamp or said or conditions.export_is_told(held, wanted):
             return None
         stamped = conditions.stamped(held, wanted, generation=export.metadata.generation, now=now)
-        return _status(self.api.exports, key, export.metadata.uid, {"conditions": stamped})
+        return _status(self.api.exports, export, {"conditions": stamped}, mark=mark)
 
     def _tell_import(self, key: ServiceKey, merged: Merged, *, now: str) -> Step | None:
         found = self._imports.get(key)
@@ -311,12 +321,15 @@ class Objects:
             return None
         wanted = conditions.of_import(merged, ips=found.spec.ips, refusal=self._refused.get(key))
         clusters = tuple(ImportingFrom(name) for name in merged.clusters)
+        mark = _digest((clusters, wanted))
+        if self._settled.get(("import status", key)) == (mark, _digest(found.status)):
+            return None
         if found.status.clusters == clusters and conditions.import_is_told(found.status.conditions, wanted):
             return None
         generation = found.metadata.generation
         stamped = conditions.stamped(found.status.conditions, wanted, generation=generation, now=now)
         told = {"clusters": [{"cluster": name} for name in merged.clusters], "conditions": stamped}
-        return _status(self.api.imports, key, found.metadata.uid, told)
+        return _status(self.api.imports, found, told, mark=mark)
 
     def _is_settled(self, place: tuple[str, ServiceKey], body: Json, held: ServiceImport | Service) -> bool:
         """Whether an object is what the server made of this body when we applied it last, or looks as if it were."""
@@ -345,11 +358,11 @@ def _owner(item: Service) -> str | None:
     return next((one.name for one in item.metadata.ownerReferences if one.kind == "ServiceImport"), None)
 
 
-def _status(resource: Resource, key: ServiceKey, uid: str, status: Json) -> Apply:
+def _status(resource: Resource, item: ServiceExport | ServiceImport, status: Json, *, mark: bytes) -> Apply:
     """Returns the application of a status; the UID keeps it from a new object of the same name."""
-    meta = {"namespace": key[0], "name": key[1], "uid": uid}
+    meta = {"namespace": item.metadata.namespace, "name": item.metadata.name, "uid": item.metadata.uid}
     body = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": meta, "status": status}
-    return Apply(resource, body, status=True)
+    return Apply(resource, body, status=True, mark=mark)
 
 
 def _key(item: _Object) -> ServiceKey:

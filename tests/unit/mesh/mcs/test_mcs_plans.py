@@ -205,6 +205,20 @@ def test_what_is_refused_is_said_and_asked_for_again_later() -> None:
     assert isinstance(step, Apply) and step.resource == SERVICES
 
 
+@pytest.mark.parametrize("unknown", ["conditions", "clusters", "internalTrafficPolicy"])
+def test_a_server_that_drops_fields_is_not_asked_for_ever(unknown: str) -> None:
+    _, objects, _ = world(export(ip_families=("IPv4",)))
+    server = Server(unknown=frozenset({unknown}))
+    server.service(KEY, clusterIP="10.0.0.1", ports=[{"name": "http", "port": 80}], selector={"app": "web"})
+    server.export(KEY)
+    server.tell(objects)
+    server.settle(objects, KEY)
+    asked = server.asked
+    server.tell(objects)
+    server.settle(objects, KEY)
+    assert server.asked == asked
+
+
 def test_an_import_that_is_being_deleted_is_waited_for() -> None:
     server, objects, heard = world(export())
     server.settle(objects, KEY)
