@@ -149,7 +149,7 @@ def _entry(world: World, view: View, part: Part) -> ServiceInCluster:
         weight=view.choice.weight(name),
         share=share.percent if share is not None else 0,
         used=share is not None and share.used,
-        why=_why(world, part, share),
+        why=_why(world, part, share)[:LONGEST],
         endpoints=part.endpoints,
     )
 

@@ -20,6 +20,14 @@ from isthmus.services.explaining import Counts
 MOST_SHOWN = 50
 """Endpoints of one cluster in one status."""
 
+MOST_IN_ALL = 1000
+"""Endpoints in one status: an object may have 1.5 MB, and there may be 255 clusters."""
+
+MOST_PORTS = 8
+"""Ports of one endpoint in a status."""
+
+LONGEST_NAME = 253
+
 
 class Misfit(msgspec.Struct, frozen=True):
     """Ports that do not meet; `reason` is PortMismatch or ProtocolMismatch."""
@@ -46,22 +54,30 @@ def parts_of(world: World, service: OwnService) -> dict[str, Part]:
     for found in world.slices(service.key):
         by_cluster.setdefault(found.cluster, []).append(found)
     told = world.shared(service.key)
-    parts = {world.own: _part(world, service, world.own, by_cluster.get(world.own, []), None)}
     stored = world.global_services.get(service.key)
     before = {entry.name: entry for entry in stored.status.clusters} if stored is not None else {}
-    for name in sorted({*told, *by_cluster, *before} - {world.own}):
+    names = {*told, *by_cluster, *before} - {world.own}
+    most = min(MOST_SHOWN, max(1, MOST_IN_ALL // (len(names) + 1)))
+    parts = {world.own: _part(world, service, world.own, by_cluster.get(world.own, []), None, most=most)}
+    for name in sorted(names):
         if name in before and name not in by_cluster and world.unheard(name):
             parts[name] = _remembered(before[name], stale=name in world.stale)
         elif name in told or name in by_cluster:
-            parts[name] = _part(world, service, name, by_cluster.get(name, []), told.get(name))
+            parts[name] = _part(world, service, name, by_cluster.get(name, []), told.get(name), most=most)
     return parts
 
 
 def _part(
-    world: World, service: OwnService, cluster: str, slices: Iterable[SharedSlice], told: SharedService | None
+    world: World,
+    service: OwnService,
+    cluster: str,
+    slices: Iterable[SharedSlice],
+    told: SharedService | None,
+    *,
+    most: int,
 ) -> Part:
     shared = told is None or told.shared
-    endpoints, counts = _merged(slices if shared else (), service, stale=cluster in world.stale)
+    endpoints, counts = _merged(slices if shared else (), service, stale=cluster in world.stale, most=most)
     misfit = _misfit(service, told.ports, cluster=cluster) if told is not None and shared else None
     return Part(cluster, counts, endpoints, shared, told.weight if told is not None else None, misfit)
 
@@ -82,7 +98,7 @@ class _Backend(msgspec.Struct):
 
 
 def _merged(
-    slices: Iterable[SharedSlice], service: OwnService, *, stale: bool
+    slices: Iterable[SharedSlice], service: OwnService, *, stale: bool, most: int
 ) -> tuple[tuple[EndpointSeen, ...], Counts]:
     wanted = wanted_ports(service)
     found: dict[str, _Backend] = {}
@@ -117,10 +133,10 @@ def _merged(
     order = sorted(found, key=lambda address: (found[address].version != family, not found[address].ready, address))
     shown = tuple(
         EndpointSeen(
-            address, tuple(sorted(found[address].ports)), found[address].node, found[address].ready,
-            found[address].terminating,
+            address, tuple(sorted(found[address].ports)[:MOST_PORTS]), found[address].node[:LONGEST_NAME],
+            found[address].ready, found[address].terminating,
         )
-        for address in order[:MOST_SHOWN]
+        for address in order[:most]
     )  # fmt: skip
     return shown, counts
 

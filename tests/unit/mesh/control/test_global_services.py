@@ -1,5 +1,6 @@
 """GlobalServices: what they say, and what is said of their changes."""
 
+import msgspec
 import pytest
 
 from isthmus.kube.resources import GLOBAL_SERVICES, MESH_CLUSTERS
@@ -298,6 +299,21 @@ def test_many_clusters_fit_into_one_line() -> None:
     place.settle()
     assert place.status().summary.endswith("and 189 more")
     assert len(place.status().clusters) == 201
+
+
+def test_a_status_of_many_clusters_with_endless_names_fits_into_an_object() -> None:
+    place = Place()
+    names = [f"c{n:03}" for n in range(254)]
+    place.members(*names)
+    place.service(global_="true", cluster_ip="None", ports=())
+    for name in names:
+        endpoints = tuple(SharedEndpoint(f"10.60.0.{n}", node="n" * 9999) for n in range(60))
+        ports = tuple(SharedPort(f"{'p' * 60}{n}", 6, n + 1) for n in range(200))
+        told = [SharedService(name, *KEY)]
+        place.world.tell([ServiceTold(told[0]), SliceTold(remote_slice(name, endpoints=endpoints, ports=ports))])
+    place.settle()
+    assert len(msgspec.json.encode(place.status())) < 1_400_000
+    assert entry(place, "c000").backends == 60
 
 
 def test_ports_of_a_service_decide_which_backends_count() -> None:
