@@ -3,6 +3,7 @@
 import os
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,10 @@ def test_a_file_that_is_no_namespace_is_refused(tmp_path: Path):
     file.touch()
     with pytest.raises(KernelError, match="EINVAL"):
         inside(file, here)
+
+
+def test_a_program_that_may_only_administer_networks_works_in_its_own_namespace(node: World):
+    confined = ["setpriv", "--bounding-set=-all,+net_admin", "--inh-caps=-all", "--no-new-privs"]
+    words = [*confined, sys.executable, "-m", "isthmus", "agent", "probe"]
+    done = node.router.run(lambda: subprocess.run(words, capture_output=True, text=True, timeout=60, check=False))
+    assert done.returncode == 0, done.stdout + done.stderr
