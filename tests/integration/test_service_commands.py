@@ -203,6 +203,17 @@ def test_a_drain_is_written_into_every_member_and_asking_again_changes_nothing(c
     assert clusters.run("undrain", "koornacht").output.splitlines()[0] == "✅ koornacht: koornacht is not drained"
 
 
+def test_services_that_nobody_else_can_serve_are_named_when_a_cluster_is_drained(clusters: Clusters) -> None:
+    body, status = global_service("only")
+    entries = [{**entry, "ready": int(entry["name"] == "koornacht")} for entry in status["clusters"]]
+    clusters.put("tion", f"{MESH}/namespaces/kube-public/globalservices", body, status={**status, "clusters": entries})
+    done = clusters.run("drain", "koornacht", "--dry-run")
+    assert done.output.splitlines()[-1] == (
+        "ℹ️  tion: koornacht alone has ready backends of, and goes on serving: kube-public/only"
+    )
+    assert done.exit_code == 0
+
+
 def test_a_dry_run_writes_nothing(clusters: Clusters) -> None:
     done = clusters.run("drain", "koornacht", "--dry-run")
     assert done.output.splitlines()[0] == "✅ koornacht: koornacht is drained (dry run)"

@@ -14,16 +14,19 @@ from pathlib import Path
 import msgspec
 
 from isthmus.cli.service.tables import spoken_drain
-from isthmus.kube.errors import KubeError, NotFound
+from isthmus.kube.errors import Forbidden, KubeError, NotFound
 from isthmus.kube.kubeconfig import context_names
-from isthmus.kube.meshobjects import Drain, MeshCluster
-from isthmus.kube.resources import MESH_CLUSTERS
+from isthmus.kube.meshobjects import Drain, GlobalService, MeshCluster
+from isthmus.kube.resources import GLOBAL_SERVICES, MESH_CLUSTERS
 from isthmus.mesh.control.clusters import NO_MEMBER
 from isthmus.mesh.joining.members import JoiningError, Member, open_member
 from isthmus.services.draining import percent_left
 
 AT_ONCE = 8
 """Clusters that are spoken to at a time."""
+
+MOST_NAMED = 5
+"""Services in one line."""
 
 PATIENCE = 15.0
 """Seconds for which one cluster may keep us waiting: the others must not wait for one that is away."""
@@ -135,6 +138,7 @@ async def _one(gate: asyncio.Semaphore, place: _Place, asked: Asked, now: float)
     try:
         async with gate, asyncio.timeout(PATIENCE):
             text = await _write(place, asked, now)
+            alone = await _alone(place, asked.cluster) if asked.drain is not None else []
     except TimeoutError:
         return Line(f"⚠️  {place.name}: no answer in {PATIENCE:g} s", False)
     except NotFound:
@@ -142,7 +146,25 @@ async def _one(gate: asyncio.Semaphore, place: _Place, asked: Asked, now: float)
         return Line(f"⚠️  {place.name}: this cluster does not know MeshClusters; run: {how}", False)
     except KubeError as error:
         return Line(f"⚠️  {place.name}: {error}", False)
-    return Line(f"✅ {place.name}: {text}" + (" (dry run)" if asked.dry_run else ""))
+    lines = [f"✅ {place.name}: {text}" + (" (dry run)" if asked.dry_run else "")]
+    if alone:
+        more = f" and {len(alone) - MOST_NAMED} more" if len(alone) > MOST_NAMED else ""
+        named = ", ".join(alone[:MOST_NAMED]) + more
+        lines.append(f"ℹ️  {place.name}: {asked.cluster} alone has ready backends of, and goes on serving: {named}")
+    return Line("\n".join(lines))
+
+
+async def _alone(place: _Place, cluster: str) -> list[str]:
+    """Returns the Services that no other cluster has ready backends of; none where that may not be seen."""
+    try:
+        found = await place.member.client.list_all(GLOBAL_SERVICES, type=GlobalService)
+    except (Forbidden, NotFound):
+        return []
+    return sorted(
+        f"{item.metadata.namespace}/{item.metadata.name}"
+        for item in found
+        if [entry.name for entry in item.status.clusters if entry.ready] == [cluster]
+    )
 
 
 async def _write(place: _Place, asked: Asked, now: float) -> str:
