@@ -10,7 +10,15 @@ from prometheus_client import CollectorRegistry
 from isthmus.agent.daemon import Agent, Settings
 from isthmus.kube import kubeconfig
 from isthmus.kube.client import Client
-from isthmus.kube.resources import EVENTS, NAMESPACES, NETWORK_POLICIES, NODES, PODS
+from isthmus.kube.resources import (
+    ENDPOINT_SLICES,
+    EVENTS,
+    NAMESPACES,
+    NETWORK_POLICIES,
+    NODES,
+    PODS,
+    SERVICES,
+)
 from isthmus.mesh.clusters import ClusterSpec
 from isthmus.mesh.fleet import Fleet
 from isthmus.model.endpoint import Cluster
@@ -54,6 +62,12 @@ async def running_agent(server: ApiServer) -> AsyncIterator[tuple[Agent, FakeWri
             await eventually(lambda: agent.view.compiler.world.node_addresses == {"172.18.0.99"})
             await client.create(NETWORK_POLICIES, policy("last", "last"), type=dict, namespace="default")
             await eventually(lambda: ("10.10.1.99",) in writer.kernel.elements["ingress4"])
+            # What the mesh watches besides; a watch that broke is believed again when something comes.
+            await client.create(NAMESPACES, {"metadata": {"name": "last"}}, type=dict)
+            ports = {"ports": [{"port": 80}]}
+            await client.create(SERVICES, {"metadata": {"name": "last"}, "spec": ports}, type=dict, namespace="default")
+            last = {"metadata": {"name": "last"}, "addressType": "IPv4", "endpoints": []}
+            await client.create(ENDPOINT_SLICES, last, type=dict, namespace="default")
             await eventually(lambda: all(status.state == "synced" for status in fleet.status()))
         finally:
             task.cancel()
