@@ -106,8 +106,15 @@ class Agent:
         self._mesh = mesh
         self._metrics = AgentMetrics(registry)
         self._events = EventRecorder(client, "isthmus-agent", settings.node)
-        self._presence = Presence(client, settings.node, state=self._state, counts=self._counts)
         self.services = self._make_services(settings.services, registry, silence) if settings.services else None
+        across = self.services.across if self.services is not None else None
+        self._presence = Presence(
+            client,
+            settings.node,
+            state=self._state,
+            counts=self._counts,
+            recall=across.recall if across is not None else lambda _: None,
+        )
         self._runner = BoundedRunner(
             self._sync,
             min_interval=COALESCE,

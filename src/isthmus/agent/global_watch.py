@@ -17,14 +17,15 @@ from isthmus.agent.global_services import GlobalServices
 from isthmus.agent.liveness import Health, Place
 from isthmus.agent.metrics import GlobalMetrics, ProbeMetrics
 from isthmus.agent.prober import Prober
-from isthmus.kube.meshobjects import Drain, MeshCluster
+from isthmus.kube.meshobjects import Drain, MeshCluster, MeshNodeStatus
 from isthmus.kube.reflector import Change, Gone, Put, Snapshot
 from isthmus.kube.schema import Bare, Service
 from isthmus.model.mesh import ClusterLeft, ClusterSeen, MeshEvent
-from isthmus.services.draining import FULL, next_step, percent_left
+from isthmus.services.draining import FULL, moment, next_step, percent_left
 
 MOST_NAMED = 20  # addresses or problems of one object in a log line
 RECHECK = 1.0  # seconds between looks whether the mesh store is back, once it was away for too long
+MEMORY = 3600.0  # seconds for which the word of an earlier run holds
 LEAST_WAIT = 0.05  # seconds: rounding must not make the timer hot
 
 NODE_DOWN = "node does not answer: its backends are used only if nothing else is left"
@@ -121,6 +122,15 @@ class GlobalWatch:
                 case ClusterLeft(name):
                     self._seen.pop(name, None)
         self.catch_up()
+
+    def recall(self, status: MeshNodeStatus) -> None:
+        """Takes in what an earlier run of this agent said last: nodes that it found silent had answered it before.
+
+        Without that, a new agent would take them for nodes behind a firewall as long as the outage lasts.
+        """
+        written = moment(status.heartbeat)
+        if self._prober is not None and written is not None and self._now() - written < MEMORY:
+            self._prober.recall((seen.name, node) for seen in status.clusters for node in seen.unreachable)
 
     # -- what is asked -----------------------------------------------------------------------------------------
 

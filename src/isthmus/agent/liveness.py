@@ -11,7 +11,7 @@ The shell tells what came (`answered`, `missed`, `unable`) before each `tick`. T
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 
 import msgspec
@@ -127,6 +127,7 @@ class Liveness:
         self._number = 0
         self._credit = 0.0
         self._due: float | None = None
+        self._familiar: frozenset[tuple[str, str]] = frozenset()
         self.crowd = 1
         """How many agents there are that may probe the same nodes, roughly."""
 
@@ -153,6 +154,13 @@ class Liveness:
 
     # -- what is told ------------------------------------------------------------------------------------------
 
+    def recall(self, nodes: Iterable[tuple[str, str]]) -> None:
+        """Says which nodes, by cluster and name, an earlier run knew to answer: their silence is not to be excused."""
+        self._familiar = frozenset(nodes)
+        for place, node in self._nodes.items():
+            if node.health is Health.UNKNOWN and (place.cluster, place.node) in self._familiar:
+                self._turn(place, node, Health.REACHABLE)
+
     def watch(self, wanted: Mapping[Place, str], *, now: float) -> tuple[int, ...]:
         """Watches these places, at these addresses, and no others; returns the numbers of probes to give up."""
         dropped: set[Place] = set()
@@ -172,6 +180,8 @@ class Liveness:
                 known = self._remembered.pop(place, None)
                 if known is None or known.address != address or now - known.left > MEMORY:
                     known = _Node(address)
+                    if (place.cluster, place.node) in self._familiar:
+                        known.health = Health.REACHABLE
                 known.streak = None
                 self._nodes[place] = known
                 if known.health is not Health.UNKNOWN:

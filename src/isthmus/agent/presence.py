@@ -8,6 +8,7 @@ and hinders nothing. Rejected: Leases, which every node has one of already, and 
 """
 
 import asyncio
+import contextlib
 import datetime
 import time
 from collections.abc import Callable, Mapping
@@ -18,8 +19,8 @@ import structlog
 from isthmus import __version__
 from isthmus.aio.backoff import Backoff
 from isthmus.kube.client import Client
-from isthmus.kube.errors import AlreadyExists, KubeError, NotFound
-from isthmus.kube.meshobjects import ClusterSeenByNode, MeshNodeStatus
+from isthmus.kube.errors import AlreadyExists, BadAnswer, Forbidden, KubeError, NotFound
+from isthmus.kube.meshobjects import ClusterSeenByNode, MeshNode, MeshNodeStatus
 from isthmus.kube.resources import MESH_NODES
 from isthmus.kube.schema import Bare
 
@@ -62,7 +63,10 @@ class State(msgspec.Struct, frozen=True):
 
 
 class Presence:
-    """Writes the status. `state` is cheap and asked often; `counts` may look at everything and is asked on writes."""
+    """Writes the status. `state` is cheap and asked often; `counts` may look at everything and is asked on writes.
+
+    `recall` hears what an earlier run wrote last, before it is overwritten.
+    """
 
     def __init__(
         self,
@@ -71,6 +75,7 @@ class Presence:
         *,
         state: Callable[[], State],
         counts: Callable[[], Mapping[str, Counts]],
+        recall: Callable[[MeshNodeStatus], None] = lambda _: None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.node_uid = ""
@@ -79,6 +84,8 @@ class Presence:
         self._node = node
         self._state = state
         self._counts = counts
+        self._recall = recall
+        self._read = False
         self._now = now
         self._wake = asyncio.Event()
         self._told: State | None = None
@@ -150,6 +157,10 @@ class Presence:
 
     async def _write(self, status: MeshNodeStatus) -> None:
         patch = {"status": status}
+        if not self._read:
+            with contextlib.suppress(NotFound, Forbidden, BadAnswer):
+                self._recall((await self._client.get(MESH_NODES, self._node, type=MeshNode)).status)
+            self._read = True
         try:
             await self._client.patch(MESH_NODES, self._node, patch, type=Bare, subresource="status")
         except NotFound:

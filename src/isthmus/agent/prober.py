@@ -5,7 +5,7 @@ meanwhile. No answer is waited for by anyone: outcomes wake the loop, and a time
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 
@@ -49,6 +49,11 @@ class Prober:
             if self._connects is not None:
                 self._connects.drop(number)
         self._wake.set()
+        self._deliver()
+
+    def recall(self, nodes: Iterable[tuple[str, str]]) -> None:
+        """Says which nodes an earlier run knew to answer."""
+        self.liveness.recall(nodes)
         self._deliver()
 
     async def serve(self) -> None:

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from isthmus.agent import global_watch
 from isthmus.agent.global_watch import GlobalWatch
 from isthmus.agent.liveness import Health, Place
-from isthmus.kube.meshobjects import MeshCluster
+from isthmus.kube.meshobjects import ClusterSeenByNode, MeshCluster, MeshNodeStatus
 from isthmus.kube.reflector import Gone, Put, Snapshot
 from isthmus.model.endpoint import Cluster, Node
 from isthmus.model.mesh import ClusterJoined, ClusterLeft, ClusterSeen, ClusterSynced, NodeTold, SliceTold
@@ -212,6 +212,15 @@ async def test_each_change_of_a_node_or_a_cluster_is_one_line_and_one_change():
         global_watch.NODE_UP,
         global_watch.CLUSTER_UP,
     ]
+
+
+@pytest.mark.parametrize(("age", "known"), [(60, True), (7200, False)])
+async def test_an_agent_that_comes_during_an_outage_knows_from_its_own_last_word_who_had_answered(age, known):
+    watch = Watch(probe_port=1)
+    written = datetime.datetime.fromtimestamp(_clock() - age, datetime.UTC).isoformat()
+    seen = ClusterSeenByNode(name="west", unreachable=("west-1",))
+    watch.recall(MeshNodeStatus(heartbeat=written, clusters=(seen,)))
+    assert watch.health("west") == ("Reachable" if known else "Unknown"), "and its silence counts"
 
 
 async def test_gauges_of_a_cluster_go_with_it():

@@ -216,6 +216,21 @@ def test_who_is_not_watched_for_a_moment_keeps_what_was_known_and_is_unknown_aft
     assert net.health() is Health.UNKNOWN
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_node_that_an_earlier_run_knew_is_not_excused(when):
+    net = Net()
+    net.dead.add(A)
+    if when == "before":
+        net.liveness.recall([("west", "w1"), ("west", "w99")])
+    net.watch(A, B)
+    if when == "after":
+        net.liveness.recall([("west", "w1")])
+    assert net.told == [(A, Health.REACHABLE)]
+    assert net.until(Health.UNREACHABLE) <= 1.5
+    net.dead.clear()
+    assert net.until(Health.REACHABLE) <= HOLD + 0.6
+
+
 def test_another_address_is_another_node_and_probes_of_the_old_one_are_given_up():
     net = Net(A)
     net.run(1)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+from collections import deque
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from structlog.testing import capture_logs
 from isthmus.agent.optional_watch import ABSENT, follow_if_there
 from isthmus.agent.presence import HEARTBEAT, NOT_WRITTEN, PAUSE, WRITTEN, Counts, OtherCluster, Presence, State
 from isthmus.kube.client import Client
-from isthmus.kube.meshobjects import MeshCluster
+from isthmus.kube.meshobjects import MeshCluster, MeshNodeStatus
 from isthmus.kube.reflector import Snapshot
 from isthmus.kube.resources import MESH_CLUSTERS
 from tests.support.kubeserver import ScriptedServer, answer, status
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.looptime
 
 PATH = "/apis/isthmus.dev/v1alpha1/meshnodes"
 OBJECT = {"kind": "MeshNode", "apiVersion": "isthmus.dev/v1alpha1", "metadata": {"name": "n1"}}
+EARLIER = {"heartbeat": "2027-01-15T07:59:00Z", "clusters": [{"name": "west", "unreachable": ["w1"]}]}
 GONE = answer(status(404, "NotFound", 'meshnodes.isthmus.dev "n1" not found'), status=404)
 
 
@@ -35,6 +37,7 @@ class World:
         self.state = State(ready=True, services=1, clusters=(OtherCluster("west", ready=True),))
         self.endpoints = 7
         self.counted = 0
+        self.recalled: list[MeshNodeStatus] = []
         self.presence: Presence
         self.server: ScriptedServer
 
@@ -51,8 +54,8 @@ class World:
 
     @property
     def sent(self) -> list[tuple[str, str, Any]]:
-        bodies = [json.loads(body) for body in self.server.bodies]
-        return [(r.method, r.path.removeprefix(PATH), b) for r, b in zip(self.server.requests, bodies, strict=True)]
+        pairs = zip(self.server.requests, self.server.bodies, strict=True)
+        return [(r.method, r.path.removeprefix(PATH), json.loads(body)) for r, body in pairs if r.method != "GET"]
 
     @property
     def last(self) -> Any:
@@ -65,7 +68,15 @@ async def telling(*script: Any):
     async with ScriptedServer() as server, Client(server.access) as client:
         server.script.extend(script)
         world.server = server
-        world.presence = Presence(client, "n1", state=lambda: world.state, counts=world.counts, now=world.now)
+        world.presence = Presence(
+            client,
+            "n1",
+            state=lambda: world.state,
+            counts=world.counts,
+            recall=world.recalled.append,
+            now=world.now,
+        )
+        server.scripts[f"{PATH}/n1"] = deque([answer({**OBJECT, "status": EARLIER})] * 9)
         task = asyncio.create_task(world.presence.serve())
         try:
             yield world
@@ -92,6 +103,16 @@ async def test_the_object_is_made_if_it_is_not_there_and_belongs_to_the_node():
     assert said["heartbeat"] == said["clusters"][0]["since"] == "2027-01-15T08:00:00Z"
     (west,) = said["clusters"]
     assert (west["name"], west["nodes"], west["endpoints"], west["health"]) == ("west", 2, 7, "Unwatched")
+
+
+async def test_what_an_earlier_run_said_is_read_once_before_it_is_overwritten():
+    async with telling(ok, ok) as world:
+        await asyncio.sleep(1)
+        world.change(services=5)
+        await asyncio.sleep(10)
+    assert [request.method for request in world.server.requests] == ["GET", "PATCH", "PATCH"]
+    (status_,) = world.recalled
+    assert status_.clusters[0].unreachable == ("w1",)
 
 
 async def test_changes_are_written_together_and_a_heartbeat_comes_by_itself():
