@@ -19,7 +19,7 @@ import msgspec
 
 from benchmarks.table import Table, quantile
 from isthmus.kube.schema import EndpointConditions, EndpointOfSlice, EndpointPort, EndpointSlice, ObjectMeta
-from isthmus.mesh.publisher import RECORDS_PAUSE, Publisher
+from isthmus.mesh.publisher import RECORDS_PAUSE, RECORDS_RATE, Publisher
 from isthmus.mesh.reader import follow
 from isthmus.mesh.slices import slice_of
 from isthmus.model.endpoint import Cluster
@@ -40,7 +40,7 @@ _T = TypeVar("_T")
 
 _WORK = (
     "`taken in` is from the object of the API server to the fact that is told; `encoded` is the tracker's work, "
-    "`decoded` that of each reader. A record of a whole service is made twice a second at most."
+    "`decoded` that of each reader. Records of whole services are made twice a second at most."
 )
 _THROUGH_ETCD = (
     "Publisher and reader share one process, and its CPU with the counting of bytes; one change at a time. A reader of "
@@ -252,7 +252,7 @@ async def _changes(sizes: tuple[int, ...], *, rounds: int) -> Table:
                         publisher.apply([event])
                         await reader.until(event)
                         times.append(time.perf_counter() - began)
-                        await asyncio.sleep(RECORDS_PAUSE * 1.1)
+                        await asyncio.sleep(1.1 * max(RECORDS_PAUSE, size * 143 / RECORDS_RATE))
             table.add(
                 size,
                 quantile(times, 0.5) * 1e3,

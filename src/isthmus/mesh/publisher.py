@@ -46,7 +46,10 @@ from isthmus.wire import kvstore
 from isthmus.wire.kvstore import CodecError, Kind
 
 RECORDS_PAUSE = 0.5
-"""Seconds between two rounds of service records, so that a rollout of a large Service writes two a second at most."""
+"""Seconds between two rounds of service records at least."""
+
+RECORDS_RATE = 500_000
+"""Bytes a second of records that change, on the average: etcd keeps ten minutes of history, and its size is bounded."""
 
 RECORDS_DELAY = 0.05
 """Seconds that records wait after a change, so that its slice, which is small and for our own, is written ahead."""
@@ -176,27 +179,32 @@ class Publisher:
                 self._tell(key, name, lambda _: kvstore.encode_seen(key, event))
 
     async def _write_records(self) -> None:
-        """Makes service records as they come due, but each at most once in a while; cancelled with `serve`."""
+        """Makes service records as they come due, but so many bytes in a while only; cancelled with `serve`."""
         while True:
             await self._records_due.wait()
             await asyncio.sleep(RECORDS_DELAY)
             self._records_due.clear()
-            due = self._records.take_due()
+            due, size = self._records.take_due(), 0
             for start in range(0, len(due), RECORDS_PIECE):
-                self._make_records(due[start : start + RECORDS_PIECE])
+                size += self._make_records(due[start : start + RECORDS_PIECE])
                 self._keeper.wake()
                 await asyncio.sleep(0)
-            await asyncio.sleep(RECORDS_PAUSE)
+            await asyncio.sleep(max(RECORDS_PAUSE, size / RECORDS_RATE))
 
-    def _make_records(self, due: Sequence[ServiceKey]) -> None:
+    def _make_records(self, due: Sequence[ServiceKey]) -> int:
+        """Brings these records up to date; returns how many bytes of them are new."""
+        size = 0
         for place in due:
             key = kvstore.object_key(Kind.SERVICES, self._own, place, cached=False)
-            content = self._records.content(place)
+            content, before = self._records.content(place), self._ledger.wanted.get(key)
             if content is None:
                 self._gone(key)
-            else:
-                service, slices = content
-                self._tell_record(key, service, slices)
+                continue
+            service, slices = content
+            self._tell_record(key, service, slices)
+            after = self._ledger.wanted.get(key)
+            size += len(after) if after is not None and after != before else 0
+        return size
 
     def _tell_record(self, key: bytes, service: SharedService, slices: Sequence[SharedSlice]) -> None:
         self._tell(key, service.cluster, lambda of: kvstore.encode_service(key, service, slices, cluster_id=of.id))

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from isthmus.mesh.publisher import Publisher
+from isthmus.mesh.publisher import RECORDS_RATE, Publisher
 from isthmus.mesh.records import ServiceRecords
 from isthmus.model.mesh import ClusterLeft, ClusterSynced, ServiceGone, ServiceTold, SliceGone, SliceTold
 from isthmus.model.sharing import SharedEndpoint, SharedSlice
@@ -117,6 +117,23 @@ async def test_a_service_that_is_too_large_for_a_record_is_said_once_and_its_sli
 
 
 PORTS = tuple(shared_slice(C1, 1).ports)
+
+
+@pytest.mark.looptime
+async def test_large_records_are_made_no_faster_than_etcd_forgets_them():
+    store = MemoryStore()
+    key = kvstore.object_key(Kind.SERVICES, "c1", KEY, cached=False)
+    pods = [[SharedEndpoint(f"10.1.{n}.{i}", ready=i > 0) for i in range(250)] for n in range(50)]
+    parts = [SharedSlice("c1", "demo", f"web-{n}", "web", 4, tuple(part), PORTS) for n, part in enumerate(pods)]
+    async with publishing(store) as publisher:
+        publisher.apply([*world(C1), ServiceTold(service(C1)), *map(SliceTold, parts)])
+        for second in range(60):
+            publisher.apply([SliceTold(shared_slice(C1, second + 1))])
+            await asyncio.sleep(1)
+        writes = [event.value for _, events in store._history for event in events if event.key == key]
+
+    assert len(writes) > 10
+    assert sum(map(len, writes)) < 60 * RECORDS_RATE + 2 * len(writes[-1])
 
 
 @pytest.mark.looptime
