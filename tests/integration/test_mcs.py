@@ -15,6 +15,7 @@ from isthmus.kube.client import Client
 from isthmus.kube.events import EventRecorder
 from isthmus.kube.kubeconfig import load
 from isthmus.lab import addons
+from isthmus.mesh.mcs import follower as follower_module
 from isthmus.mesh.mcs.api import derived_name
 from isthmus.mesh.mcs.follower import McsFollower
 from isthmus.model.endpoint import Cluster
@@ -329,6 +330,24 @@ async def test_what_users_add_stays_and_what_they_change_is_put_right(cluster: C
     service = cluster.get(services(DERIVED))
     assert service["metadata"]["annotations"]["service.cilium.io/affinity"] == "local"
     assert service["metadata"]["annotations"]["service.cilium.io/global"] == "true"
+
+
+async def test_a_quarrel_with_another_controller_is_bounded(cluster: Cluster1, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower_module, "MOST_WRITES", 12)
+    cluster.tell([*JOINED, told(), SYNCED])
+    before = await cluster.until_told(READY, "serviceimports")
+    mine = {"spec": {"ports": [{"port": 1}]}}
+    turns = 0
+    while cluster.get(mcs("serviceimports", "web"))["spec"]["ports"][0]["port"] == 80:
+        await asyncio.to_thread(cluster.send, "PATCH", mcs("serviceimports", "web"), mine, media=PATCH)
+        turns += 1
+        # Either they put it right, or they have had enough.
+        for _ in range(20):
+            await asyncio.sleep(0.02)
+            if cluster.get(mcs("serviceimports", "web"))["spec"]["ports"][0]["port"] == 80:
+                break
+    assert 0 < turns <= 12
+    assert before["metadata"]["uid"] == cluster.get(mcs("serviceimports", "web"))["metadata"]["uid"]
 
 
 async def test_a_deleted_import_is_made_again_and_owns_its_service(cluster: Cluster1) -> None:

@@ -3,8 +3,9 @@
     api.py        objects and names of the API, and which version of it the server has
     desired.py    what a merge of exports comes to, as objects
     conditions.py what a ServiceExport is told
-    state.py      what is known, and what has to be written for one Service
-    slices.py     backends of an exported Service as those of its derived Service
+    told.py       what other clusters export
+    state.py      what is known here, and what has to be written for one Service
+    slices.py     backends of an exported Service as those of its derived Service; copying.py: writes them
     follower.py   watches and requests
 
 A Service that is exported in any cluster gets, in every cluster that has the namespace, a ServiceImport and a *derived*

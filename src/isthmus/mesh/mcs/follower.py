@@ -21,11 +21,11 @@ from isthmus.kube.errors import Invalid, KubeError, NotFound, too_late
 from isthmus.kube.events import EventRecorder
 from isthmus.kube.keyqueue import KeyQueue
 from isthmus.kube.reflector import Change, Degraded, Gone, Put, Snapshot, State, follow
-from isthmus.kube.resources import ENDPOINT_SLICES, NAMESPACES, SERVICES, Resource
-from isthmus.kube.schema import Bare, Namespace, ObjectReference
+from isthmus.kube.resources import NAMESPACES, SERVICES, Resource
+from isthmus.kube.schema import Namespace, ObjectReference
 from isthmus.mesh.mcs import conditions
 from isthmus.mesh.mcs.api import Api, Condition, Service, ServiceExport, ServiceImport, discover
-from isthmus.mesh.mcs.slices import COPIES, MANAGED_BY, OF_SERVICE, copies, is_same
+from isthmus.mesh.mcs.copying import SliceCopier
 from isthmus.mesh.mcs.state import Apply, Objects, Read, Remove, Step
 from isthmus.mesh.mcs.told import Told
 from isthmus.model.mesh import MeshEvent
@@ -38,9 +38,14 @@ SOON = 1.0
 """Seconds until the second look: a new cluster has the definitions within moments."""
 MAX_STEPS = 16
 """Steps for one Service at a time: somebody who changes what we write must not keep us busy."""
+MOST_WRITES = 60
+"""Writes for one Service in WINDOW seconds: whoever else writes the same objects and is as sure as we are does not get
+us into a race."""
+WINDOW = 60.0
 OFF = "Multi-Cluster Services: serviceexports and serviceimports are not defined in this cluster; looking again"
 ON = "Multi-Cluster Services are on"
 OVERFLOW = "a cluster exports more Services than are imported"
+QUARREL = "somebody else keeps changing what is written for an import; trying again later"
 REFUSED = "the Service for an import is refused"
 HAND_MADE = "ServiceImport was made by somebody else and is left alone"
 
@@ -124,10 +129,10 @@ class _Session:
         self._look_again = look_again
         self._objects = Objects(api, told)
         self._queue = KeyQueue("mcs", self._work)
-        self._copies = KeyQueue("mcs-endpointslices", self._copy)
+        self._copier = SliceCopier(client, self._objects, own=told.own)
         self._foreign: set[ServiceKey] = set()
-        self._copied: set[ServiceKey] = set()
-        self._copying = asyncio.Event()
+        self._written: dict[ServiceKey, tuple[float, int]] = {}
+        """Since when, and how many writes; of Services that there is something to do for."""
         self._listed = {resource: asyncio.Event() for resource in (NAMESPACES, SERVICES, api.exports, api.imports)}
         self._over = asyncio.Event()
 
@@ -143,7 +148,6 @@ class _Session:
                 tasks.create_task(self._follow(self._api.exports, ServiceExport, self._take_exports)),
                 tasks.create_task(self._follow(self._api.imports, ServiceImport, self._take_imports)),
                 tasks.create_task(self._follow(SERVICES, Service, self._take_services)),
-                tasks.create_task(self._watch_slices()),
                 tasks.create_task(self._serve()),
             ]
             await self._over.wait()
@@ -156,7 +160,7 @@ class _Session:
         self._add(self._objects.keys())
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._queue.serve())
-            tasks.create_task(self._copies.serve())
+            tasks.create_task(self._copier.serve())
 
     def _add(self, keys: Iterable[ServiceKey]) -> None:
         for key in keys:
@@ -247,6 +251,8 @@ class _Session:
             step = objects.plan(key, now=self._now().strftime("%Y-%m-%dT%H:%M:%SZ"))
             if step is None:
                 break
+            if not self._may_write(key):
+                return WINDOW
             try:
                 await self._do(key, step)
             except KubeError as error:
@@ -258,12 +264,21 @@ class _Session:
         elif key not in self._foreign:
             self._foreign.add(key)
             _log.warning(HAND_MADE, namespace=key[0], name=key[1])
-        copied = objects.copied(key) is not None
-        if copied or key in self._copied:
-            self._copied.add(key)
-            self._copying.set()
-            self._copies.add(key)
+        self._copier.look(key)
+        if not objects.concerns(key):
+            self._written.pop(key, None)
         return self._look_again if objects.refused(key) else None
+
+    def _may_write(self, key: ServiceKey) -> bool:
+        """Takes a write from what a Service may have in a while; says so when that is used up."""
+        now = asyncio.get_running_loop().time()
+        since, count = self._written.get(key, (now, 0))
+        if now - since > WINDOW:
+            since, count = now, 0
+        self._written[key] = (since, count + 1)
+        if count == MOST_WRITES:
+            _log.warning(QUARREL, namespace=key[0], name=key[1])
+        return count < MOST_WRITES
 
     async def _do(self, key: ServiceKey, step: Step) -> None:
         match step:
@@ -326,49 +341,6 @@ class _Session:
         for one in conditions.troubles(item.status.conditions):
             if (one.type, one.reason) not in known:
                 self._recorder.emit(about, reason=one.reason.partition(",")[0], message=one.message)
-
-    # Slices of Services that no selector finds
-
-    async def _watch_slices(self) -> None:
-        """Hears of changes of all slices, by their metadata alone, once there is a Service that it matters for."""
-        await self._copying.wait()
-        changes = follow(self._client, ENDPOINT_SLICES, Bare, metadata_only=True)
-        async with contextlib.aclosing(changes):
-            async for change in changes:
-                items: Sequence[Bare] = change.objects if isinstance(change, Snapshot) else (change.object,)
-                for item in items:
-                    service = item.metadata.labels.get(OF_SERVICE)
-                    if service is not None and (item.metadata.namespace, service) in self._copied:
-                        self._copies.add((item.metadata.namespace, service))
-
-    async def _copy(self, key: ServiceKey) -> None:
-        found = self._objects.copied(key)
-        if found is None:
-            self._copied.discard(key)
-        namespace, name = key
-        derived = self._objects.derived(key) if found is None else found[1]
-        if derived is None:
-            return  # its slices go with it
-        selector = f"{OF_SERVICE}={derived.metadata.name},{MANAGED_BY}={COPIES}"
-        there = await self._client.list_all(ENDPOINT_SLICES, type=dict, namespace=namespace, label_selector=selector)
-        wanted: dict[str, Any] = {}
-        if found is not None:
-            local, derived, merged = found
-            slices = await self._client.list_all(
-                ENDPOINT_SLICES, type=dict, namespace=namespace, label_selector=f"{OF_SERVICE}={name}"
-            )
-            wanted = copies(slices, service=local, derived=derived, merged=merged, own=self._told.own)
-        held = {item["metadata"]["name"]: item for item in there}
-        for other in held.keys() - wanted.keys():
-            with contextlib.suppress(NotFound):
-                await self._client.delete(ENDPOINT_SLICES, other, namespace=namespace)
-        for other, body in wanted.items():
-            before = held.get(other)
-            if before is None:
-                await self._client.create(ENDPOINT_SLICES, body, namespace=namespace, type=Bare)
-            elif not is_same(before, body):
-                body["metadata"]["resourceVersion"] = before["metadata"].get("resourceVersion", "")
-                await self._client.replace(ENDPOINT_SLICES, other, body, namespace=namespace, type=Bare)
 
 
 def _key(item: ServiceExport | ServiceImport | Service) -> ServiceKey:

@@ -181,6 +181,10 @@ class Objects:
         """Forgets that; returns whether there was something to forget."""
         return self._refused.pop(key, None) is not None
 
+    def concerns(self, key: ServiceKey) -> bool:
+        """Whether anything is known of a Service that is exported or imported."""
+        return key in self._exports or key in self._imports or bool(self._told.of(key))
+
     def foreign(self, key: ServiceKey) -> bool:
         """Whether there is a ServiceImport that somebody made by hand."""
         found = self._imports.get(key)
