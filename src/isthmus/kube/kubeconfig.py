@@ -31,6 +31,8 @@ MAX_DEPTH = 64
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 EXEC_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 EXEC_EXTENSION = "client.authentication.k8s.io/exec"
+BAD_VALUES = (ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError)
+"""What PyYAML raises, beside its own errors, for a value with a tag that it does not fit (`!!bool maybe`)."""
 _NO_FILES = "would use a file or program of this machine; here everything must be inside (...-data, token)"
 
 
@@ -280,8 +282,10 @@ def plain_data(data: bytes, *, origin: str) -> Any:
         return yaml.load(data, Loader=_LOADER)  # noqa: S506 - derived from SafeLoader
     except yaml.YAMLError as error:
         raise ConfigError(f"{origin}: not YAML: {_spoken(error)}") from None  # its context may quote a secret
-    except (RecursionError, ValueError) as error:
-        raise ConfigError(f"{origin}: not YAML that can be read: {clip(str(error))}") from error
+    except RecursionError:
+        raise ConfigError(f"{origin}: not YAML that can be read: nested too deep") from None
+    except BAD_VALUES:
+        raise ConfigError(f"{origin}: not YAML that can be read: a value does not fit its tag") from None
 
 
 def _parse(path: Path) -> _File:

@@ -15,6 +15,7 @@ import msgspec
 import yaml
 
 from isthmus.kube.access import Access
+from isthmus.kube.kubeconfig import BAD_VALUES
 from isthmus.model.endpoint import Cluster
 from isthmus.model.identity import MAX_CLUSTER_ID
 from isthmus.wire.kvstore import cluster_fault
@@ -184,8 +185,10 @@ def _load(path: Path, data: bytes) -> list[Any]:
             if depth > 16:
                 raise ClustersError(f"{path}: nested deeper than 16 levels")
         loaded = yaml.load(data, Loader=loader)  # noqa: S506 - a safe loader
-    except (yaml.YAMLError, ValueError) as error:
+    except yaml.YAMLError as error:
         raise ClustersError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except BAD_VALUES:
+        raise ClustersError(f"{path}: not YAML that can be read: a value does not fit its tag") from None
     if isinstance(loaded, dict):
         try:
             return msgspec.convert(loaded, _File).clusters

@@ -2,6 +2,8 @@
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from isthmus.kube.access import Access, Material, Tls
 from isthmus.mesh.clusters import ClusterSpec
@@ -75,6 +77,9 @@ def test_the_own_entry_means_nothing_and_a_bad_one_costs_only_itself() -> None:
         (b"a: &a [1]\nb: *a", "aliases"),
         (b"[" * 5000, "nested deeper"),
         (b"x" * (MAX_ENTRY + 1), "longer than"),
+        (b"id: !!bool maybe", "a value does not fit its tag"),
+        (b"id: !!timestamp now", "a value does not fit its tag"),
+        (b"id: !!int ''", "a value does not fit its tag"),
         (entry(id=0), "id: 0 is not in 1-255"),
         (entry(id=256), "id: 256 is not in 1-255"),
         (entry(id="many"), "$.id"),
@@ -89,6 +94,11 @@ def test_the_own_entry_means_nothing_and_a_bad_one_costs_only_itself() -> None:
 )
 def test_a_hostile_entry_is_refused_with_the_field(content: bytes, says: str) -> None:
     assert says in only_refusal({"tion": content})
+
+
+@given(st.binary(max_size=200) | st.text(alphabet="!&*<>{}[]?:-|%@`'\"\n abyte019.", max_size=60).map(str.encode))
+def test_no_entry_does_more_than_be_refused(content: bytes) -> None:
+    assert only_refusal({"tion": content})
 
 
 @pytest.mark.parametrize(
