@@ -1,13 +1,14 @@
 """The way to the own cluster's API server for all who write objects there, for as long as the tracker runs.
 
 One client and one recorder of Events for all writers. Invariants: whatever goes wrong here is said and tried again, and
-never ends the tracker, which has agents to serve; what is told goes to every writer, also while there is no way to the
-server. New credentials in the kubeconfig are taken within REREAD. Rejected: a client for each writer, which is as many
-connections and as many rates for Events.
+never ends the tracker, which has agents to serve, nor another writer; what is told goes to every writer, also while
+there is no way to the server. New credentials in the kubeconfig are taken within REREAD. Rejected: a client for each
+writer, which is as many connections and as many rates for Events.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -24,6 +25,9 @@ COMPONENT = "isthmus-tracker"
 
 REREAD = 10.0
 """Seconds between looks at the kubeconfig."""
+
+STABLE = 60.0
+"""Seconds after which a writer that fails is taken to have been well."""
 
 NO_WAY = "objects of this cluster are not written"
 FAILED = "writing objects of this cluster failed; starting again"
@@ -52,13 +56,14 @@ class OwnCluster:
         *,
         host: str = "",
         reread: float = REREAD,
-        backoff: Backoff | None = None,
+        pause: Callable[[], Backoff] = lambda: Backoff(base=1.0, cap=60.0),
     ) -> None:
         self._access = access
         self._writers = tuple(writers)
         self._host = host
         self._reread = reread
-        self._backoff = backoff or Backoff(base=1.0, cap=60.0)
+        self._pause = pause
+        self._backoff = pause()
 
     def apply(self, events: Sequence[MeshEvent]) -> None:
         """Passes a batch on."""
@@ -71,37 +76,28 @@ class OwnCluster:
         while True:
             try:
                 access = await asyncio.to_thread(self._access)
-                await self._session(access)
-                said = ""
-                self._backoff.reset()
-                continue
             except KubeError as error:
                 if said != str(error):
                     said = str(error)
                     _log.warning(NO_WAY, reason=said)
-            except Exception as error:
-                # A fault of ours here must not take the store away from the agents.
-                if said != repr(error):
-                    said = repr(error)
-                    _log.error(FAILED, exc_info=error)
-            await asyncio.sleep(self._backoff.next())
+                await asyncio.sleep(self._backoff.next())
+                continue
+            said = ""
+            self._backoff.reset()
+            await self._session(access)
 
     async def _session(self, access: Access) -> None:
-        """Serves the writers with one way of access; returns when there is another. Raises what a writer raises."""
-        async with Client(access) as client:
+        """Serves the writers with one way of access; returns when there is another."""
+        async with Client(access) as client, asyncio.TaskGroup() as tasks:
             recorder = EventRecorder(client, COMPONENT, self._host)
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    serving = [tasks.create_task(recorder.serve())]
-                    serving += [tasks.create_task(writer.serve(client, recorder)) for writer in self._writers]
-                    await self._changed(access)
-                    _log.info(NEW_ACCESS)
-                    for task in serving:
-                        task.cancel()
-            except BaseExceptionGroup as group:
-                # One fault is enough to start again; the others would be said next time.
-                _, faults = group.split(asyncio.CancelledError)
-                raise (faults or group).exceptions[0] from None
+            serving = [tasks.create_task(_kept("events", recorder.serve, self._pause))]
+            for writer in self._writers:
+                work = partial(writer.serve, client, recorder)
+                serving.append(tasks.create_task(_kept(type(writer).__name__, work, self._pause)))
+            await self._changed(access)
+            _log.info(NEW_ACCESS)
+            for task in serving:
+                task.cancel()
 
     async def _changed(self, access: Access) -> None:
         while True:
@@ -112,3 +108,20 @@ class OwnCluster:
                 continue  # half written, or gone: what works goes on
             if found != access:
                 return
+
+
+async def _kept(name: str, work: Callable[[], Awaitable[None]], pause: Callable[[], Backoff]) -> None:
+    """Does `work` for ever: whatever goes wrong in it is said once, and neither ends the tracker nor another writer."""
+    said, delays, loop = "", pause(), asyncio.get_running_loop()
+    while True:
+        began = loop.time()
+        try:
+            await work()
+        except Exception as error:
+            fault = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
+            if said != repr(fault):
+                said = repr(fault)
+                _log.error(FAILED, writer=name, exc_info=fault)
+        if loop.time() - began > STABLE:
+            delays.reset()
+        await asyncio.sleep(delays.next())
