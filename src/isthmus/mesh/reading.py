@@ -19,11 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from isthmus.mesh.mirror import Mirror
-from isthmus.model.endpoint import Cluster, Endpoint, Node
-from isthmus.model.identity import Identity
+from isthmus.mesh.member import Member, cost_of
+from isthmus.model.endpoint import Cluster
 from isthmus.model.mesh import ClusterJoined, ClusterLeft, ClusterSynced, MeshEvent
-from isthmus.model.sharing import SharedSlice
 from isthmus.store.contract import Event, KeyValue, Removed
 from isthmus.wire import kvstore
 from isthmus.wire.kvstore import (
@@ -31,15 +29,11 @@ from isthmus.wire.kvstore import (
     ConfigKey,
     DataKey,
     HeartbeatKey,
-    Kind,
     Membership,
     SeenKey,
     SyncedKey,
     WholeKey,
 )
-
-REQUIRED = frozenset({Kind.NODES, Kind.IDENTITIES, Kind.ENDPOINTS})
-"""Kinds that must be complete before a cluster counts, besides the one that its backends are read from."""
 
 HEARTBEAT_LIMIT = 120.0
 """Seconds without a heartbeat after which its writer counts as gone: two beats, as Cilium has it."""
@@ -49,38 +43,6 @@ PIECE = 1000
 
 GRACE = 180.0
 """Seconds that a cluster without a membership is kept: KVStoreMesh's own delay before it removes data."""
-
-
-_SLICES = f"/{Kind.SLICES.value}/".encode()
-
-
-class _Member:
-    def __init__(self, membership: Membership) -> None:
-        self.membership = membership
-        self.present = True
-        self.marks: set[Kind] = set()
-        self.whole = False
-        self.synced = False
-        self.missing_since: float | None = None
-        self.mirror = Mirror(membership.cluster.name)
-
-    @property
-    def complete(self) -> bool:
-        """Whether what the store holds of the cluster may be told."""
-        return self.present and not self.lacking
-
-    @property
-    def backends(self) -> Kind:
-        """The kind that its backends are read from."""
-        return Kind.SLICES if self.membership.slices else Kind.SERVICES
-
-    @property
-    def lacking(self) -> frozenset[Kind]:
-        """The kinds that are not complete, as far as is known."""
-        wanted = REQUIRED | {self.backends}
-        if self.membership.whole:
-            return frozenset() if self.whole else wanted
-        return wanted - self.marks if self.membership.canaries else frozenset()
 
 
 class ClusterHealth(msgspec.Struct, frozen=True):
@@ -98,7 +60,7 @@ class Reading:
     """Turns listings and changes of a store into mesh events. `now` is in seconds of any steady clock."""
 
     def __init__(self, *, on_report: Callable[[str, str], None]) -> None:
-        self._members: dict[str, _Member] = {}
+        self._members: dict[str, Member] = {}
         self._on_report = on_report
         self._bad: dict[bytes, str] = {}
         self._heard: float | None = None
@@ -123,7 +85,7 @@ class Reading:
         """How each member is."""
         return tuple(
             ClusterHealth(
-                member.membership.cluster, _waiting(member), *member.mirror.counts, services=member.mirror.services
+                member.membership.cluster, member.waiting, *member.mirror.counts, services=member.mirror.services
             )
             for member in self._members.values()
         )
@@ -149,17 +111,13 @@ class Reading:
         self._refused.clear()
         bad, self._bad = self._bad, {}
         for member in self._members.values():
-            member.present = False
-            member.marks.clear()
-            member.whole = False
-            member.mirror.clear()
-            member.synced = False
+            member.clear()
         events: list[MeshEvent] = []
         # Membership first: nothing else can be read without it.
         ordered = sorted(pairs, key=lambda pair: not pair.key.startswith(kvstore.CONFIGS))
         cost = 0
         for pair in ordered:
-            cost += _cost(pair)
+            cost += cost_of(pair)
             if cost >= PIECE:
                 cost = 0
                 yield []
@@ -267,12 +225,11 @@ class Reading:
             if member is not None:
                 # With another ID every number is another: nothing that was told holds any more.
                 events.append(ClusterLeft(name))
-            self._members[name] = _Member(membership)
+            self._members[name] = Member(membership)
             events.append(ClusterJoined(membership.cluster))
             self.relist = self.relist or self._orphans or member is not None
             return
-        rewritten = _ways(member.membership) != _ways(membership)
-        if rewritten or (returned and self._orphans):
+        if not member.is_written_as(membership) or (returned and self._orphans):
             self.relist = True
         member.membership = membership
 
@@ -313,44 +270,17 @@ class Reading:
         member = self._members.get(key.cluster)
         if member is None:
             self._orphans = True
-            return
-        member.mirror.drop_seen()
-        if isinstance(event, KeyValue):
-            member.mirror.put(kvstore.decode_seen(event.key, event.value, cluster=key.cluster))
+        else:
+            member.take_seen(event)
 
     def _data(self, key: DataKey, event: Event) -> None:
         member = self._owner(key)
         if member is None:
             self._orphans = True
-            return
-        if key.kind is Kind.SERVICES:
-            self._record(member, key, event)
-            return
-        if key.kind is Kind.EXPORTS or (key.kind is Kind.SLICES and not member.membership.slices):
-            return
-        mirror, cluster = member.mirror, member.membership.cluster
-        try:
-            if isinstance(event, KeyValue):
-                mirror.put(_decode(key, event, cluster))
-                return
-        except CodecError:
-            _drop(mirror, key)
-            raise
-        _drop(mirror, key)
+        else:
+            member.take(key, event)
 
-    def _record(self, member: _Member, key: DataKey, event: Event) -> None:
-        """Takes a record of a whole service, of a member that writes no slices."""
-        if member.backends is not Kind.SERVICES:
-            return
-        member.mirror.put_parts(key.place, ())
-        if isinstance(event, KeyValue):
-            cluster = member.membership.cluster
-            record = kvstore.decode_service(
-                event.key, event.value, place=key.place, cluster=cluster.name, cluster_id=cluster.id
-            )
-            member.mirror.put_parts(key.place, record.slices)
-
-    def _owner(self, key: DataKey) -> _Member | None:
+    def _owner(self, key: DataKey) -> Member | None:
         """The member that the fact belongs to; facts of our own cluster must not come from its mirror, or reversed."""
         if key.cluster:
             member = self._members.get(key.cluster)
@@ -360,52 +290,3 @@ class Reading:
 
     def _alive(self, now: float) -> bool:
         return self._heard is not None and now - self._heard <= HEARTBEAT_LIMIT
-
-
-def _decode(key: DataKey, pair: KeyValue, cluster: Cluster) -> Node | Identity | Endpoint | SharedSlice:
-    match key.kind:
-        case Kind.NODES:
-            return kvstore.decode_node(pair.key, pair.value, name=key.name, cluster=cluster.name, cluster_id=cluster.id)
-        case Kind.SLICES:
-            return kvstore.decode_slice(
-                pair.key, pair.value, place=key.place, cluster=cluster.name, cluster_id=cluster.id
-            )
-        case Kind.IDENTITIES:
-            return kvstore.decode_identity(
-                pair.key, pair.value, number=int(key.name), cluster=cluster.name, cluster_id=cluster.id
-            )
-        case _:
-            return kvstore.decode_endpoint(
-                pair.key, pair.value, ip=key.name, cluster=cluster.name, cluster_id=cluster.id
-            )
-
-
-def _cost(pair: KeyValue) -> int:
-    """What a pair costs to read, in addresses; a slice of 100 endpoints has 500 bytes and takes as long as 25."""
-    return 1 + len(pair.value) // (20 if _SLICES in pair.key else 500)
-
-
-def _drop(mirror: Mirror, key: DataKey) -> None:
-    match key.kind:
-        case Kind.NODES:
-            mirror.drop_node(key.name)
-        case Kind.SLICES:
-            mirror.drop_slice(key.place)
-        case Kind.IDENTITIES:
-            mirror.drop_identity(int(key.name))
-        case _:
-            mirror.drop_endpoint(key.name)
-
-
-def _ways(membership: Membership) -> tuple[bool, bool, bool]:
-    """Where and how the facts of a member are written: with another way, other keys of it count."""
-    return membership.cached, membership.slices, membership.whole
-
-
-def _waiting(member: _Member) -> str:
-    if not member.present:
-        return "its membership is missing in the store"
-    if not member.complete:
-        missing = ", ".join(sorted(kind.value for kind in member.lacking))
-        return f"not complete in the store yet: {missing}"
-    return ""

@@ -2,7 +2,8 @@
 
 import pytest
 
-from isthmus.mesh.reading import GRACE, HEARTBEAT_LIMIT, REQUIRED, Reading
+from isthmus.mesh.member import REQUIRED
+from isthmus.mesh.reading import GRACE, HEARTBEAT_LIMIT, Reading
 from isthmus.model.endpoint import Cluster
 from isthmus.model.mesh import ClusterJoined, ClusterLeft, ClusterSynced, EndpointGone, IdentityGone
 from isthmus.store.contract import Event, KeyValue, Removed
