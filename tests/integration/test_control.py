@@ -286,6 +286,25 @@ async def test_a_drain_that_comes_while_states_change_is_never_lost(here: Here) 
     await here.delete(MESH_CLUSTERS, "there")
 
 
+async def test_a_tracker_that_starts_while_a_cluster_is_drained_never_says_otherwise(here: Here) -> None:
+    async with tracking(here) as control:
+        tell(control, here, True)
+        await here.service(global_="true")
+        await here.backends(True)
+        await here.status(lambda found: found.get("used") == "here, there")
+        await here.patch(MESH_CLUSTERS, {"spec": {"drain": {"since": "2023-11-14T22:13:20Z"}}}, name="there")
+        await here.status(lambda found: found.get("used") == "here")
+    async with tracking(here) as control:
+        tell(control, here, True)
+        await here.backends(True, True)
+        await here.status(lambda found: found.get("summary", "").startswith("here 2/2"))
+    after = await here.get(GLOBAL_SERVICES)
+    assert after is not None
+    assert after["status"]["used"] == "here"
+    assert await here.slices() == []
+    await here.delete(MESH_CLUSTERS, "there")
+
+
 async def test_two_trackers_at_once_agree_and_leave_each_other_in_peace(here: Here) -> None:
     async with tracking(here) as one, tracking(here) as other:
         for control in (one, other):

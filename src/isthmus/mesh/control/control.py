@@ -23,7 +23,7 @@ from isthmus.kube.client import Client
 from isthmus.kube.events import EventRecorder
 from isthmus.kube.keyqueue import KeyQueue
 from isthmus.kube.meshobjects import MeshCluster
-from isthmus.kube.reflector import Degraded, Healthy, Put, Snapshot, State, follow
+from isthmus.kube.reflector import Change, Degraded, Healthy, Put, Snapshot, State, follow
 from isthmus.kube.resources import ENDPOINT_SLICES, GLOBAL_SERVICES, MESH_CLUSTERS, NAMESPACES, SERVICES, Resource
 from isthmus.kube.schema import Namespace, Service
 from isthmus.mesh.control import clusters, global_services, mirrored
@@ -228,7 +228,7 @@ class _Session:
             tasks.create_task(self._watch(SERVICES, Service, world.on_services))
             tasks.create_task(self._watch(NAMESPACES, Namespace, world.on_namespaces))
             tasks.create_task(self._watch(ENDPOINT_SLICES, StoredSlice, world.on_slices))
-            tasks.create_task(self._watch(MESH_CLUSTERS, MeshCluster, world.on_mesh_clusters, backoff=slow))
+            tasks.create_task(self._watch(MESH_CLUSTERS, MeshCluster, self._take_mesh_clusters, backoff=slow))
             tasks.create_task(
                 self._watch(
                     GLOBAL_SERVICES,
@@ -260,6 +260,10 @@ class _Session:
                     self._loaded.add(resource)
                     self._world.touch_all()
                 self.kick()
+
+    def _take_mesh_clusters(self, change: Change[MeshCluster]) -> None:
+        self._world.on_mesh_clusters(change)
+        self._control.look()  # a drain counts at once: nothing may be planned with what was left before
 
     async def _look(self) -> None:
         looks = 0
