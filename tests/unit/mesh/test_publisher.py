@@ -12,18 +12,23 @@ from isthmus.model.endpoint import Cluster, Node
 from isthmus.model.mesh import (
     ClusterJoined,
     ClusterLeft,
+    ClusterSeen,
     ClusterSynced,
     EndpointGone,
     EndpointTold,
+    ExportGone,
+    ExportTold,
     IdentityGone,
     IdentityTold,
     NodeTold,
+    ServiceTold,
+    SliceTold,
 )
 from isthmus.store.contract import Delete, KeyValue, Put, Removed
 from isthmus.store.keeper import LEASE, LEASE_KEYS, PULSE, RELIST
 from isthmus.store.memory import MemoryStore
 from isthmus.wire import kvstore
-from tests.support.mesh import C1, C2, endpoint, identity, node, world
+from tests.support.mesh import C1, C2, endpoint, export, identity, node, service, shared_slice, world
 
 pytestmark = [pytest.mark.looptime]
 
@@ -427,3 +432,54 @@ async def test_removals_are_told_as_removals_to_watchers():
         await publisher.settled()
 
     assert isinstance(store._history[-1][1][0], Removed)
+
+
+async def test_objects_with_names_that_no_key_can_hold_are_left_out_and_stop_nobody():
+    store = MemoryStore()
+    bad = [shared_slice(C2, 1, name=name) for name in ("a/b", "", "UPPER", "n" * 2000, "\0", "é" * 10)]
+    async with publishing(store) as publisher:
+        publisher.apply([*world(C1)[:-1], *world(C2), *map(SliceTold, bad), SliceTold(shared_slice(C2, 2))])
+        publisher.apply(
+            [ServiceTold(service(C1, name="x y")), ExportTold(export(C1, name="../c2")), ClusterSynced("c1")]
+        )
+        await publisher.settled()
+
+    found = {key for key in keys(store) if "synced" not in key}
+    assert {key for key in found if "endpointslices/" in key} == {"cilium/cache/endpointslices/v1/c2/demo/web-1"}
+    assert not [key for key in found if "services/v1" in key or "serviceexports/" in key]
+
+
+async def test_what_is_shared_is_written_and_taken_back_with_its_cluster():
+    store = MemoryStore()
+    told = [SliceTold(shared_slice(C2, 1)), ExportTold(export(C2)), ClusterSeen("c2", 5.0, "away")]
+    async with publishing(store) as publisher:
+        publisher.apply([*world(C1), *world(C2)[:-1], *told, ClusterSynced("c2")])
+        await publisher.settled()
+        key = b"cilium/cache/endpointslices/v1/c2/demo/web-1"
+        assert kvstore.decode_slice(
+            key, store.data[key], place=("demo", "web-1"), cluster="c2", cluster_id=2
+        ) == shared_slice(C2, 1)
+        assert keys(store) - C1_KEYS - C2_KEYS - {"cilium/.heartbeat"} == {
+            key.decode(),
+            "cilium/cache/serviceexports/v1/c2/demo/web",
+            "cilium/isthmus/seen/v1/c2",
+        }
+        publisher.apply([ClusterSeen("c2"), ExportGone("c2", ("demo", "web"))])
+        await publisher.settled()
+        assert keys(store) == C1_KEYS | C2_KEYS | {"cilium/.heartbeat", key.decode()}
+        publisher.apply([ClusterSeen("c2", 6.0, "away"), ClusterLeft("c2")])
+        await publisher.settled()
+
+    assert keys(store) == C1_KEYS | {"cilium/.heartbeat"}
+
+
+async def test_the_mark_that_all_is_written_comes_after_all_slices():
+    store = MemoryStore()
+    async with publishing(store) as publisher:
+        slices = [shared_slice(C2, n % 250 + 1, name=f"web-{n}") for n in range(400)]
+        publisher.apply([*world(C2)[:-1], *map(SliceTold, slices), ClusterSynced("c2")])
+        await publisher.settled()
+    order = [key for key, _ in history(store)]
+
+    marks = [place for place, key in enumerate(order) if is_mark(key)]
+    assert min(marks) > max(place for place, key in enumerate(order) if "endpointslices/v1/c2/" in key)
