@@ -23,6 +23,8 @@ DEFAULT_AFFINITY_SECONDS = 10800
 """How long a client stays with its backend when nobody says (the API's default)."""
 MAX_PORTS = 100
 """Ports of an imported Service; what is beyond is a conflict."""
+IP_FAMILIES = ("IPv4", "IPv6")
+DISTRIBUTIONS = ("PreferClose", "PreferSameZone", "PreferSameNode")
 NO_CONFLICTS = "NoConflicts"
 _NAMED = 3
 """Clusters that a message names; a mesh may have hundreds."""
@@ -79,13 +81,13 @@ def merge(exports: Iterable[SharedExport]) -> Merged | None:
     ports, conflicts = _ports(ordered)
     conflicts += [found for reason, field, value in _FIELDS if (found := _compare(ordered, reason, field, value))]
     return Merged(
-        type=oldest.type,
+        type=_type(oldest),
         ports=ports,
         session_affinity=_affinity(oldest),
         affinity_seconds=_seconds(oldest),
-        ip_families=tuple(dict.fromkeys(family for export in ordered for family in export.ip_families)),
+        ip_families=tuple(dict.fromkeys(f for export in ordered for f in export.ip_families if f in IP_FAMILIES)),
         internal_traffic_policy=_internal(oldest),
-        traffic_distribution=oldest.traffic_distribution,
+        traffic_distribution=_distribution(oldest),
         labels=oldest.labels,
         annotations=oldest.annotations,
         clusters=tuple(sorted({export.cluster for export in ordered})),
@@ -210,6 +212,10 @@ def _shown(value: object) -> str:
     return f'"{text}"'
 
 
+def _type(export: SharedExport) -> str:
+    return HEADLESS if export.type == HEADLESS else CLUSTER_SET_IP
+
+
 def _affinity(export: SharedExport) -> str:
     return CLIENT_IP if export.session_affinity == CLIENT_IP and export.type != HEADLESS else "None"
 
@@ -221,22 +227,26 @@ def _seconds(export: SharedExport) -> int:
 
 
 def _internal(export: SharedExport) -> str:
-    return export.internal_traffic_policy or "Cluster"
+    return "Local" if export.internal_traffic_policy == "Local" else "Cluster"
+
+
+def _distribution(export: SharedExport) -> str:
+    return export.traffic_distribution if export.traffic_distribution in DISTRIBUTIONS else ""
 
 
 def _families(export: SharedExport) -> frozenset[str] | None:
-    return frozenset(export.ip_families) or None
+    return frozenset(export.ip_families).intersection(IP_FAMILIES) or None
 
 
 _Field = tuple[str, str, Callable[[SharedExport], object]]
 _FIELDS: tuple[_Field, ...] = (
-    ("TypeConflict", "type", lambda export: export.type),
+    ("TypeConflict", "type", _type),
     # A headless Service has no affinity, whatever its object says.
     ("SessionAffinityConflict", "sessionAffinity", lambda e: None if e.type == HEADLESS else _affinity(e)),
     ("SessionAffinityConfigConflict", "sessionAffinityConfig.clientIP.timeoutSeconds", lambda e: _seconds(e) or None),
     ("AnnotationsConflict", "exportedAnnotations", lambda export: export.annotations),
     ("LabelsConflict", "exportedLabels", lambda export: export.labels),
     ("InternalTrafficPolicyConflict", "internalTrafficPolicy", _internal),
-    ("TrafficDistributionConflict", "trafficDistribution", lambda export: export.traffic_distribution),
+    ("TrafficDistributionConflict", "trafficDistribution", _distribution),
     ("IPFamilyConflict", "ipFamilies", _families),
 )

@@ -182,6 +182,21 @@ def test_what_means_the_same_is_no_conflict(older: dict[str, Any], younger: dict
     assert merged(export("koornacht", YOUNG, **younger), export("tion", OLD, **older)).conflicts == ()
 
 
+def test_values_that_the_api_does_not_have_count_as_its_defaults() -> None:
+    found = merged(
+        export(
+            type="Else",
+            session_affinity="Else",
+            internal_traffic_policy="Else",
+            traffic_distribution="Else",
+            ip_families=("IPv5", "IPv6"),
+        ),
+        export("koornacht", YOUNG),
+    )
+    assert (found.type, found.session_affinity, found.internal_traffic_policy) == ("ClusterSetIP", "None", "Cluster")
+    assert (found.traffic_distribution, found.ip_families, found.conflicts) == ("", ("IPv6",), ())
+
+
 def test_reasons_are_put_together_and_families_joined() -> None:
     found = merged(
         export("tion", OLD, ip_families=("IPv6",)),

@@ -153,7 +153,8 @@ def derived_body(
         spec["selector"] = local.spec.selector
     if local is not None and local.spec.publishNotReadyAddresses:
         spec["publishNotReadyAddresses"] = True
-    if merged.traffic_distribution:
+    if merged.traffic_distribution == "PreferClose":
+        # The others are refused by servers that do not have them yet, and the whole Service with them.
         spec["trafficDistribution"] = merged.traffic_distribution
     spec |= _families(merged, held)
     return {

@@ -5,6 +5,7 @@ before; its silence proves nothing. Rejected: taking the first minute's silence 
 longer, and its Services would be withdrawn from everyone who uses them.
 """
 
+import re
 from collections.abc import Sequence
 
 from isthmus.model.mesh import ClusterJoined, ClusterLeft, ClusterSynced, ExportGone, ExportTold, MeshEvent
@@ -13,6 +14,7 @@ from isthmus.model.sharing import SharedExport
 
 MAX_EXPORTS = 20_000
 """Exports of one cluster that are remembered; more are passed over, and that is told."""
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 class Told:
@@ -68,6 +70,8 @@ class Told:
         return cluster != self.own and cluster in self._members and cluster not in self._synced
 
     def _put(self, export: SharedExport) -> bool:
+        if not all(_NAME.fullmatch(part) for part in export.key):
+            return False  # no API server has such a Service, and ours would refuse the import for ever
         held = self._exports.setdefault(export.key, {})
         before = held.get(export.cluster)
         if before is None:

@@ -253,6 +253,20 @@ def test_a_flood_of_exports_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert heard.take([ExportTold(msgspec.structs.replace(names[1], type="Headless"))])[0] == {("shop", "web-1")}
 
 
+@pytest.mark.parametrize("name", ["..", "a/b", "Web", "", "a" * 64, "web\n", "-web"])
+def test_names_that_no_service_can_have_are_passed_over(name: str) -> None:
+    heard = Told(own="tion")
+    assert heard.take([ExportTold(msgspec.structs.replace(export(), name=name))]) == (set(), set())
+    assert heard.take([ExportTold(msgspec.structs.replace(export(), namespace=name))]) == (set(), set())
+
+
+def test_a_distribution_that_older_servers_refuse_is_told_and_not_tried() -> None:
+    found = merged(export(traffic_distribution="PreferSameNode"))
+    assert desired.import_body(KEY, found, api=API, ips=())["spec"]["trafficDistribution"] == "PreferSameNode"
+    body = desired.derived_body(KEY, found, owner=_import(), local=None, held=None, own="tion")
+    assert "trafficDistribution" not in body["spec"]
+
+
 def test_what_is_told_of_the_own_cluster_is_left_to_its_own_objects() -> None:
     heard = Told(own="tion")
     assert heard.take([ExportTold(export("tion")), ExportGone("tion", KEY)]) == (set(), set())
