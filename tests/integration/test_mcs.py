@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from isthmus.kube.kubeconfig import load
 from isthmus.lab import addons
 from isthmus.mesh.mcs import follower as follower_module
 from isthmus.mesh.mcs.api import derived_name
-from isthmus.mesh.mcs.follower import McsFollower
+from isthmus.mesh.mcs.follower import McsFollower, Members
 from isthmus.model.endpoint import Cluster
 from isthmus.model.mesh import ClusterJoined, ClusterLeft, ClusterSynced, ExportGone, ExportTold
 from isthmus.model.sharing import ServicePort, SharedExport
@@ -117,9 +117,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
 
 
 @asynccontextmanager
-async def following(api: ApiServer) -> AsyncIterator[McsFollower]:
+async def following(api: ApiServer, *, members: Callable[[], Members] | None = None) -> AsyncIterator[McsFollower]:
     """Serves a follower as the tracker does."""
-    follower = McsFollower("tion", look_again=0.2)
+    follower = McsFollower("tion", look_again=0.2, members=members)
     async with Client(load(api.directory / "kubeconfig")) as client:
         recorder = EventRecorder(client, "tests")
         tasks = [asyncio.create_task(one) for one in (follower.serve(client, recorder), recorder.serve())]
@@ -435,6 +435,32 @@ async def test_silence_after_a_start_takes_nothing_away(server: ApiServer, clust
         after = cluster.get(mcs("serviceimports", "web"))
         assert (after["spec"], after["status"]) == (before["spec"], before["status"])
         assert after["metadata"]["uid"] == before["metadata"]["uid"]
+
+
+class Membership:
+    """Who is in the mesh, as a tracker says it that cannot read its peers yet."""
+
+    known = False
+    refused: Mapping[str, str] = {}
+
+
+async def test_nobody_is_taken_for_gone_while_the_members_are_not_known(server: ApiServer, cluster: Cluster1) -> None:
+    cluster.tell([*JOINED, told(), SYNCED])
+    before = await cluster.until_told(READY, "serviceimports")
+    membership = Membership()
+    async with following(server, members=lambda: membership) as again:
+        cluster.tell = lambda events: None
+        restarted = Cluster1(server, again)
+        restarted.tell([JOINED[0], told("own", cluster="corellia")])
+        await cluster.until(mcs("serviceimports", "own"), lambda item: conditions(item) == READY)
+        assert cluster.get(mcs("serviceimports", "web")) == before
+        # The peers can be read; what is said of this one cannot be used, but it is there.
+        membership.refused, membership.known = {"koornacht": "no certificate"}, True
+        restarted.tell([told("other", cluster="corellia")])
+        await cluster.until(mcs("serviceimports", "other"), lambda item: conditions(item) == READY)
+        assert cluster.get(mcs("serviceimports", "web")) == before
+        membership.refused = {}
+        await cluster.until_gone(mcs("serviceimports", "web"))
 
 
 async def test_a_cluster_that_leaves_takes_its_exports_along(cluster: Cluster1) -> None:

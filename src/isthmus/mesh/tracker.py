@@ -254,7 +254,9 @@ async def serve(options: TrackerOptions, *, connect: Connect | None = None, rere
                     mode=options.global_services,
                     staleness=options.remote_staleness,
                     registry=registry,
-                    more=[McsFollower(options.own.cluster.name)] if options.global_services != OFF else [],
+                    more=[McsFollower(options.own.cluster.name, members=lambda: tracker.clusters())]
+                    if options.global_services != OFF
+                    else [],
                 )
             )
         tracker = Tracker(

@@ -10,8 +10,8 @@ Rejected: reading each object before it is written; server-side apply leaves alo
 import asyncio
 import contextlib
 import datetime
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import structlog
 
@@ -38,6 +38,8 @@ SOON = 1.0
 """Seconds until the second look: a new cluster has the definitions within moments."""
 MAX_STEPS = 16
 """Steps for one Service at a time: somebody who changes what we write must not keep us busy."""
+MEMBERS = 1.0
+"""Seconds between looks at who is in the mesh."""
 MOST_WRITES = 60
 """Writes for one Service in WINDOW seconds: whoever else writes the same objects and is as sure as we are does not get
 us into a race."""
@@ -52,17 +54,34 @@ HAND_MADE = "ServiceImport was made by somebody else and is left alone"
 _log = structlog.get_logger("isthmus.mesh.mcs")
 
 
+class Members(Protocol):
+    """What is known of who is in the mesh (`mesh.tracker.Clusters`)."""
+
+    @property
+    def known(self) -> bool:
+        """Whether all members are known."""
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Clusters whose entry cannot be used, and why."""
+
+
 class McsFollower:
-    """A writer of the own cluster's objects (`mesh.control.session.Writer`) for cluster `own`."""
+    """A writer of the own cluster's objects (`mesh.control.session.Writer`) for cluster `own`.
+
+    `members` says who is in the mesh; without it those are all who join it at the start.
+    """
 
     def __init__(
         self,
         own: str,
         *,
+        members: Callable[[], Members] | None = None,
         look_again: float = LOOK_AGAIN,
         now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
     ) -> None:
         self._told = Told(own=own)
+        self._members = members
         self._look_again = look_again
         self._now = now
         self._started = asyncio.Event()
@@ -83,6 +102,23 @@ class McsFollower:
     async def serve(self, client: Client, recorder: EventRecorder) -> None:
         """Writes until cancelled. Raises nothing but what is a fault of ours."""
         await self._started.wait()
+        async with asyncio.TaskGroup() as tasks:
+            if self._members is not None:
+                self._look_at(self._members)
+                tasks.create_task(self._watch_members(self._members))
+            await self._write(client, recorder)
+
+    def _look_at(self, members: Callable[[], Members]) -> None:
+        now = members()
+        if self._told.know(complete=now.known, kept=now.refused) and self._session is not None:
+            self._session.look_at_all()
+
+    async def _watch_members(self, members: Callable[[], Members]) -> None:
+        while True:
+            await asyncio.sleep(MEMBERS)
+            self._look_at(members)
+
+    async def _write(self, client: Client, recorder: EventRecorder) -> None:
         delays = Backoff(base=min(SOON, self._look_again), cap=self._look_again)
         while True:
             try:
@@ -139,6 +175,10 @@ class _Session:
     def told(self, keys: Iterable[ServiceKey], clusters: Iterable[str]) -> None:
         """Hears that exports of these Services changed, and that these clusters told everything or left."""
         self._add({*keys, *self._objects.importing_from(clusters)})
+
+    def look_at_all(self) -> None:
+        """Looks at everything again."""
+        self._add(self._objects.keys())
 
     async def run(self) -> None:
         """Works until the API is gone."""

@@ -6,7 +6,7 @@ longer, and its Services would be withdrawn from everyone who uses them.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from isthmus.model.mesh import ClusterJoined, ClusterLeft, ClusterSynced, ExportGone, ExportTold, MeshEvent
 from isthmus.model.service import ServiceKey
@@ -27,6 +27,8 @@ class Told:
         self.overflowing: set[str] = set()
         """Clusters with more than MAX_EXPORTS."""
         self._members: set[str] = set()
+        self._complete = True
+        self._kept: frozenset[str] = frozenset()
         self._synced: set[str] = set()
         self._exports: dict[ServiceKey, dict[str, SharedExport]] = {}
         self._counts: dict[str, int] = {}
@@ -67,7 +69,15 @@ class Told:
 
     def pending(self, cluster: str) -> bool:
         """Whether a cluster may still tell what it exports."""
-        return cluster != self.own and cluster in self._members and cluster not in self._synced
+        if cluster == self.own or cluster in self._synced:
+            return False
+        return cluster in self._members or cluster in self._kept or not self._complete
+
+    def know(self, *, complete: bool, kept: Iterable[str]) -> bool:
+        """Takes whether all members are known, and who may be one although its entry cannot be used; tells of news."""
+        before = (self._complete, self._kept)
+        self._complete, self._kept = complete, frozenset(kept)
+        return (self._complete, self._kept) != before
 
     def _put(self, export: SharedExport) -> bool:
         if not all(_NAME.fullmatch(part) for part in export.key):
