@@ -289,6 +289,26 @@ def test_a_peer_whose_api_server_does_not_answer_is_a_clear_error(joined: World)
     assert "there is no context 'nowhere'" in said
 
 
+def test_a_half_that_fails_is_told_beside_the_one_that_is_made_and_repeating_completes_it(world: World) -> None:
+    for name in NAMES:
+        world.enable(name)
+    frozen = {"metadata": {"name": "isthmus-clustermesh", "namespace": "kube-system"}, "immutable": True}
+    world.send("tion", "POST", f"{KUBE_SYSTEM}/secrets", frozen)
+    words = ["connect", "--context", "koornacht", "--destination-context", "tion"]
+    words += ["--source-endpoint", world.servers["koornacht"].url, "--destination-endpoint", world.servers["tion"].url]
+    said = world.refused(*words)
+    assert "cluster tion is not connected to koornacht: context tion: " in said
+    assert "immutable" in said
+    assert "cluster koornacht is connected to tion, and stays so" in said
+    assert "repeat the same 'isthmus clustermesh connect'" in said
+    assert list(world.entries("koornacht")) == ["tion"]
+    world.send("tion", "DELETE", f"{KUBE_SYSTEM}/secrets/isthmus-clustermesh")
+    assert "Connected cluster koornacht <=> tion!" in world.ok(*words)
+    assert list(world.entries("tion")) == ["koornacht"]
+    for name in NAMES:
+        world.ok("disable", "--context", name, "--force")
+
+
 def test_the_status_is_judged_from_what_agents_and_tracker_say(joined: World) -> None:
     group = "/apis/isthmus.dev/v1alpha1"
     place = f"{KUBE_SYSTEM}/configmaps/isthmus-config"
