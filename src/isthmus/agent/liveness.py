@@ -30,8 +30,12 @@ LEAST_PATIENCE = 0.1
 MOST_PATIENCE = 1.0
 """How long an answer may take: four times its usual deviation over the usual, within these."""
 
-LATE = TICK
-"""A tick that is later than this judges nobody: what was sent meanwhile gets its whole time again."""
+LATE = LEAST_PATIENCE
+"""A tick that is later than this judges nobody: what was under way gets its whole time again.
+
+Answers that came while only this program was busy are seen all the same. It is for pauses of the whole machine; a
+shorter one makes fewer than MISSES misses, and a busy machine on which every tick is somewhat late still finds outages.
+"""
 
 HOLD = 1.0
 MOST_HOLD = 60.0

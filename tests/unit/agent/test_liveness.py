@@ -166,10 +166,20 @@ def test_a_loop_that_is_late_blames_nobody_for_answers_that_it_could_not_see():
     net = Net(A)
     net.run(1)
     net.dead.add(A)
-    net.run(20, late=0.06)
+    net.run(20, late=0.11)
     assert net.health() is Health.REACHABLE
-    net.run(1)
+    net.run(2, late=0.06)
     assert net.health() is Health.UNREACHABLE
+
+
+@pytest.mark.parametrize("pause", [0.05, 0.09, 0.11, 0.2, 3])
+def test_short_pauses_of_the_whole_machine_are_no_outages_either(pause):
+    net = Net(A, rtt=0.03)
+    for _ in range(50):
+        net.run(0.33)
+        net._answers = [(at + pause, number) for at, number in net._answers]
+        net.now += pause
+    assert net.told == [(A, Health.REACHABLE)]
 
 
 def test_a_pause_of_the_whole_machine_is_no_outage_of_the_others():
