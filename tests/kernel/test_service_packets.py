@@ -1,5 +1,6 @@
 """Services in the real kernel: who answers, as seen by whom, and what changes under live traffic."""
 
+import select
 import socket
 from collections.abc import Iterator
 from ipaddress import ip_network
@@ -278,6 +279,24 @@ def test_udp_clients_that_send_on_are_given_another_backend_when_theirs_goes_and
         node.put(backends("dns", protocol="UDP", key="dying"))
         assert node.world.router.run(lambda: forget_stale(node.stale())) == 1
         assert ask() == "c:8081"
+
+
+def test_a_first_packet_that_nobody_answered_is_led_to_another_backend_when_its_own_goes(node: ServiceNode):
+    nobody = "10.9.9.9"
+    node.world.router.ip(f"route add {nobody} via {D} dev pod3")  # d takes it and has no such address
+    node.put(service(), backends("web", (nobody, 8080)))
+    with node.world["a"].run(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as sock:
+        sock.setblocking(False)
+        sock.connect_ex((VIP4, 80))
+        assert node.world.router.run(lambda: forget_stale(node.stale())) == 0, "nothing went yet"
+
+        node.put(backends("web", (B, 8080)))
+        assert node.world.router.run(lambda: forget_stale(node.stale())) == 1
+        ready = select.select([], [sock], [], 8)  # until the first packet is sent once more, after a second
+        assert ready[1] and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+
+        node.put(backends("web", (C, 8080)))
+        assert node.world.router.run(lambda: forget_stale(node.stale())) == 0, "it was answered"
 
 
 def test_many_stale_frontends_are_looked_through_at_once(node: ServiceNode):

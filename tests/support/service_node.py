@@ -26,6 +26,7 @@ from isthmus.policy.world import World as PolicyWorld
 from isthmus.ruleset.compiler import Compiler
 from isthmus.ruleset.services import ServiceCompiler
 from isthmus.ruleset.text import replacement, script
+from isthmus.services.frontends import FrontendKey
 from tests.support.netns import World
 
 NODE = "n1"
@@ -95,9 +96,9 @@ class ServiceNode:
             self.world.apply(*delta.changes)
         return delta.structural
 
-    def stale(self) -> dict[tuple[str, int], frozenset[Target]]:
+    def stale(self) -> dict[FrontendKey, frozenset[Target]]:
         """Returns what `forget_stale` takes."""
-        return {(ip, port): self.services.rightful((ip, p, port)) for ip, p, port in self.services.take_stale()}
+        return {key: self.services.rightful(key) for key in self.services.take_stale()}
 
     def ask(self, host: str, address: str, port: int, protocol: str = "TCP") -> str:
         """Opens one connection and returns who answered, or "refused"."""

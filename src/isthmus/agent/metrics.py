@@ -113,9 +113,9 @@ class ServiceMetrics:
         )
         self.flushed = Counter(
             "isthmus_agent_service_connections_flushed",
-            "UDP connections forgotten because their backend went, or came.",
+            "Connections forgotten because their backend went, or came.",
             registry=registry,
         )
         self.flush_errors = Counter(
-            "isthmus_agent_service_flush_errors", "Look-throughs of UDP connections that failed.", registry=registry
+            "isthmus_agent_service_flush_errors", "Look-throughs of connections that failed.", registry=registry
         )

@@ -1,9 +1,10 @@
-"""The service part of the agent at work: says what is wrong with Services, and has stale UDP connections forgotten.
+"""The service part of the agent at work: says what is wrong with Services, and has stale connections forgotten.
 
 A UDP client keeps its port and sends on, so conntrack keeps it with the backend that it was given first: after that
-backend has gone, and also without any where there was none yet. Such entries are looked for after the kernel took the
-change; a TCP connection ends with its backend and is left alone. Invariants: the agent's writes never wait for this;
-what changes while entries are looked through is looked for afterwards, and never without a pause.
+backend has gone, and also without any where there was none yet. A TCP connection ends with its backend, but one that
+nobody has answered is taken to the same backend at every attempt. Such entries are looked for after the kernel took the
+change. Invariants: the agent's writes never wait for this; what changes while entries are looked through is looked for
+afterwards, and never without a pause.
 """
 
 import asyncio
@@ -28,11 +29,11 @@ REST = 4  # times as long as the last one took, so that a large conntrack table 
 
 PROBLEM = "service has a problem"
 MENDED = "service is well again"
-FLUSHED = "stale UDP connections forgotten"
-NOT_FLUSHED = "stale UDP connections cannot be looked for"
+FLUSHED = "stale connections forgotten"
+NOT_FLUSHED = "stale connections cannot be looked for"
 
-Stale = Mapping[tuple[str, int], frozenset[Target]]
-"""UDP frontends, and the targets that connections to them may have."""
+Stale = Mapping[FrontendKey, frozenset[Target]]
+"""Frontends, and the targets that connections to them may have."""
 
 Flush = Callable[[Stale], int]
 """Makes conntrack forget what leads astray, and returns how many entries; blocks. Raises KernelError."""
@@ -50,7 +51,7 @@ class ServiceWatch:
         self._flush = flush
         self._due: set[FrontendKey] = set()  # not in the kernel yet
         self._next: dict[FrontendKey, frozenset[Target]] = {}
-        self._stale: dict[tuple[str, int], frozenset[Target]] = {}  # in the kernel, to be looked for
+        self._stale: dict[FrontendKey, frozenset[Target]] = {}  # in the kernel, to be looked for
         self._wake = asyncio.Event()
         self._refusal = ""
 
@@ -79,7 +80,7 @@ class ServiceWatch:
         self._metrics.backends.set(compiler.backends)
         self._metrics.faulty.set(self.view.faulty)
         if self._next:
-            self._stale.update({(address, port): targets for (address, _, port), targets in self._next.items()})
+            self._stale.update(self._next)
             self._wake.set()
         self._due.clear()
         self._next = {}

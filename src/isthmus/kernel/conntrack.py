@@ -1,6 +1,10 @@
-"""Makes conntrack forget UDP connections that lead astray.
+"""Makes conntrack forget connections that lead astray.
 
 A UDP "connection" lasts as long as its client sends, so it outlives the backend that it was given, and the lack of one.
+One of TCP or SCTP ends with its backend, but for one that was never answered: the client sends its first packet again
+and again, conntrack takes each to where it took the first, and the next connection from the same port as well, for two
+minutes. Forgotten, the next packet is led to a backend that is there.
+
 What must stay true: only connections that were opened to a frontend we were asked about are touched, and of those only
 the ones whose answers come from nobody who is right; nothing here grows with the number of connections but time.
 
@@ -19,55 +23,68 @@ from isthmus.model.service import Target
 from isthmus.wire import conntrack
 from isthmus.wire.conntrack import Entry
 
-FEW = 8  # frontends that are asked for one by one; of more, all UDP connections are looked through once
+FEW = 8  # UDP frontends that are asked for one by one; of more, all UDP connections are looked through once
 PER_SEND = 256  # entries to forget with one send()
 
+Stale = Mapping[tuple[str, int, int], frozenset[Target]]
+"""Frontends (address, protocol, port), and the targets that connections to them may have."""
 
-def forget_stale(stale: Mapping[tuple[str, int], frozenset[Target]]) -> int:
-    """Makes conntrack forget UDP connections to the frontends in `stale` that no target of theirs answers.
 
-    Returns how many. A connection that was never translated counts as astray as soon as its frontend has targets.
-    Works in the network namespace of the calling thread, and blocks. Raises KernelError.
+def forget_stale(stale: Stale) -> int:
+    """Makes conntrack forget connections to the frontends in `stale` that no target of theirs answers.
+
+    Of protocols other than UDP, only connections that nobody has answered yet. Returns how many. A connection that was
+    never translated counts as astray as soon as its frontend has targets. Works in the network namespace of the calling
+    thread, and blocks. Raises KernelError.
     """
     with NetfilterSocket() as sock:
-        wrong = [entry for entry in _candidates(sock, stale) if _astray(entry, stale)]
-        return sum(_forget(sock, wrong[first : first + PER_SEND]) for first in range(0, len(wrong), PER_SEND))
+        return sum(
+            _forget(sock, wrong[first : first + PER_SEND])
+            for protocol in sorted({protocol for _, protocol, _ in stale})
+            for wrong in [[entry for entry in _candidates(sock, stale, protocol) if _astray(entry, stale, protocol)]]
+            for first in range(0, len(wrong), PER_SEND)
+        )
 
 
-def _astray(entry: Entry, stale: Mapping[tuple[str, int], frozenset[Target]]) -> bool:
-    targets = stale.get(entry.destination)
+def _astray(entry: Entry, stale: Stale, protocol: int) -> bool:
+    address, port = entry.destination
+    targets = stale.get((address, protocol, port))
     if targets is None or (entry.answers == entry.destination and not targets):
         return False
     return Target(*entry.answers) not in targets
 
 
-def _candidates(sock: NetfilterSocket, stale: Mapping[tuple[str, int], frozenset[Target]]) -> Iterator[Entry]:
-    if len(stale) <= FEW:
-        for destination in stale:
-            yield from _dump(sock, family_of(destination[0]), destination)
+def _candidates(sock: NetfilterSocket, stale: Stale, protocol: int) -> Iterator[Entry]:
+    mine = [(address, port) for address, of, port in stale if of == protocol]
+    if protocol == Protocol.UDP and len(mine) <= FEW:
+        for destination in mine:
+            yield from _dump(sock, family_of(destination[0]), protocol, destination)
     else:
-        for version in sorted({family_of(address) for address, _ in stale}):
-            yield from _dump(sock, version, None)
+        for version in sorted({family_of(address) for address, _ in mine}):
+            yield from _dump(sock, version, protocol, None)
 
 
-def _dump(sock: NetfilterSocket, version: int, destination: tuple[str, int] | None) -> Iterator[Entry]:
+def _dump(sock: NetfilterSocket, version: int, protocol: int, destination: tuple[str, int] | None) -> Iterator[Entry]:
     with about("conntrack entries"):
         try:
-            yield from _entries(sock, version, destination, narrow=True)
+            yield from _entries(sock, version, protocol, destination, narrow=True)
         except KernelError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                 raise
-            yield from _entries(sock, version, None, narrow=False)
+            yield from _entries(sock, version, protocol, None, narrow=False)
 
 
 def _entries(
-    sock: NetfilterSocket, version: int, destination: tuple[str, int] | None, *, narrow: bool
+    sock: NetfilterSocket, version: int, protocol: int, destination: tuple[str, int] | None, *, narrow: bool
 ) -> Iterator[Entry]:
     sequence = sock.reserve(1)
-    request = conntrack.encode_dump(version, Protocol.UDP, sequence=sequence, destination=destination, narrow=narrow)
+    unanswered = protocol != Protocol.UDP
+    request = conntrack.encode_dump(
+        version, protocol, sequence=sequence, destination=destination, narrow=narrow, unanswered=unanswered
+    )
     for message in sock.dump(request, sequence=sequence):
-        entry = conntrack.decode_entry(message, protocol=Protocol.UDP)
-        if entry is not None:
+        entry = conntrack.decode_entry(message, protocol=protocol)
+        if entry is not None and not (unanswered and entry.answered):
             yield entry
 
 

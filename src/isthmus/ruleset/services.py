@@ -133,7 +133,7 @@ class ServiceCompiler:
             certain = line.pool.certain
             shifts, astray = line.follow(choice)
             self._shift(line, shifts)
-            if port[1] == Protocol.UDP and (astray or not certain):
+            if astray or (port[1] == Protocol.UDP and not certain):
                 self._stale |= line.frontends.keys()
 
     # -- what follows ------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ class ServiceCompiler:
         return self._line(frontend).pool.serving if frontend is not None else frozenset()
 
     def take_stale(self) -> set[FrontendKey]:
-        """Returns the UDP frontends, since the last time, of which connections may lead astray (see `rightful`)."""
+        """Returns the frontends, since the last time, of which connections may lead astray (see `rightful`)."""
         stale, self._stale = self._stale, set()
         return stale
 
@@ -297,7 +297,7 @@ class ServiceCompiler:
             line = self._line_at(service, place)
             certain = line.pool.certain
             self._shift(line, line.refill(gone=out, come=into))
-            if place[0][1] == Protocol.UDP and (out or not certain):
+            if out or (place[0][1] == Protocol.UDP and not certain):
                 self._stale |= line.frontends.keys()
         self._tidy(service)
 

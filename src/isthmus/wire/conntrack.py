@@ -23,9 +23,11 @@ DELETE = SUBSYSTEM << 8 | 2
 
 TUPLE_ORIGINAL = 1
 TUPLE_REPLY = 2
+STATUS = 3
 ID = 12
 ZONE = 18
 FILTER = 25
+STATUS_MASK = 26
 TUPLE_IP = 1
 TUPLE_PROTOCOL = 2
 PROTOCOL_NUMBER = 1
@@ -36,6 +38,7 @@ FILTER_REPLY = 2
 BY_DESTINATION = 1 << 1
 BY_PROTOCOL = 1 << 3
 BY_DESTINATION_PORT = 1 << 5
+SEEN_REPLY = 1 << 1
 
 FAMILIES = {4: 2, 6: 10}  # address families by IP version
 _PORT = struct.Struct(">H")
@@ -43,19 +46,30 @@ _SOURCE = {4: 1, 6: 3}  # CTA_IP_V4_SRC, CTA_IP_V6_SRC; the destination's is the
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """One connection: where it was opened to, who answers, and `handle`, the attributes that name it."""
+    """One connection: where it was opened to, who answers, and `handle`, the attributes that name it.
+
+    `answered` tells whether it ever was.
+    """
 
     destination: tuple[str, int]
     answers: tuple[str, int]
     handle: bytes
+    answered: bool = True
 
 
 def encode_dump(
-    version: int, protocol: int, *, sequence: int, destination: tuple[str, int] | None = None, narrow: bool = True
+    version: int,
+    protocol: int,
+    *,
+    sequence: int,
+    destination: tuple[str, int] | None = None,
+    narrow: bool = True,
+    unanswered: bool = False,
 ) -> bytes:
     """Returns the request for all entries of one family and protocol, or only those opened to `destination`.
 
-    Without `narrow` the kernel (before Linux 5.8) is not asked to choose, and gives entries of every protocol.
+    Without `narrow` the kernel (before Linux 5.8) is not asked to choose, and gives entries of every protocol. With
+    `unanswered` it is asked for such alone; before Linux 5.15 it gives others too.
     """
     attributes = b""
     if narrow:
@@ -73,6 +87,9 @@ def encode_dump(
         attributes += netlink.encode_nested(
             FILTER, *(netlink.encode_attribute(side, value.to_bytes(4, sys.byteorder)) for side, value in sides)
         )
+        if unanswered:
+            attributes += netlink.encode_attribute(STATUS, bytes(4))
+            attributes += netlink.encode_attribute(STATUS_MASK, SEEN_REPLY.to_bytes(4, "big"))
     payload = netlink.encode_nfgenmsg(netlink.GenericHeader(FAMILIES[version])) + attributes
     return netlink.encode_message(
         netlink.Message(GET, netlink.NLM_F_REQUEST | netlink.NLM_F_DUMP, sequence, 0, payload)
@@ -95,6 +112,7 @@ def decode_entry(message: netlink.Message, *, protocol: int) -> Entry | None:
     _, attributes = netlink.split_nfgenmsg(message.payload)
     destination = answers = None
     handle = b""
+    answered = True
     for attribute in netlink.decode_attributes(attributes):
         if attribute.type in (TUPLE_ORIGINAL, TUPLE_REPLY):
             found = _decode_tuple(attribute)
@@ -108,9 +126,11 @@ def decode_entry(message: netlink.Message, *, protocol: int) -> Entry | None:
                 answers = source
         elif attribute.type in (ID, ZONE):
             handle += netlink.encode_attribute(attribute.type, attribute.payload)
+        elif attribute.type == STATUS:
+            answered = bool(int.from_bytes(attribute.payload, "big") & SEEN_REPLY)
     if destination is None or answers is None:
         raise NetlinkDecodeError("a conntrack entry without its tuples")
-    return Entry(destination, answers, handle)
+    return Entry(destination, answers, handle, answered)
 
 
 def _decode_tuple(attribute: Attribute) -> tuple[int, tuple[str, int], tuple[str, int]] | None:

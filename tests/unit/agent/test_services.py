@@ -388,7 +388,7 @@ async def test_stale_udp_connections_are_looked_for_after_the_kernel_took_the_ch
 
     await agent._sync()
     await asyncio.to_thread(done.wait, 20)
-    assert asked == [{(VIP, 53): frozenset({Target("10.1.0.1", 53)})}]
+    assert asked == [{(VIP, 17, 53): frozenset({Target("10.1.0.1", 53)})}]
     task.cancel()
 
 

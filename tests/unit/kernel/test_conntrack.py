@@ -12,7 +12,7 @@ from isthmus.wire import conntrack as wire
 from isthmus.wire import netlink
 from isthmus.wire.netlink import Answer, GenericHeader, Message
 
-FRONTEND = ("172.20.0.1", 53)
+FRONTEND = ("172.20.0.1", 17, 53)
 STALE = {FRONTEND: frozenset({Target("10.0.0.9", 53)})}
 
 
@@ -23,8 +23,9 @@ def _tuple(kind: int, source: str, target: str, *, protocol: int) -> bytes:
     return netlink.encode_nested(kind, netlink.encode_nested(1, *ends), netlink.encode_nested(2, number, *ports))
 
 
-def _entry(target: str, backend: str, *, protocol: int = 17) -> Message:
+def _entry(target: str, backend: str, *, protocol: int = 17, status: int = 2) -> Message:
     tuples = _tuple(1, "10.0.0.1", target, protocol=protocol) + _tuple(2, backend, "10.0.0.1", protocol=protocol)
+    tuples += netlink.encode_attribute(wire.STATUS, status.to_bytes(4, "big"))
     return Message(wire.NEW, 0, 1, 0, netlink.encode_nfgenmsg(GenericHeader(2)) + tuples)
 
 
@@ -113,7 +114,21 @@ def test_who_may_not_look_is_told_what_was_looked_for(serve):
 
 def test_many_frontends_are_one_look_for_each_family(serve):
     kernel = serve(Kernel(_entry(FRONTEND[0], "10.0.0.8")))
-    many = {(f"172.20.0.{n}", 53): frozenset() for n in range(20)} | STALE | {("fd00::1", 53): frozenset()}
+    many = {(f"172.20.0.{n}", 17, 53): frozenset() for n in range(20)} | STALE | {("fd00::1", 17, 53): frozenset()}
 
     conntrack.forget_stale(many)
     assert kernel.dumps == 2
+
+
+def test_of_tcp_only_what_nobody_has_answered_is_forgotten_even_if_the_kernel_gives_more(serve):
+    kernel = serve(
+        Kernel(
+            _entry(FRONTEND[0], "10.0.0.8", protocol=6, status=0),
+            _entry(FRONTEND[0], "10.0.0.8", protocol=6, status=2),
+            _entry(FRONTEND[0], "10.0.0.9", protocol=6, status=0),
+            _entry(FRONTEND[0], "10.0.0.8", status=0),
+        )
+    )
+
+    assert conntrack.forget_stale({(FRONTEND[0], 6, 53): frozenset({Target("10.0.0.9", 53)})}) == 1
+    assert (kernel.dumps, kernel.forgotten) == (1, 1)
