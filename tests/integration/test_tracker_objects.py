@@ -135,7 +135,14 @@ async def test_a_service_of_two_clusters_is_described_mirrored_and_kept_while_th
         write(own, "PATCH", f"{SLICES}/web-1", slice_("10.1.0.1", "10.1.0.2", ready=False))
         await until(own, SLICES, lambda found: mirrors(found) == [["10.2.0.1"]])
         other.start()
-        await until(own, GLOBAL, lambda obj: obj["status"]["summary"] == "tion 0/2, koornacht 1/1")
+        await until(
+            own,
+            GLOBAL,
+            lambda obj: (
+                (obj["status"]["summary"], obj["status"]["clusters"][1]["state"])
+                == ("tion 0/2, koornacht 1/1", "Synced")
+            ),
+        )
         done = await asyncio.to_thread(
             CliRunner().invoke, main, ["service", "describe", "web", "--kubeconfig", str(own.directory / "kubeconfig")]
         )
