@@ -268,3 +268,17 @@ class Secret(KubeObject, frozen=True, gc=False, kw_only=True):
 
     def __repr__(self) -> str:
         return f"Secret({self.metadata.namespace}/{self.metadata.name}: {', '.join(self.data)})"
+
+
+class LeaseSpec(msgspec.Struct, frozen=True, gc=False):
+    """coordination/v1 LeaseSpec; a lease that was given back has no holder."""
+
+    holderIdentity: str = ""
+    leaseDurationSeconds: int = 0
+    renewTime: str = ""
+
+
+class Lease(KubeObject, frozen=True, gc=False, kw_only=True):
+    """coordination/v1 Lease."""
+
+    spec: LeaseSpec = LeaseSpec()

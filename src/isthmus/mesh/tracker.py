@@ -8,6 +8,7 @@ changes nothing and is reported once.
 
 import asyncio
 import ipaddress
+import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import NamedTuple, Protocol
@@ -27,6 +28,7 @@ from isthmus.mesh.listing import REREAD, ListFollower
 from isthmus.mesh.mcs.follower import McsFollower
 from isthmus.mesh.membership import Membership, Refused, merge_peers
 from isthmus.mesh.peers import PeersFollower
+from isthmus.mesh.presence import Presence
 from isthmus.mesh.publisher import Publisher, load_identities
 from isthmus.mesh.tracker_metrics import TrackerMetrics
 from isthmus.mesh.tracker_options import TrackerOptions
@@ -254,9 +256,14 @@ async def serve(options: TrackerOptions, *, connect: Connect | None = None, rere
                     mode=options.global_services,
                     staleness=options.remote_staleness,
                     registry=registry,
-                    more=[McsFollower(options.own.cluster.name, members=lambda: tracker.clusters())]
-                    if options.global_services != OFF
-                    else [],
+                    more=[
+                        Presence(socket.gethostname()),
+                        *(
+                            [McsFollower(options.own.cluster.name, members=lambda: tracker.clusters())]
+                            if options.global_services != OFF
+                            else []
+                        ),
+                    ],
                 )
             )
         tracker = Tracker(

@@ -98,7 +98,8 @@ async def disable(member: Member, *, force: bool, tell: Tell) -> None:
     gone.append(objects.remote_role())
     if known is not None and known.tracker == DEPLOYMENT:
         # Where the lab runs tracker and agents it also made these, and goes on using them.
-        gone += [objects.config_map(known), *objects.definitions()]
+        lease = {"kind": "Lease", "metadata": {"name": objects.TRACKER, "namespace": NAMESPACE}}
+        gone += [lease, objects.config_map(known), *objects.definitions()]
     await member.remove(gone)
     tell(f"✅ Cluster mesh is disabled in context {member.context}")
 

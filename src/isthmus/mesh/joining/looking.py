@@ -12,8 +12,8 @@ import msgspec
 
 from isthmus.kube.errors import KubeError, NotFound
 from isthmus.kube.meshobjects import MeshCluster, MeshNode
-from isthmus.kube.resources import DEPLOYMENTS, MESH_CLUSTERS, MESH_NODES, NODES, Resource
-from isthmus.kube.schema import Node
+from isthmus.kube.resources import DEPLOYMENTS, LEASES, MESH_CLUSTERS, MESH_NODES, NODES, Resource
+from isthmus.kube.schema import Lease, LeaseSpec, Node
 from isthmus.mesh.joining.members import Member
 from isthmus.mesh.joining.objects import TRACKER
 from isthmus.mesh.joining.status import Replicas, Seen, Status, judge
@@ -39,11 +39,12 @@ class _ScaleStatus(msgspec.Struct, frozen=True):
 async def look(member: Member) -> Status:
     """Returns how the mesh is in a cluster. Raises JoiningError if it is not enabled there, KubeError."""
     configuration, service = await member.enabled()
-    nodes, peers, mesh_nodes, mesh_clusters, replicas = await asyncio.gather(
+    nodes, peers, mesh_nodes, mesh_clusters, lease, replicas = await asyncio.gather(
         member.client.list_all(NODES, type=Node),
         member.peers(),
         _served(member, MESH_NODES, MeshNode),
         _served(member, MESH_CLUSTERS, MeshCluster),
+        _lease(member),
         _replicas(member) if configuration.tracker == DEPLOYMENT else _none(),
     )
     membership: Membership = read_peers(peers, own=configuration.cluster.name)
@@ -57,6 +58,7 @@ async def look(member: Member) -> Status:
             membership=membership,
             mesh_nodes=mesh_nodes,
             mesh_clusters=mesh_clusters,
+            lease=lease,
         )
     )
 
@@ -97,6 +99,13 @@ async def _served(member: Member, resource: Resource, type: type[_T]) -> list[_T
         return await member.client.list_all(resource, type=type)
     except NotFound:
         return []
+
+
+async def _lease(member: Member) -> LeaseSpec | None:
+    try:
+        return (await member.client.get(LEASES, TRACKER, type=Lease, namespace=NAMESPACE)).spec
+    except NotFound:
+        return None
 
 
 async def _replicas(member: Member) -> Replicas | None:

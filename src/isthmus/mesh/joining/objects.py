@@ -53,6 +53,7 @@ _KINDS: Mapping[str, Resource] = {
         resources.ROLE_BINDINGS,
         resources.DEPLOYMENTS,
         resources.DAEMON_SETS,
+        resources.LEASES,
     )
 }
 

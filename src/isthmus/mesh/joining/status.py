@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from isthmus.kube.meshobjects import MeshCluster, MeshNode
-from isthmus.kube.schema import Node, Service
+from isthmus.kube.schema import LeaseSpec, Node, Service
 from isthmus.mesh.joining.objects import AGENT, PORT, TRACKER
 from isthmus.mesh.membership import DEPLOYMENT, NAMESPACE, PEERS, Configuration, Membership
 
@@ -27,7 +27,7 @@ class Replicas(msgspec.Struct, frozen=True):
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """What there is in the cluster at `now`; `replicas` None: there is no Deployment."""
+    """What there is in the cluster at `now`; `replicas` None: there is no Deployment, `lease` None: no Lease."""
 
     configuration: Configuration
     service: Service
@@ -37,6 +37,7 @@ class Seen(msgspec.Struct, frozen=True):
     membership: Membership = Membership()
     mesh_nodes: Sequence[MeshNode] = ()
     mesh_clusters: Sequence[MeshCluster] = ()
+    lease: LeaseSpec | None = None
 
 
 class Range(msgspec.Struct, frozen=True):
@@ -220,6 +221,12 @@ def _tracker_missing(seen: Seen) -> str:
         if seen.replicas.ready < max(1, seen.replicas.wanted):
             return f"only {seen.replicas.ready} of {seen.replicas.wanted} replicas are available"
     own = next((cluster.status for cluster in seen.mesh_clusters if cluster.status.own), None)
+    if seen.lease is not None:
+        if not seen.lease.holderIdentity:
+            return "it was stopped"
+        age = _since(seen.lease.renewTime, seen.now)
+        if age > timedelta(seconds=seen.lease.leaseDurationSeconds or FRESH.seconds):
+            return f"it has been silent for {_spoken(age)}" if age < timedelta.max else "it is silent"
     if own is None:
         return "it has not said yet how its own cluster is"
     return "" if own.state == "Synced" else f"its own cluster is not synced: {own.reason or own.state or 'unknown'}"
@@ -251,9 +258,13 @@ def _tracker_hint(seen: Seen, reason: str) -> str:
 
 
 def _age(node: MeshNode, now: datetime) -> timedelta:
-    """How long ago an agent was heard of; for ever if it does not say. A clock that is ahead counts as now."""
+    return _since(node.status.heartbeat, now)
+
+
+def _since(text: str, now: datetime) -> timedelta:
+    """How long ago something was heard of; for ever if it does not say. A clock that is ahead counts as now."""
     try:
-        moment = datetime.fromisoformat(node.status.heartbeat)
+        moment = datetime.fromisoformat(text)
         return max(now - (moment if moment.tzinfo else moment.replace(tzinfo=UTC)), timedelta())
     except (ValueError, OverflowError):
         return timedelta.max

@@ -8,6 +8,7 @@ import msgspec
 from isthmus.kube.access import Access
 from isthmus.kube.meshobjects import ClusterSeenByNode, MeshCluster, MeshClusterStatus, MeshNode, MeshNodeStatus
 from isthmus.kube.schema import (
+    LeaseSpec,
     LoadBalancerIngress,
     LoadBalancerStatus,
     Node,
@@ -202,6 +203,15 @@ def test_the_lab_s_tracker_needs_no_deployment() -> None:
     text = summary(status)
     assert "✅ isthmus-tracker of the lab is ready" in text
     assert "💡 Run 'isthmus lab logs koornacht agent-n2' to investigate the cause" in text
+
+
+def test_a_tracker_that_gave_its_lease_back_or_let_it_run_out_is_gone() -> None:
+    renewed = (NOW - datetime.timedelta(seconds=50)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    assert judge(seen(lease=LeaseSpec("tracker-0", 60, renewed))).well
+    said = "for deployment isthmus-tracker to become ready: it "
+    assert waiting_for(judge(seen(lease=LeaseSpec("", 60, renewed)))) == f"{said}was stopped"
+    assert waiting_for(judge(seen(lease=LeaseSpec("tracker-0", 30, renewed)))) == f"{said}has been silent for 0m50s"
+    assert waiting_for(judge(seen(lease=LeaseSpec("tracker-0")))) == f"{said}is silent"
 
 
 def test_access_by_node_port_is_at_every_node_with_a_warning() -> None:
