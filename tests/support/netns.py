@@ -138,7 +138,8 @@ class World:
         pod.ip(
             "link set lo up",
             "link set eth0 up",
-            *(f"address add {_prefix(ip)} dev eth0" for ip in ips),
+            # Without nodad an IPv6 address cannot be bound until the kernel's own thread has had its turn.
+            *(f"address add {_prefix(ip)} dev eth0{' nodad' * (':' in ip)}" for ip in ips),
             *(
                 [f"route add {GATEWAY4} dev eth0", f"route add default via {GATEWAY4} dev eth0"]
                 if any("." in ip for ip in ips)
