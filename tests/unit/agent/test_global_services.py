@@ -6,6 +6,7 @@ import pytest
 from isthmus.agent.global_services import GlobalServices
 from isthmus.agent.liveness import Health, Place
 from isthmus.agent.services import ServiceView
+from isthmus.agent.staging import Stage
 from isthmus.kube.reflector import Gone, Put, Snapshot
 from isthmus.kube.schema import Bare
 from isthmus.model.endpoint import Cluster, Endpoint, Node
@@ -239,6 +240,22 @@ def test_beside_a_kube_proxy_nothing_is_said_of_services_that_are_not_ours(agent
     assert agent.view.faulty == 1
     agent.services(Put(service(**bad)))
     assert agent.view.faulty == 0
+
+
+def test_mirrored_slices_count_only_where_the_agent_leaves_global_services_to_them(agent: Agent):
+    mirror = slice_("10.2.0.1", name="web-west")
+    labels = {
+        **mirror.metadata.labels,
+        "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.isthmus.dev",
+    }
+    mirror = msgspec.structs.replace(mirror, metadata=msgspec.structs.replace(mirror.metadata, labels=labels))
+    agent.slices(Put(mirror))
+    assert agent.reachable == {"10.1.0.1"}
+
+    plain = ServiceView(Stage(ServiceCompiler(Table(), node="n1")), cluster="east")
+    plain.services(Put(global_service()))
+    plain.slices(Put(mirror))
+    assert {target.address for target in in_use(plain.compiler, FRONTEND)} == {"10.2.0.1"}
 
 
 def test_a_headless_service_is_counted_and_has_no_dataplane(agent: Agent):
