@@ -73,7 +73,7 @@ Event = tuple[str, Callable[[World, random.Random], tuple[Setting, str]]]
 
 
 def scale(world: World, dice: random.Random) -> tuple[Setting, str]:
-    side, pods = dice.choice([HERE, THERE]), dice.choice([0, 1, 2, 3])
+    side, pods = dice.choice([HERE, THERE]), dice.choice([0, 1, 2, 2, 3])
     world.kubectl(side, "scale", "deployment", "rebel-base", f"--replicas={pods}")
     of = world.now.here if side == HERE else world.now.there
     why = "pods went away" if pods < of.pods else ""
@@ -149,7 +149,7 @@ def deny(world: World, dice: random.Random) -> tuple[Setting, str]:
 
 
 EVENTS_BY_WEIGHT: dict[Callable[[World, random.Random], tuple[Setting, str]], int] = {
-    scale: 5, delete_pods: 2, kill: 4, part: 3, share: 3, localise: 2, prefer: 4, weigh: 2, drain: 3, deny: 2
+    scale: 5, delete_pods: 2, kill: 4, part: 3, share: 3, localise: 1, prefer: 4, weigh: 2, drain: 3, deny: 2
 }  # fmt: skip
 
 

@@ -82,7 +82,10 @@ class Steady:
             raise AssertionError("the client did not end") from None
         finally:
             self._reader.join(END)
-        said = self._process.stderr.read() if self._process.stderr is not None else ""
+        said = self._process.stderr.read() if self._process.stderr and not self._process.stderr.closed else ""
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
         assert self._process.returncode == 0, said
         assert not self._faults, self._faults
         return self.requests
