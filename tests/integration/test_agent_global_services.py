@@ -102,6 +102,10 @@ def _used(agent: Agent, ip: str) -> set[str]:
     return {target.address for target in in_use(agent.services.own.view.compiler, (ip, 6, 80))}
 
 
+def _healths(node: MeshNode) -> list[str]:
+    return [cluster.health for cluster in node.status.clusters]
+
+
 ALL = {"10.10.1.5", "10.20.1.5", "10.20.1.6"}
 
 
@@ -161,7 +165,7 @@ async def test_an_agent_says_how_it_is_in_a_mesh_node_of_its_node_and_leaves_it_
         found: list[MeshNode] = []
 
         async def look() -> None:
-            while not found or found[-1].status.clusters[0].health != "Reachable":
+            while not (found and found[-1].status.ready and _healths(found[-1]) == ["Reachable"]):
                 with contextlib.suppress(KubeError):
                     found.append(await client.get(MESH_NODES, "n1", type=MeshNode))
                 await asyncio.sleep(0.1)
