@@ -90,6 +90,8 @@ def forget_cluster(state: StateDir, gone: str, left: Iterable[ClusterPlan]) -> l
 async def _join_all(
     state: StateDir, plan: ClusterPlan, others: Sequence[ClusterPlan], *, returning: bool
 ) -> list[ClusterPlan]:
+    if returning and plan.mode is not Mode.TRACKER:
+        return []
     async with AsyncExitStack() as stack:
         member = await stack.enter_async_context(_member(state, plan))
         if plan.mode is Mode.TRACKER:
