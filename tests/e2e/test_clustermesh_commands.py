@@ -120,7 +120,7 @@ def test_clusters_are_enabled_connected_parted_and_connected_again(mesh: Mesh) -
         text = mesh.well(name)
         assert f"✅ All {nodes} nodes are connected to all clusters [min:1 / avg:1.0 / max:1]" in text
         counts = f"{nodes}/{nodes} configured, {nodes}/{nodes} connected"
-        assert f"  - {other}: {counts} - Trackers: 1/1 configured, 1/1 connected" in text
+        assert f"  - {other}: {counts} - tracker: 1/1 configured, 1/1 connected" in text
     assert has_address(lab, ONE, guest)
 
     assert mesh("disconnect", ONE, "--destination-context", f"lab-{TWO}").startswith("✅ Disconnected clusters")

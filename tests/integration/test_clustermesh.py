@@ -320,7 +320,7 @@ def test_the_status_is_judged_from_what_agents_and_tracker_say(joined: World) ->
         assert code == 1
         assert "❌ Deployment isthmus-tracker is not ready: only 0 of 1 replicas are available" in output
         assert "❌ worker: its agent has not been heard of" in output
-        assert "  - koornacht: 0/1 configured, 0/1 connected - Trackers: status not available" in output
+        assert "  - koornacht: 0/1 configured, 0/1 connected - tracker: status not available" in output
         code, _, errors = joined.run("status", "--context", "tion", "--wait", "--wait-duration", "1s")
         assert code == 1
         assert "⌛ Waiting (0s) for deployment isthmus-tracker to become ready" in errors
@@ -336,7 +336,7 @@ def test_the_status_is_judged_from_what_agents_and_tracker_say(joined: World) ->
         joined.send("tion", "PATCH", place, change, media="application/merge-patch+json")
         found = joined.ok("status", "--context", "tion", "--wait", "--wait-duration", "10s")
         assert "✅ All 1 nodes are connected to all clusters [min:1 / avg:1.0 / max:1]" in found
-        assert "  - koornacht: 1/1 configured, 1/1 connected - Trackers: 1/1 configured, 1/1 connected" in found
+        assert "  - koornacht: 1/1 configured, 1/1 connected - tracker: 1/1 configured, 1/1 connected" in found
         told(joined, f"{group}/meshnodes/worker", {**status, "heartbeat": stamp(now - timedelta(minutes=10))})
         code, output, _ = joined.run("status", "--context", "tion", "-o", "json")
         assert code == 1

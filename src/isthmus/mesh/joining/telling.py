@@ -11,9 +11,10 @@ from isthmus.mesh.membership import DEPLOYMENT
 
 def summary(status: Status) -> str:
     """Returns all of it as text; the last line ends with a newline."""
-    lines = [f'✅ Service "{TRACKER}" of type "{status.service_type}" found']
+    lines = []
     if status.service_type == "NodePort":
         lines.append("⚠️  Service type NodePort detected! Service may fail when nodes are removed from the cluster!")
+    lines.append(f'✅ Service "{TRACKER}" of type "{status.service_type}" found')
     if status.access_missing:
         lines.append(f"❌ Cluster access information is missing: {status.access_missing}")
     else:
@@ -87,10 +88,10 @@ def _connection(status: Status, name: str) -> str:
     line = f"  - {name}: {nodes.configured}/{all_nodes} configured, {nodes.connected}/{all_nodes} connected"
     trackers = status.trackers
     if not trackers.told or name not in trackers.clusters:
-        return f"{line} - Trackers: status not available"
+        return f"{line} - tracker: status not available"
     counts = trackers.clusters[name]
     total = trackers.total
-    return f"{line} - Trackers: {counts.configured}/{total} configured, {counts.connected}/{total} connected"
+    return f"{line} - tracker: {counts.configured}/{total} configured, {counts.connected}/{total} connected"
 
 
 def _of(numbers: Range) -> str:

@@ -91,7 +91,7 @@ def test_all_is_well() -> None:
 ✅ All 1 trackers are connected to all clusters [min:1 / avg:1.0 / max:1]
 
 🔌 Cluster Connections:
-  - tion: 2/2 configured, 2/2 connected - Trackers: 1/1 configured, 1/1 connected
+  - tion: 2/2 configured, 2/2 connected - tracker: 1/1 configured, 1/1 connected
 
 🔀 Global services: [ min:1 / avg:1.5 / max:2 ]
 """
@@ -120,7 +120,7 @@ def test_one_node_of_two_is_not_connected() -> None:
     assert waiting_for(status) == "for clusters to be connected: 1 nodes are not ready"
     text = summary(status)
     assert "⚠️  1/2 nodes are not connected to all clusters [min:0 / avg:0.5 / max:1]" in text
-    assert "  - tion: 2/2 configured, 1/2 connected - Trackers: 1/1 configured, 1/1 connected" in text
+    assert "  - tion: 2/2 configured, 1/2 connected - tracker: 1/1 configured, 1/1 connected" in text
     assert "❌ 1 Errors:\n  ❌ n2 is not connected to cluster tion: synchronization in progress for endpoints\n" in text
     assert "💡 Run 'kubectl get pods -n kube-system -l app.kubernetes.io/name=isthmus-agent" in text
 
@@ -163,7 +163,7 @@ def test_the_tracker_is_not_connected_and_that_is_the_likely_cause_for_nodes() -
     )
     text = summary(status)
     assert "⚠️  1/1 trackers are not connected to all clusters [min:0 / avg:0.0 / max:0]" in text
-    assert "Trackers: 1/1 configured, 0/1 connected" in text
+    assert "tracker: 1/1 configured, 0/1 connected" in text
     assert "❌ isthmus-tracker is not connected to cluster tion: Connect call failed" in text
     assert "💡 Double check that the tracker reaches that API server" in text
     assert text.count("💡 This is likely caused by the tracker not being connected to the given cluster") == 2
@@ -179,7 +179,7 @@ def test_an_entry_that_cannot_be_used_is_an_error() -> None:
     assert not status.well
     text = summary(status)
     assert "❌ isthmus-tracker is not connected to cluster alderaan: its entry in Secret kube-system/isthmus-cl" in text
-    assert "alderaan: 0/2 configured, 0/2 connected - Trackers: 0/1 configured, 0/1 connected" in text
+    assert "alderaan: 0/2 configured, 0/2 connected - tracker: 0/1 configured, 0/1 connected" in text
 
 
 def test_a_tracker_that_says_nothing_is_waited_for() -> None:
@@ -187,7 +187,7 @@ def test_a_tracker_that_says_nothing_is_waited_for() -> None:
     assert waiting_for(status) == (
         "for deployment isthmus-tracker to become ready: it has not said yet how its own cluster is"
     )
-    assert "Trackers: status not available" in summary(status)
+    assert "tracker: status not available" in summary(status)
 
 
 def test_a_deployment_that_is_not_there_or_not_ready_is_waited_for() -> None:
