@@ -232,8 +232,7 @@ class ServiceCompiler:
             moves = [Move(slot, None, target) for slot, target in enumerate(slots.items)]
             self._write(frontend, reach, moves, slots)
         self._decide(frontend, line)
-        if frontend.port.protocol == Protocol.UDP:
-            self._stale.add(frontend.key)
+        self._stale.add(frontend.key)  # it may have been led elsewhere before, by an agent that was here before us
 
     def _take_down(self, frontend: Frontend) -> None:
         del self._held[frontend.key]

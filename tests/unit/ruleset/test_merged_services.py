@@ -191,6 +191,19 @@ def test_while_the_tier_in_use_stays_backends_of_the_others_cost_nothing(service
     assert len(in_use(services, (VIP4, 6, 80))) == 500
 
 
+def test_unanswered_tcp_connections_may_lead_astray_when_a_backend_goes_and_after_a_start(services: ServiceCompiler):
+    frontend = (VIP4, Protocol.TCP, 80)
+    services.put_slice(_slice("west", "10.1.0.1", "10.1.0.2"))
+    services.put_service(_web())
+    assert frontend in services.take_stale(), "an agent that was here before may have led them elsewhere"
+
+    services.put_slice(_slice("west", "10.1.0.1", "10.1.0.2", "10.1.0.3"))
+    assert services.take_stale() == set()
+    services.put_slice(_slice("west", "10.1.0.1", "10.1.0.3"))
+    assert services.take_stale() == {frontend}
+    assert services.rightful(frontend) == {Target("10.1.0.1", 8080), Target("10.1.0.3", 8080)}
+
+
 def test_udp_connections_that_may_lead_astray_are_named_when_choices_and_nodes_change(services: ServiceCompiler):
     port = ("dns", Protocol.UDP)
     frontend = (VIP4, Protocol.UDP, 53)
