@@ -104,7 +104,7 @@ async def test_nodes_are_probed_in_both_families_while_they_are_watched_and_not_
         for change in changes:
             told.put_nowait(change)
 
-    prober = Prober(port=port, on_changes=hear, metrics=ProbeMetrics(registry))
+    prober = Prober(port=port, own="", on_changes=hear, metrics=ProbeMetrics(registry))
     before = _descriptors()
     task = asyncio.create_task(prober.serve())
     async with asyncio.timeout(30):

@@ -72,7 +72,7 @@ class GlobalServices:
         self.declarations = Declarations()
         self.neighbours = Neighbours(own=own, node=node, endpoint=endpoint)
         self._compiler = compiler
-        self._own = own
+        self.own = own
         self._used: set[ServiceKey] = set()
         self._contested: set[ServiceKey] = set()
         self._members: dict[ServiceKey, _Members] = {}
@@ -227,7 +227,7 @@ class GlobalServices:
     # -- other clusters' slices --------------------------------------------------------------------------------
 
     def _put_slice(self, shared: SharedSlice) -> None:
-        if shared.cluster == self._own:
+        if shared.cluster == self.own:
             return  # the own API server says it first, and more of it
         key = (shared.cluster, shared.namespace, shared.name)
         before = self._slices.get(key)
@@ -306,7 +306,7 @@ class GlobalServices:
                 self._compiler.set_choice(key, None)
         if settings is not None:
             told = {cluster: max(weights) for cluster, weights in members.weights.items()} if members else {}
-            made = choice(settings, own=self._own, told=told, drained=self._drained)
+            made = choice(settings, own=self.own, told=told, drained=self._drained)
             self._compiler.set_choice(key, made)
         if contested is not was_contested:
             concerned = {*slices, *self.stage.slices_of(key)}

@@ -75,7 +75,7 @@ class GlobalWatch:
         self._now = now
         self._probe_metrics = ProbeMetrics(registry) if probe_port is not None else None
         self._prober = (
-            Prober(port=probe_port, on_changes=self._turned, metrics=self._probe_metrics)
+            Prober(port=probe_port, own=globals_.own, on_changes=self._turned, metrics=self._probe_metrics)
             if probe_port is not None
             else None
         )

@@ -1,11 +1,14 @@
 """Whether nodes answer: when to probe which, and what to make of answers and of silence. No I/O, no clock.
 
 A node is probed once per interval; three misses in a row make it unreachable, and answers for a while make it reachable
-again, for longer each time it fails soon after. Invariants: a node that has never answered is unknown, whatever it
-misses, because a firewall between us says nothing about its pods; a miss counts only if this program was on time to
-see the answer; probes a second are bounded however many nodes there are; a node that is not watched for a moment keeps
-what was known of it. Rejected: asking the other cluster's API server, which may be away while its pods are well, and
-says nothing of the way between; and counting connections of clients that fail, which needs victims.
+again, for longer each time it fails soon after. A node of another cluster must answer for as long as it was silent: our
+tracker heard nothing of that cluster either, and its connection repeats what was lost no sooner than that, since TCP
+doubles its pauses; until then we would lead clients to pods that are gone by now. Invariants: a node that has never
+answered is unknown, whatever it misses, because a firewall between us says nothing about its pods; a miss counts only
+if this program was on time to see the answer; probes a second are bounded however many nodes there are; a node that is
+not watched for a moment keeps what was known of it. Rejected: asking the other cluster's API server, which may be away
+while its pods are well, and says nothing of the way between; and counting connections of clients that fail, which needs
+victims.
 
 The shell tells what came (`answered`, `missed`, `unable`) before each `tick`. Times are seconds of one steady clock.
 """
@@ -39,7 +42,10 @@ shorter one makes fewer than MISSES misses, and a busy machine on which every ti
 
 HOLD = 1.0
 MOST_HOLD = 60.0
-"""For how long a node must answer before it counts as reachable again; doubled each time it failed soon."""
+"""For how long a node must answer before it counts as reachable again; doubled each time it failed soon.
+
+The longest is also the most that is waited for news of another cluster after an outage.
+"""
 
 STABLE = 2 * MOST_HOLD
 """A node that was reachable for so long starts with HOLD again."""
@@ -98,6 +104,8 @@ class _Node(msgspec.Struct):
     usual: float | None = None  # time to an answer, smoothed
     deviation: float = 0.0
     hold: float = HOLD
+    fell: float = 0.0  # when the last probe that was answered before the outage had been sent
+    wait: float = HOLD  # how long this streak has to last
     streak: float | None = None  # since when an unreachable node answers
     recovered: float | None = None  # when it became reachable again, if it ever did
     left: float = 0.0  # when it was watched last
@@ -120,10 +128,14 @@ class _Flight(msgspec.Struct):
 
 
 class Liveness:
-    """The places that are watched. `on_change` is told of each change of health, inside the call that finds it."""
+    """The places that are watched. `on_change` is told of each change of health, inside the call that finds it.
 
-    def __init__(self, on_change: Callable[[Place, Health], None]) -> None:
+    `own` is the cluster of which news does not depend on these nodes; "" if that is so of all.
+    """
+
+    def __init__(self, on_change: Callable[[Place, Health], None], *, own: str = "") -> None:
         self._on_change = on_change
+        self._own = own
         self._nodes: dict[Place, _Node] = {}
         self._order: deque[Place] = deque()
         self._remembered: dict[Place, _Node] = {}
@@ -221,7 +233,9 @@ class Liveness:
         elif node.health is Health.UNREACHABLE:
             if node.streak is None:
                 node.streak = now
-            elif now - node.streak >= node.hold:
+                silent = now - node.fell if self._own and flight.place.cluster != self._own else 0.0
+                node.wait = max(node.hold, min(silent, MOST_HOLD))
+            elif now - node.streak >= node.wait:
                 node.streak, node.recovered = None, now
                 self._turn(flight.place, node, Health.REACHABLE)
 
@@ -288,6 +302,7 @@ class Liveness:
         if node.health is Health.REACHABLE and node.misses >= MISSES:
             soon = node.recovered is not None and now - node.recovered < STABLE
             node.hold = min(2 * node.hold, MOST_HOLD) if soon else HOLD
+            node.fell = node.heard
             self._turn(flight.place, node, Health.UNREACHABLE)
 
     def _turn(self, place: Place, node: _Node, health: Health) -> None:

@@ -21,7 +21,7 @@ _log = structlog.get_logger()
 
 
 class Prober:
-    """Probes TCP `port` of nodes. `on_changes` hears of changes of health, all of a turn at once.
+    """Probes TCP `port` of nodes for an agent of cluster `own`. `on_changes` hears of changes, all of a turn at once.
 
     Run `serve` in a task.
     """
@@ -30,10 +30,11 @@ class Prober:
         self,
         *,
         port: int,
+        own: str,
         on_changes: Callable[[Sequence[tuple[Place, Health]]], None],
         metrics: ProbeMetrics | None = None,
     ) -> None:
-        self.liveness = Liveness(lambda place, health: self._changes.append((place, health)))
+        self.liveness = Liveness(lambda place, health: self._changes.append((place, health)), own=own)
         self._changes: list[tuple[Place, Health]] = []
         self._on_changes = on_changes
         self._port = port

@@ -22,10 +22,10 @@ ADDRESSES = {A: "172.18.0.5", B: "172.18.0.6"}
 class Net:
     """Nodes that answer after a while or never, and a clock that goes in ticks."""
 
-    def __init__(self, *places: Place, rtt: float = 0.01) -> None:
+    def __init__(self, *places: Place, rtt: float = 0.01, own: str = "") -> None:
         self.now = 1000.0
         self.told: list[tuple[Place, Health]] = []
-        self.liveness = Liveness(lambda place, health: self.told.append((place, health)))
+        self.liveness = Liveness(lambda place, health: self.told.append((place, health)), own=own)
         self.dead: set[Place] = set()
         self.rtt = rtt
         self.sent: list[tuple[float, Place]] = []
@@ -70,6 +70,20 @@ def test_a_node_that_stops_answering_is_unreachable_within_a_quarter_of_a_second
     took = net.until(Health.UNREACHABLE)
     assert took <= 0.3
     assert net.health(B) is Health.REACHABLE
+
+
+@pytest.mark.parametrize(
+    ("outage", "waits"), [(0.5, HOLD), (20, 20.0), (300, MOST_HOLD)], ids=["short", "longer", "very long"]
+)
+def test_nodes_of_another_cluster_answer_for_as_long_as_they_were_silent_before_they_are_trusted(outage, waits):
+    for own, expected in (("east", waits), ("west", HOLD)):
+        net = Net(A, own=own)
+        net.run(2)
+        net.dead.add(A)
+        net.run(outage)
+        net.dead.clear()
+        took = net.until(Health.REACHABLE)
+        assert expected <= took <= expected + 1.5, own
 
 
 def test_a_node_that_never_answered_is_unknown_whatever_it_misses_and_is_probed_less_often():
