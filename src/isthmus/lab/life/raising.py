@@ -5,6 +5,7 @@ commit), and keeps the files of a cluster that was complete once; several cluste
 connection of its own, and one that fails does not take the others along.
 """
 
+import importlib
 import shutil
 import threading
 import time
@@ -35,6 +36,8 @@ READY_LIMIT = 90.0
 """Seconds until API server, nodes, agents and addons must be ready."""
 ACQUAINTANCE_LIMIT = 15.0
 """Seconds until clusters that were joined should know all of each other."""
+_JOINING = "isthmus.lab.life.joining"
+"""What takes long to import, and is needed when API servers are up."""
 _UNITS_AT_ONCE = 40
 """Processes in one message to the supervisor, which is bounded."""
 
@@ -72,8 +75,10 @@ def bring_up(
     with Connection(state.socket) as connection:
         running = [cluster.plan for cluster in connection.ask(Describe()).clusters if cluster.plan.name not in new]
     meeting = Meeting(running)
-    with ThreadPoolExecutor(len(notes) + 1) as pool:
+    with ThreadPoolExecutor(len(notes) + 2) as pool:
         definitions = pool.submit(crds)
+        if any(note.plan.mode is Mode.TRACKER for note in notes):
+            pool.submit(importlib.import_module, _JOINING)
 
         def work(note: Note, listener: Listener) -> None:
             said = _prefixed(tell, note.plan.name) if several else tell
@@ -166,8 +171,10 @@ class _Raising:
             self._start([*store_units(self._state, plan), *api_units(self._state, plan)], listener)
             self._waiting.api_server()
             self._tell("API server ready")
+            # Before those who would look for them in vain, and while the API server has nothing else to do.
+            apply_crds(self._api, definitions.result(), deadline=self._deadline)
             self._start(other_units(self._state, plan), None)
-            deployments = self._apply_addons(definitions)
+            deployments = self._apply_dns()
             joined = self._join()
             if self._patience.all_of_it:
                 self._await_all(deployments)
@@ -184,10 +191,9 @@ class _Raising:
             part = Start(self._plan.name, tuple(units[begin : begin + _UNITS_AT_ONCE]))
             self._connection.ask(part, descriptors=[] if listener is None else [listener.fileno()])
 
-    def _apply_addons(self, definitions: "Future[list[Manifest]]") -> list[tuple[str, str]]:
-        """Returns the Deployments (namespace, name) among them."""
+    def _apply_dns(self) -> list[tuple[str, str]]:
+        """Returns the Deployments (namespace, name) among its objects."""
         plan = self._plan
-        apply_crds(self._api, definitions.result(), deadline=self._deadline)
         values = {
             "cluster_name": plan.name,
             "cluster_domain": CLUSTER_DOMAIN,
@@ -206,7 +212,6 @@ class _Raising:
         others = self._meeting.come(self._plan)
         if not any(plan.mode is Mode.TRACKER for plan in (self._plan, *others)):
             return []
-        # Not before there is an API server to speak to: other processes start while this is imported.
         from isthmus.lab.life.joining import join_cluster
 
         joined = join_cluster(
