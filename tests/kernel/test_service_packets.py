@@ -83,22 +83,6 @@ def test_a_service_without_backends_refuses_at_once_and_serves_as_soon_as_there_
         assert node.ask("a", vip, 80, protocol) == "refused"
 
 
-def test_what_a_kube_proxy_refuses_because_it_knows_no_backend_is_served(node: ServiceNode):
-    node.put(service(), backends("web", (B, 8080)))
-    hooks = {"input": -110, "forward": -110, "output": -110}
-    node.world.nft(
-        "add table ip kube-proxy\n"
-        + "".join(
-            f"add chain ip kube-proxy {hook} {{ type filter hook {hook} priority {priority}; }}\n"
-            f"add rule ip kube-proxy {hook} ip daddr {VIP4} tcp dport 80 reject\n"
-            for hook, priority in hooks.items()
-        )
-    )
-
-    for host in ("a", "b", "router"):
-        assert node.ask(host, VIP4, 80) == "b:8080", host
-
-
 def test_a_port_that_the_cluster_ip_does_not_have_is_refused(node: ServiceNode):
     node.put(service(), backends("web", (B, 8080)))
 

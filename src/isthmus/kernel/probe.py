@@ -167,7 +167,7 @@ SERVICE_CONSTRUCTS = (
             "add rule $T translated dnat ip to ip daddr . meta l4proto . th dport . meta priority map @backends4",
             "add rule $T translated dnat ip6 to ip6 daddr . meta l4proto . th dport . meta priority map @backends6",
             "add chain $T nat_in { type nat hook prerouting priority dstnat - 5; policy accept; }",
-            "add chain $T nat_out { type nat hook output priority -115; policy accept; }",
+            "add chain $T nat_out { type nat hook output priority -105; policy accept; }",
             "add rule $T nat_in jump translated",
             "add rule $T nat_out jump translated",
         ),

@@ -66,12 +66,10 @@ from isthmus.ruleset.rules import (
 )
 from isthmus.ruleset.sets import Field, Holds, Jump, SetSpec
 
-# Before a kube-proxy, whose nftables mode refuses at -110 what its own node sends to a Service without local backends;
-# forwarded packets it judges after the translation.
 # Priorities of NAT chains only order them among each other, before a kube-proxy's: the kernel translates at -100 whatever
 # they are. So what a filter refuses before, as kube-proxy's nftables mode does at output, never gets here.
 PREROUTING = "type nat hook prerouting priority dstnat - 5; policy accept;"
-OUTPUT = "type nat hook output priority -115; policy accept;"
+OUTPUT = "type nat hook output priority -105; policy accept;"
 POSTROUTING = "type nat hook postrouting priority srcnat - 1; policy accept;"
 HOOKED = ("services_prerouting", "services_output", "services_postrouting")
 
