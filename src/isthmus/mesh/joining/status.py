@@ -78,6 +78,14 @@ class Connectivity(msgspec.Struct, frozen=True):
     told: bool = True
 
 
+class Health(msgspec.Struct, frozen=True):
+    """Which nodes cannot reach a cluster, and which have had no news of it for too long: its backends are their last
+    resort. Clusters are connected all the same: this is about packets, and that about what is known."""
+
+    unreachable: tuple[str, ...] = ()
+    stale: tuple[str, ...] = ()
+
+
 class Status(msgspec.Struct, frozen=True):
     """How the mesh is; the texts that say what is missing are empty if nothing is."""
 
@@ -89,6 +97,7 @@ class Status(msgspec.Struct, frozen=True):
     nodes: Connectivity
     trackers: Connectivity
     global_services: Range
+    health: dict[str, Health] = {}
 
     @property
     def well(self) -> bool:
@@ -117,6 +126,7 @@ def judge(seen: Seen) -> Status:
         nodes=_nodes(seen, trackers),
         trackers=trackers,
         global_services=_range([status.globalServices for status in fresh]),
+        health=_health(seen),
     )
 
 
@@ -182,6 +192,20 @@ def _nodes(seen: Seen, trackers: Connectivity) -> Connectivity:
         clusters={peer: Counts(*pair) for peer, pair in counts.items()},
         faults=tuple(faults),
     )
+
+
+def _health(seen: Seen) -> dict[str, Health]:
+    """Returns how each other cluster is seen by the nodes that there are and that have been heard of lately."""
+    there = {node.metadata.name for node in seen.nodes}
+    told: dict[tuple[str, str], list[str]] = {}
+    for node in sorted(seen.mesh_nodes, key=lambda node: node.metadata.name):
+        if node.metadata.name in there and _age(node, seen.now) <= FRESH:
+            for cluster in node.status.clusters:
+                told.setdefault((cluster.name, cluster.health), []).append(node.metadata.name)
+    return {
+        peer: Health(tuple(told.get((peer, "Unreachable"), ())), tuple(told.get((peer, "Stale"), ())))
+        for peer in _peers(seen)
+    }
 
 
 def _trackers(seen: Seen) -> Connectivity:

@@ -31,6 +31,7 @@ def summary(status: Status) -> str:
     if status.nodes.clusters:
         lines.append("🔌 Cluster Connections:")
         lines += [_connection(status, name) for name in status.nodes.clusters]
+        lines += _last_resorts(status)
     else:
         lines.append("🔌 No cluster connected")
     lines += ["", f"🔀 Global services: [ {_of(status.global_services)} ]"]
@@ -72,6 +73,7 @@ def as_json(status: Status) -> dict[str, Any]:
         "connectivity": _json(status.nodes),
         "kvstoremesh": {"enabled": True, "status": _json(status.trackers) if status.trackers.told else None},
         "global_services": msgspec.to_builtins(status.global_services),
+        "health": {name: msgspec.to_builtins(health) for name, health in status.health.items()},
         "well": status.well,
     }
 
@@ -92,6 +94,17 @@ def _connection(status: Status, name: str) -> str:
     counts = trackers.clusters[name]
     total = trackers.total
     return f"{line} - tracker: {counts.configured}/{total} configured, {counts.connected}/{total} connected"
+
+
+def _last_resorts(status: Status) -> list[str]:
+    """Returns a line for each cluster that nodes cannot reach or have no news of; the mesh is well all the same."""
+    then = "its backends are used only if nothing else is left"
+    lines = []
+    for name, health in status.health.items():
+        for nodes, what in ((health.unreachable, f"cannot reach {name}"), (health.stale, f"have no news of {name}")):
+            if nodes:
+                lines.append(f"⚠️  {len(nodes)}/{status.nodes.total} nodes {what}: {then}")
+    return lines
 
 
 def _of(numbers: Range) -> str:

@@ -229,6 +229,24 @@ def test_access_by_load_balancer_waits_for_its_address() -> None:
     assert "  - 192.168.56.223:2379\n  - lb.example:2379\n" in text
 
 
+def test_clusters_that_nodes_cannot_reach_or_hear_are_warned_of_and_the_mesh_is_well() -> None:
+    cut = ClusterSeenByNode("tion", ready=True, health="Unreachable")
+    old = ClusterSeenByNode("tion", ready=True, health="Stale")
+    gone = agent("n3", cut)  # its node is no more
+    status = judge(seen(mesh_nodes=[agent("n1", cut), agent("n2", old), gone]))
+    assert status.well
+    text = summary(status)
+    assert (
+        "connected - tracker: 1/1 configured, 1/1 connected\n"
+        "⚠️  1/2 nodes cannot reach tion: its backends are used only if nothing else is left\n"
+        "⚠️  1/2 nodes have no news of tion: its backends are used only if nothing else is left\n"
+    ) in text
+    assert as_json(status)["health"] == {"tion": {"unreachable": ("n1",), "stale": ("n2",)}}
+    silent = judge(seen(mesh_nodes=[agent("n1", cut, age=FRESH.total_seconds() + 1), agent("n2", SEES_TION)]))
+    assert as_json(silent)["health"] == {"tion": {"unreachable": (), "stale": ()}}
+    assert "cannot reach" not in summary(silent)
+
+
 def test_the_json_has_cilium_s_keys() -> None:
     late = ClusterSeenByNode("tion", ready=False, reason="not ready")
     status = judge(seen(mesh_nodes=[agent("n1", SEES_TION), agent("n2", late)]))
