@@ -10,6 +10,9 @@ import msgspec
 
 from isthmus.kube.schema import Condition, KubeObject
 
+NO_MEMBER = "not a member of the cluster mesh; kept because it is drained"
+"""Reason of a MeshCluster that is left of a cluster which is none any more."""
+
 
 class Drain(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Since when a cluster is being drained, and over what time (a Go duration; "" is at once)."""

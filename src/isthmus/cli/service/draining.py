@@ -16,9 +16,8 @@ import msgspec
 from isthmus.cli.service.tables import spoken_drain
 from isthmus.kube.errors import Forbidden, KubeError, NotFound
 from isthmus.kube.kubeconfig import context_names
-from isthmus.kube.meshobjects import Drain, GlobalService, MeshCluster
+from isthmus.kube.meshobjects import NO_MEMBER, Drain, GlobalService, MeshCluster
 from isthmus.kube.resources import GLOBAL_SERVICES, MESH_CLUSTERS
-from isthmus.mesh.control.clusters import NO_MEMBER
 from isthmus.mesh.joining.members import JoiningError, Member, open_member
 from isthmus.services.draining import percent_left
 

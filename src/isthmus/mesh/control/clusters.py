@@ -8,13 +8,11 @@ restart. Rejected: an object per cluster with the drain in the status, which a t
 
 import datetime
 
-from isthmus.kube.meshobjects import MeshCluster, MeshClusterStatus
+from isthmus.kube.meshobjects import NO_MEMBER, MeshCluster, MeshClusterStatus
 from isthmus.kube.resources import MESH_CLUSTERS
 from isthmus.mesh.control.effects import Change, Create, Delete, Effect
 from isthmus.mesh.control.objects import plain
 from isthmus.mesh.control.world import World
-
-NO_MEMBER = "not a member of the cluster mesh; kept because it is drained"
 
 _LONGEST = 1024
 
