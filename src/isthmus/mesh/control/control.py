@@ -151,7 +151,7 @@ class Control:
         self._told[key] = text
         stored = self.world.global_services.get(key)
         known = {condition.message for condition in stored.status.conditions} if stored is not None else set()
-        if text not in known:
+        if not any(message.startswith(text[: global_services.HALF]) for message in known):
             # An earlier life of ours said it, and the status still does.
             recorder.emit(found[0], reason=global_services.INVALID_EVENT, message=text)
             _log.warning(PROBLEM, name="/".join(key), problems=text)

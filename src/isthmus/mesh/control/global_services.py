@@ -19,13 +19,16 @@ from isthmus.mesh.control.facts import OwnService, protocol_word
 from isthmus.mesh.control.objects import OwnerReference, StoredGlobalService, owned_by_service, plain
 from isthmus.mesh.control.seeing import Part, parts_of, told_weights
 from isthmus.mesh.control.world import Key, World
+from isthmus.policy.rules import Problem
 from isthmus.services.choice import Choice, choice
 from isthmus.services.explaining import Share, explain
+from isthmus.services.settings import ORDER, WEIGHT
 
 VALID = "Valid"
 CONFLICT = "Conflict"
 INVALID = "InvalidAnnotation"
 
+UNKNOWN_CLUSTER = "UnknownCluster"
 INVALID_EVENT = "InvalidGlobalService"
 FAILED_OVER = "GlobalServiceFailedOver"
 RESTORED = "GlobalServiceRestored"
@@ -37,6 +40,8 @@ MOST_SPOKEN = 12
 
 LONGEST = 1024
 """Characters of a message."""
+
+HALF = LONGEST // 2 - 1
 
 LIMITS = "EndpointSlices tell kube-proxy neither weights nor which nodes are reachable, and local backends stay in use"
 
@@ -133,7 +138,7 @@ def _status(world: World, view: View, before: GlobalServiceStatus, *, now: float
         used=_several(list(view.used)),
         ports=tuple(SeenPort(port.name, protocol_word(port.protocol), port.port) for port in view.service.ports),
         clusters=entries,
-        conditions=(_valid(view, before, now, slices=slices), _conflict(view, before, now)),
+        conditions=(_valid(world, view, before, now, slices=slices), _conflict(view, before, now)),
     )
 
 
@@ -168,11 +173,33 @@ def _why(world: World, part: Part, share: Share | None) -> str:
     return why.removeprefix("; ")
 
 
-def _valid(view: View, before: GlobalServiceStatus, now: float, *, slices: bool) -> DatedCondition:
+def _valid(world: World, view: View, before: GlobalServiceStatus, now: float, *, slices: bool) -> DatedCondition:
+    unknown = _unknown(world, view.service)
     if view.service.settings.problems:
-        return _dated(DatedCondition(VALID, "False", INVALID, spoken_problems(view.service)), before, now)
-    message = LIMITS if slices else ""
-    return _dated(DatedCondition(VALID, "True", "Accepted", message), before, now)
+        said = _joined(spoken_problems(view.service), unknown)
+        return _dated(DatedCondition(VALID, "False", INVALID, said), before, now)
+    return _dated(DatedCondition(VALID, "True", "Accepted", _joined(unknown, LIMITS if slices else "")), before, now)
+
+
+def _unknown(world: World, service: OwnService) -> str:
+    """Returns which clusters a Service's annotations name that are none of the mesh; "" where that is not known.
+
+    They are no fault: who names a cluster before it joins wants it to count from then on.
+    """
+    if not world.members_known:
+        return ""
+    told = []
+    for key, names in ((ORDER, service.settings.order), (WEIGHT, tuple(service.settings.weights))):
+        found = [name for name in names if name != world.own and name not in world.members and name not in world.kept]
+        if found:
+            what = "is not a member" if len(found) == 1 else "are not members"
+            told.append(str(Problem(f"metadata.annotations[{key}]", f"{_several(found)} {what} of the cluster mesh")))
+    return "; ".join(told)[:HALF]
+
+
+def _joined(first: str, second: str) -> str:
+    """Returns two texts as one; where both are there, there is room for the second one."""
+    return f"{first[:HALF]}; {second}" if first and second else first or second
 
 
 def _conflict(view: View, before: GlobalServiceStatus, now: float) -> DatedCondition:
@@ -199,6 +226,9 @@ def _told(world: World, view: View, before: GlobalServiceStatus, status: GlobalS
     """Returns what to say on the Service of how its status changes."""
     about = reference(view.service)
     told: list[Effect] = []
+    unknown, valid = _unknown(world, view.service), _condition(before, VALID)
+    if unknown and (valid is None or unknown not in valid.message):
+        told.append(Tell(about, UNKNOWN_CLUSTER, unknown, "Warning"))
     conflict, known = _condition(status, CONFLICT), _condition(before, CONFLICT)
     if conflict is not None and conflict.status == "True":
         if known is None or (known.status, known.message) != (conflict.status, conflict.message):

@@ -94,6 +94,48 @@ def test_bad_annotations_are_told_with_their_field(place: Place) -> None:
     assert (about[0].kind, about[0].name, about[0].uid) == ("Service", "web", "svc")
 
 
+def test_clusters_that_are_no_members_are_told_once_until_they_join(place: Place) -> None:
+    place.service(global_="true", order="there,nowhere,here", weight="elsewhere=5,nowhere=20")
+    place.settle()
+    found = condition(place, "Valid")
+    assert (found.status, found.reason) == ("True", "Accepted")
+    assert found.message == (
+        "metadata.annotations[isthmus.dev/affinity]: nowhere is not a member of the cluster mesh; "
+        "metadata.annotations[isthmus.dev/weight]: elsewhere, nowhere are not members of the cluster mesh"
+    )
+    (told,) = place.told
+    assert (told.reason, told.type, told.message) == ("UnknownCluster", "Warning", found.message)
+    place.world.touch_all()
+    assert place.settle() == []
+    place.told.clear()
+    place.members("there", "nowhere", "elsewhere")
+    place.settle()
+    assert condition(place, "Valid").message == ""
+    assert place.reasons() == []
+
+
+def test_nobody_is_told_of_unknown_clusters_while_the_members_are_not_known() -> None:
+    place = Place()
+    place.members("there", known=False)
+    place.service(global_="true", order="nowhere")
+    place.settle()
+    assert condition(place, "Valid").message == ""
+    assert place.reasons() == []
+
+
+def test_faults_and_unknown_clusters_are_both_told_and_there_is_room_for_both(place: Place) -> None:
+    many = ",".join(f"{'x' * 30}{n}" for n in range(10, 40))
+    place.service(global_="true", weight="bad=" + "9" * 3000 + ",worse=" * 200, order=many)
+    place.settle()
+    found = condition(place, "Valid")
+    assert (found.status, found.reason) == ("False", "InvalidAnnotation")
+    assert len(found.message) <= global_services.LONGEST
+    assert "and 18 more are not members of the cluster mesh" in found.message
+    assert place.reasons() == ["UnknownCluster"]
+    place.world.touch_all()
+    assert place.settle() == []
+
+
 @pytest.mark.parametrize(
     ("port", "reason", "text"),
     [
