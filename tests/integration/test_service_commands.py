@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 import isthmus.mesh
 from isthmus.cli import main
+from isthmus.mesh.mcs.api import SERVICE_NAME, derived_name
 from tests.support.apiserver import ApiServer, running_apiserver
 from tests.support.etcd import free_port
 
@@ -151,6 +152,26 @@ def test_a_global_service_is_described(clusters: Clusters) -> None:
     described = json.loads(clusters.run("describe", "web", "-o", "json").output)
     assert described["cluster"] == "tion"
     assert described["events"][0]["reason"] == "PortMismatch"
+
+
+def test_what_stands_for_an_import_is_listed_and_found_by_its_name(clusters: Clusters) -> None:
+    derived = derived_name(("default", "shop"))
+    standing = service(derived, global_="true")
+    standing["metadata"]["labels"] = {SERVICE_NAME: "shop"}
+    clusters.put("tion", f"{CORE}/default/services", standing)
+    clusters.put("tion", f"{CORE}/default/services", service("shop"))  # exported, and not global itself
+    body, status = global_service(derived)
+    clusters.put("tion", f"{MESH}/namespaces/default/globalservices", body, status=status)
+    assert "shop (import)" in clusters.run("list").output
+    listed = json.loads(clusters.run("list", "-o", "json").output)
+    assert ("shop", derived) in [(entry["import"], entry["name"]) for entry in listed]
+    for name in ("shop", derived):
+        done = clusters.run("describe", name)
+        assert done.output.startswith(f"Name:         shop (import)\nService:      {derived}\n"), done.output
+    clusters.put("tion", f"{CORE}/default/services", service("shop", global_="true"))
+    body, status = global_service("shop")
+    clusters.put("tion", f"{MESH}/namespaces/default/globalservices", body, status=status)
+    assert clusters.run("describe", "shop").output.startswith("Name:         shop\nNamespace:")
 
 
 def test_what_is_not_there_is_said_with_what_to_do(clusters: Clusters) -> None:

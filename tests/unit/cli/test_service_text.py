@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from isthmus.cli.service import describing
-from isthmus.cli.service.looking import Event, Found
+from isthmus.cli.service.looking import Event, Found, Listed
 from isthmus.cli.service.tables import age, table
 from isthmus.kube.meshobjects import GlobalService, MeshCluster, MeshNode
 from isthmus.kube.schema import Service
@@ -154,7 +154,7 @@ def test_what_is_missing_is_said() -> None:
 def test_json_has_the_same_keys_whatever_there_is() -> None:
     full = describing.as_json(found(node("n1"), drain={"since": SINCE}), now=NOW)
     assert list(full) == [
-        "namespace", "name", "affinity", "shared", "used", "clusters", "conditions", "created", "cluster",
+        "namespace", "name", "import", "affinity", "shared", "used", "clusters", "conditions", "created", "cluster",
         "annotations", "clusterIPs", "weight", "ports", "nodes", "events", "warnings",
     ]  # fmt: skip
     assert [cluster["drainLeft"] for cluster in full["clusters"]] == [None, 0]
@@ -165,7 +165,7 @@ def test_json_has_the_same_keys_whatever_there_is() -> None:
 
 def test_lists_show_drains_and_with_wide_the_conditions() -> None:
     item = found(drain={"since": SINCE, "over": "10m"})
-    (row,) = describing.rows([item.object], list(item.clusters), now=NOW, wide=True)
+    (row,) = describing.rows(Listed([item.object], list(item.clusters)), now=NOW, wide=True)
     assert row == [
         "demo",
         "web",
@@ -178,6 +178,17 @@ def test_lists_show_drains_and_with_wide_the_conditions() -> None:
         "True",
     ]
     assert len(describing.head(wide=True)) == len(row)
+
+
+def test_a_service_that_stands_for_an_import_is_called_by_its_name() -> None:
+    item = found(imported="shop")
+    listed = Listed([item.object], list(item.clusters), {("demo", "web"): "shop"})
+    assert describing.rows(listed, now=NOW, wide=False)[0][1] == "shop (import)"
+    assert describing.as_listed(item.object, listed, now=NOW)["import"] == "shop"
+    text = describing.text(item, now=NOW)
+    assert text.startswith("Name:         shop (import)\nService:      web\nNamespace:    demo\n")
+    assert describing.as_json(item, now=NOW)["import"] == "shop"
+    assert describing.as_json(found(), now=NOW)["import"] == ""
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from typing import Any
 
 import msgspec
 
-from isthmus.cli.service.looking import Found
+from isthmus.cli.service.looking import Found, Listed
 from isthmus.cli.service.tables import NONE, age, drains, spoken_drain, table
-from isthmus.kube.meshobjects import GlobalService, MeshCluster, MeshNode, ServiceInCluster
+from isthmus.kube.meshobjects import GlobalService, MeshNode, ServiceInCluster
 from isthmus.services.settings import AFFINITY, ALIASES, GLOBAL, ORDER, SHARED, SYNC_SLICES, WEIGHT, settings
 
 KEYS = (GLOBAL, SHARED, AFFINITY, ORDER, WEIGHT, SYNC_SLICES, *ALIASES.values())
@@ -18,15 +18,16 @@ MOST_NAMED = 5
 _WELL = ("Reachable", "Unknown", "Unwatched", "")
 
 
-def rows(found: list[GlobalService], clusters: list[MeshCluster], *, now: float, wide: bool) -> list[list[str]]:
+def rows(listed: Listed, *, now: float, wide: bool) -> list[list[str]]:
     """Returns a row for each GlobalService."""
-    left = drains(clusters, now=now)
+    left = drains(listed.clusters, now=now)
     result = []
-    for item in sorted(found, key=lambda item: (item.metadata.namespace, item.metadata.name)):
+    for item in in_order(listed.services):
         status = item.status
+        imported = _import_of(item, listed)
         row = [
             item.metadata.namespace,
-            item.metadata.name,
+            f"{imported} (import)" if imported else item.metadata.name,
             status.affinity,
             "true" if status.shared else "false",
             ", ".join(_brief(entry, left) for entry in status.clusters) or NONE,
@@ -42,19 +43,29 @@ def rows(found: list[GlobalService], clusters: list[MeshCluster], *, now: float,
     return result
 
 
+def in_order(found: list[GlobalService]) -> list[GlobalService]:
+    """Returns them by namespace and name."""
+    return sorted(found, key=lambda item: (item.metadata.namespace, item.metadata.name))
+
+
+def _import_of(item: GlobalService, listed: Listed) -> str:
+    return listed.imports.get((item.metadata.namespace, item.metadata.name), "")
+
+
 def head(*, wide: bool) -> list[str]:
     """Returns the titles of `rows`."""
     titles = ["NAMESPACE", "NAME", "AFFINITY", "SHARED", "CLUSTERS", "USED", "AGE"]
     return [*titles, "VALID", "CONFLICT"] if wide else titles
 
 
-def as_listed(item: GlobalService, clusters: list[MeshCluster], *, now: float) -> dict[str, Any]:
-    """Returns a GlobalService for machines."""
-    left = drains(clusters, now=now)
+def as_listed(item: GlobalService, listed: Listed, *, now: float) -> dict[str, Any]:
+    """Returns a GlobalService for machines; "import" is "" where it stands for itself."""
+    left = drains(listed.clusters, now=now)
     status = item.status
     return {
         "namespace": item.metadata.namespace,
         "name": item.metadata.name,
+        "import": _import_of(item, listed),
         "affinity": status.affinity,
         "shared": status.shared,
         "used": [entry.name for entry in status.clusters if entry.used],
@@ -66,7 +77,9 @@ def as_listed(item: GlobalService, clusters: list[MeshCluster], *, now: float) -
 
 def as_json(found: Found, *, now: float) -> dict[str, Any]:
     """Returns everything for machines."""
-    listed = as_listed(found.object, list(found.clusters), now=now)
+    meta = found.object.metadata
+    imports = {(meta.namespace, meta.name): found.imported}
+    listed = as_listed(found.object, Listed([found.object], list(found.clusters), imports), now=now)
     left = drains(list(found.clusters), now=now)
     return {
         **listed,
@@ -91,7 +104,8 @@ def text(found: Found, *, now: float) -> str:
     ports = [f"{port.name or '<unset>'}  {port.port}/{port.protocol}" for port in status.ports]
     lines = [f"Warning: {warning}" for warning in found.warnings]
     for title, values in (
-        ("Name", [service.metadata.name]),
+        ("Name", [f"{found.imported} (import)" if found.imported else service.metadata.name]),
+        *((("Service", [service.metadata.name]),) if found.imported else ()),
         ("Namespace", [service.metadata.namespace]),
         ("Cluster", [_own(found) or "<unknown>"]),
         ("Annotations", noted),

@@ -20,24 +20,22 @@ def list_(
     *, kubeconfig: Path | None, context: str | None, namespace: str | None, all_namespaces: bool, output: str
 ) -> None:
     """List the global services of a cluster: who has backends, and which clusters are used."""
-    from isthmus.cli.service.describing import as_listed, head, rows
-    from isthmus.cli.service.looking import list_services
+    from isthmus.cli.service.describing import as_listed, head, in_order, rows
+    from isthmus.cli.service.looking import Listed, list_services
     from isthmus.cli.service.tables import table
-    from isthmus.kube.meshobjects import GlobalService, MeshCluster
     from isthmus.mesh.joining.members import open_member
 
-    async def work() -> tuple[str, list[GlobalService], list[MeshCluster]]:
+    async def work() -> tuple[str, Listed]:
         async with open_member(kubeconfig, context) as member:
             place = namespace or member.client.access.namespace
-            return place, *await list_services(member.client, None if all_namespaces else place)
+            return place, await list_services(member.client, None if all_namespaces else place)
 
-    place, found, clusters = perform(work)
+    place, listed = perform(work)
     now, wide = time.time(), output == "wide"
     if output == "json":
-        found.sort(key=lambda item: (item.metadata.namespace, item.metadata.name))
-        click.echo(json.dumps([as_listed(item, clusters, now=now) for item in found], indent=2))
-    elif found:
-        click.echo("\n".join(table(head(wide=wide), rows(found, clusters, now=now, wide=wide))))
+        click.echo(json.dumps([as_listed(item, listed, now=now) for item in in_order(listed.services)], indent=2))
+    elif listed.services:
+        click.echo("\n".join(table(head(wide=wide), rows(listed, now=now, wide=wide))))
     else:
         where = "" if all_namespaces else f" in namespace {place}"
         click.echo(f"No global services found{where}.", err=True)
@@ -49,7 +47,10 @@ def list_(
 @_namespace
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
 def describe(*, name: str, kubeconfig: Path | None, context: str | None, namespace: str | None, output: str) -> None:
-    """Tell what each cluster has of Service NAME, what is used in this cluster, and why."""
+    """Tell what each cluster has of Service NAME, what is used in this cluster, and why.
+
+    NAME may be that of a ServiceImport, too.
+    """
     from isthmus.cli.service.describing import as_json, text
     from isthmus.cli.service.looking import Found, find
     from isthmus.mesh.joining.members import open_member

@@ -15,6 +15,7 @@ from isthmus.kube.errors import Forbidden, KubeError, NotFound
 from isthmus.kube.meshobjects import GlobalService, MeshCluster, MeshNode
 from isthmus.kube.resources import EVENTS, GLOBAL_SERVICES, MESH_CLUSTERS, MESH_NODES, NAMESPACES, SERVICES, Resource
 from isthmus.kube.schema import Namespace, Service
+from isthmus.mesh.mcs.api import PREFIX, SERVICE_NAME, derived_name
 from isthmus.services.settings import NAMESPACE_GLOBAL, namespace_is_global, settings
 
 
@@ -34,7 +35,10 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What is known of one global service; `warnings` are for people."""
+    """What is known of one global service; `warnings` are for people.
+
+    `imported` is the name of the ServiceImport that the Service stands for, "" if it stands for itself.
+    """
 
     service: Service
     object: GlobalService
@@ -42,27 +46,67 @@ class Found(msgspec.Struct, frozen=True):
     nodes: tuple[MeshNode, ...] = ()
     events: tuple[Event, ...] = ()
     warnings: tuple[str, ...] = ()
+    imported: str = ""
 
 
-async def list_services(client: Client, namespace: str | None) -> tuple[list[GlobalService], list[MeshCluster]]:
+class Listed(msgspec.Struct, frozen=True):
+    """The global services of a cluster; `imports` are the names of the ServiceImports that some of them stand for, by
+    namespace and name."""
+
+    services: list[GlobalService]
+    clusters: list[MeshCluster]
+    imports: dict[tuple[str, str], str] = {}
+
+
+async def list_services(client: Client, namespace: str | None) -> Listed:
     """Returns the GlobalServices (of all namespaces if it is None) and the MeshClusters. Raises Missing, KubeError."""
     try:
         found = await client.list_all(GLOBAL_SERVICES, type=GlobalService, namespace=namespace)
     except NotFound:
         raise Missing(_undefined(client)) from None
-    return found, await _optional(client, MESH_CLUSTERS, MeshCluster, [])
+    clusters = await _optional(client, MESH_CLUSTERS, MeshCluster, [])
+    imports = {}
+    if any(item.metadata.name.startswith(PREFIX) for item in found):
+        for service in await _derived(client, namespace):
+            imports[service.metadata.namespace, service.metadata.name] = _imported(service)
+    return Listed(found, clusters, imports)
+
+
+async def _derived(client: Client, namespace: str | None) -> list[Service]:
+    """Returns the Services that stand for imports; none where they may not be seen: they are called as they are."""
+    try:
+        return await client.list_all(SERVICES, type=Service, namespace=namespace, label_selector=SERVICE_NAME)
+    except Forbidden:
+        return []
+
+
+def _imported(service: Service) -> str:
+    meta = service.metadata
+    name = meta.labels.get(SERVICE_NAME, "")
+    return name if name and meta.name == derived_name((meta.namespace, name)) else ""
 
 
 async def find(client: Client, namespace: str, name: str) -> Found:
-    """Returns what is known of a global service. Raises Missing if there is none, KubeError."""
-    try:
-        service = await client.get(SERVICES, name, type=Service, namespace=namespace)
-    except NotFound:
-        raise Missing(f"Service {namespace}/{name} does not exist") from None
-    try:
-        found = await client.get(GLOBAL_SERVICES, name, type=GlobalService, namespace=namespace)
-    except NotFound:
-        raise Missing(await _why_none(client, service)) from None
+    """Returns what is known of a global service. Raises Missing if there is none, KubeError.
+
+    A name that no global service has may be that of a ServiceImport.
+    """
+    service, found = await asyncio.gather(
+        _optional_one(client, SERVICES, namespace, name, Service),
+        _optional_one(client, GLOBAL_SERVICES, namespace, name, GlobalService),
+    )
+    if service is None or found is None:
+        derived = derived_name((namespace, name))
+        standing, its = await asyncio.gather(
+            _optional_one(client, SERVICES, namespace, derived, Service),
+            _optional_one(client, GLOBAL_SERVICES, namespace, derived, GlobalService),
+        )
+        if standing is not None and (its is not None or service is None):
+            service, found = standing, its
+    if service is None:
+        raise Missing(f"Service {namespace}/{name} does not exist")
+    if found is None:
+        raise Missing(await _why_none(client, service))
     warnings: list[str] = []
     clusters, nodes, events = await asyncio.gather(
         _optional(client, MESH_CLUSTERS, MeshCluster, warnings),
@@ -73,7 +117,7 @@ async def find(client: Client, namespace: str, name: str) -> Found:
         warnings.insert(
             0, "this does not say what the Service says now: the tracker of this cluster is silent, or only just at it"
         )
-    return Found(service, found, tuple(clusters), tuple(nodes), tuple(events), tuple(warnings))
+    return Found(service, found, tuple(clusters), tuple(nodes), tuple(events), tuple(warnings), _imported(service))
 
 
 def _is_old(service: Service, found: GlobalService) -> bool:
@@ -108,6 +152,14 @@ async def _why_none(client: Client, service: Service) -> str:
         f"{what} is global, but nobody has described it yet: is the tracker of this cluster running? "
         "(isthmus clustermesh status)"
     )
+
+
+async def _optional_one(client: Client, resource: Resource, namespace: str, name: str, type: Any) -> Any:
+    """Returns an object, None if there is none."""
+    try:
+        return await client.get(resource, name, type=type, namespace=namespace)
+    except NotFound:
+        return None
 
 
 async def _optional(client: Client, resource: Resource, type: Any, warnings: list[str]) -> list[Any]:
