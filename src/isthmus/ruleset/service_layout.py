@@ -66,8 +66,8 @@ from isthmus.ruleset.rules import (
 )
 from isthmus.ruleset.sets import Field, Holds, Jump, SetSpec
 
-# Priorities of NAT chains only order them among each other, before a kube-proxy's: the kernel translates at -100 whatever
-# they are. So what a filter refuses before, as kube-proxy's nftables mode does at output, never gets here.
+# Priorities order NAT chains among each other only, here before a kube-proxy's: the kernel translates at -100 anyway.
+# What a filter refuses before that, as kube-proxy's nftables mode does at output, never gets here.
 PREROUTING = "type nat hook prerouting priority dstnat - 5; policy accept;"
 OUTPUT = "type nat hook output priority -105; policy accept;"
 POSTROUTING = "type nat hook postrouting priority srcnat - 1; policy accept;"
