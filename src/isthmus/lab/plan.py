@@ -20,12 +20,15 @@ __all__ = [
     "SEGMENT",
     "SEGMENT6",
     "ClusterPlan",
+    "GlobalServices",
     "Mode",
     "NodePlan",
     "PlanError",
+    "ServiceProxy",
     "check_known",
     "plan_cluster",
     "service_address",
+    "with_services",
 ]
 
 MAX_NODES = 100
@@ -47,6 +50,21 @@ class Mode(Enum):
     TRACKER = "tracker"
     STANDALONE = "standalone"
     NONE = "none"
+
+
+class ServiceProxy(Enum):
+    """Who serves ClusterIPs and node ports: the agents, or whatever somebody else runs on the nodes."""
+
+    ISTHMUS = "isthmus"
+    NONE = "none"
+
+
+class GlobalServices(Enum):
+    """How other clusters' backends are reached, as trackers and agents are told."""
+
+    NFTABLES = "nftables"
+    ENDPOINTSLICES = "endpointslices"
+    OFF = "off"
 
 
 class NodePlan(msgspec.Struct, frozen=True):
@@ -79,11 +97,18 @@ class ClusterPlan(msgspec.Struct, frozen=True):
     """A file that adds to the table of images; empty: none."""
     connect: bool = True
     """Whether the lab joins it with its other clusters."""
+    service_proxy: ServiceProxy = ServiceProxy.ISTHMUS
+    global_services: GlobalServices = GlobalServices.NFTABLES
 
     @property
     def control_plane(self) -> NodePlan:
         """The node that holds the API server, the controllers and the tracker."""
         return self.nodes[0]
+
+    @property
+    def serves(self) -> bool:
+        """Whether the lab itself serves ClusterIPs in it; cluster DNS needs that somebody does."""
+        return self.mode is not Mode.NONE and self.service_proxy is ServiceProxy.ISTHMUS
 
     @property
     def context(self) -> str:
@@ -157,6 +182,13 @@ def plan_cluster(
         pod_subnet6=_text(pods.ipv6),
         service_subnet6=_text(services.ipv6),
     )
+
+
+def with_services(plan: ClusterPlan, *, proxy: ServiceProxy, global_services: GlobalServices) -> ClusterPlan:
+    """Returns the plan of a cluster whose Services are served so; raises PlanError."""
+    if global_services is GlobalServices.ENDPOINTSLICES and plan.mode is not Mode.TRACKER:
+        raise PlanError("--global-services endpointslices needs --policy tracker: it is trackers that write them")
+    return msgspec.structs.replace(plan, service_proxy=proxy, global_services=global_services)
 
 
 def check_known(names: Iterable[str], known: Sequence[str]) -> None:

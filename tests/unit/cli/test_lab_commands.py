@@ -42,6 +42,12 @@ def test_every_command_has_help(tmp_path: Path) -> None:
         (["create", "a", "--api-port", "0"], "0 is not in the range"),
         (["create", "a", "--pod-subnet", "10.0.0.1/8"], "--pod-subnet 10.0.0.1/8: 10.0.0.1/8 has host bits set"),
         (["create", "a", "--apiserver-binaries", "/"], "--apiserver-binaries /: there is no program kube-apiserver"),
+        (["create", "a", "--service-proxy", "kube-proxy"], "'kube-proxy' is not one of 'isthmus', 'none'"),
+        (["create", "a", "--global-services", "on"], "'on' is not one of 'nftables', 'endpointslices', 'off'"),
+        (
+            ["create", "a", "--global-services", "endpointslices", "--policy", "standalone"],
+            "--global-services endpointslices needs --policy tracker",
+        ),
         (["stop", "nothing"], "'nothing' is not one of"),
         (["stop", "node", "a"], "no lab is running; create a cluster with: isthmus lab create NAME"),
         (["partition", "a", "b"], "no lab is running"),
@@ -105,6 +111,8 @@ def test_a_completion_script_is_printed(tmp_path: Path, shell: str) -> None:
         ("isthmus lab exec koornacht koornacht-w", ["koornacht-worker"]),
         ("isthmus lab sta", ["start", "status"]),
         ("isthmus lab stop tr", ["tracker"]),
+        ("isthmus lab create --service-proxy ", ["isthmus", "none"]),
+        ("isthmus lab up --global-services e", ["endpointslices"]),
     ],
 )
 def test_names_are_completed(tmp_path: Path, words: str, expected: list[str]) -> None:

@@ -49,12 +49,28 @@ _wait = click.option(
 )
 
 
+_proxy = click.option(
+    "--service-proxy",
+    type=click.Choice(["isthmus", "none"]),
+    default="isthmus",
+    show_default=True,
+    help="Who serves Services: the agents, or nobody, so that you can run a kube-proxy on the nodes.",
+)
+_global = click.option(
+    "--global-services",
+    type=click.Choice(["nftables", "endpointslices", "off"]),
+    default="nftables",
+    show_default=True,
+    help="How other clusters' backends come to be used: by agents, by EndpointSlices of the tracker, or not at all.",
+)
+
+
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
 
 def _as_new(command: _Command) -> _Command:
     """Gives a command what can be said of any new cluster."""
-    for option in (_merge, _wait, _binaries, _images, _prefix, _policy, _family):
+    for option in (_merge, _wait, _binaries, _images, _prefix, _global, _proxy, _policy, _family):
         command = option(command)
     return command
 
@@ -96,6 +112,8 @@ def create(
     connect: bool,
     ip_family: str | None,
     policy: str,
+    service_proxy: str,
+    global_services: str,
     context_prefix: str,
     images_file: Path | None,
     apiserver_binaries: Path | None,
@@ -135,7 +153,8 @@ def create(
                 labels=labels,
                 origins=origins,
             )
-            return [_with(plan, context_prefix=context_prefix, binaries=apiserver_binaries, connect=connect)]
+            plan = _with(plan, context_prefix=context_prefix, binaries=apiserver_binaries, connect=connect)
+            return [_served(plan, proxy=service_proxy, global_services=global_services)]
 
         wishes = Wishes(
             api_host=kind.api_address or "127.0.0.1",
@@ -160,6 +179,8 @@ def up(
     nodes: int,
     ip_family: str | None,
     policy: str,
+    service_proxy: str,
+    global_services: str,
     context_prefix: str,
     images_file: Path | None,
     apiserver_binaries: Path | None,
@@ -187,7 +208,8 @@ def up(
                 mode=Mode(policy),
                 ip_family=ip_family or "ipv4",
             )
-            plans.append(_with(plan, context_prefix=context_prefix, binaries=apiserver_binaries))
+            plan = _with(plan, context_prefix=context_prefix, binaries=apiserver_binaries)
+            plans.append(_served(plan, proxy=service_proxy, global_services=global_services))
         return plans
 
     patience = Patience(all_of_it=wait)
@@ -245,6 +267,12 @@ def _with(plan: "ClusterPlan", *, context_prefix: str, binaries: Path | None, co
         binaries="" if binaries is None else _checked(binaries),
         connect=connect,
     )
+
+
+def _served(plan: "ClusterPlan", *, proxy: str, global_services: str) -> "ClusterPlan":
+    from isthmus.lab.plan import GlobalServices, ServiceProxy, with_services
+
+    return with_services(plan, proxy=ServiceProxy(proxy), global_services=GlobalServices(global_services))
 
 
 def _checked(binaries: Path) -> str:

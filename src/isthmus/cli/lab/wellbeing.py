@@ -68,6 +68,10 @@ def _words(cluster: "ClusterHealth") -> list[str]:
         words.append(cluster.agents)
     elif cluster.agent_count:
         words.append(f"{cluster.agent_count} of {cluster.agent_count} agents enforce")
+    if cluster.service_proxy == "none":
+        words.append("ClusterIPs are served by others, or by nobody")
+    if cluster.global_services not in ("", "nftables"):
+        words.append(f"global services: {cluster.global_services}")
     if cluster.stopped_nodes:
         words.append(f"stopped nodes: {', '.join(cluster.stopped_nodes)}")
     if cluster.stopped_units:

@@ -251,6 +251,10 @@ class _Raising:
         if plan.mode is Mode.NONE:
             return
         self._tell("Policies are enforced on every node")
+        if not plan.serves:
+            # Its pods ask the API server by its ClusterIP, as in any cluster.
+            self._tell("No ClusterIP is served yet: run a kube-proxy on every node, and cluster DNS gets ready", False)
+            return
         self._waiting.deployments(deployments)
         if deployments:
             self._tell("Cluster DNS ready")

@@ -11,7 +11,7 @@ from isthmus.lab.launch import connect
 from isthmus.lab.life.api import admin_api
 from isthmus.lab.life.notes import Note, complete, noted
 from isthmus.lab.life.readiness import asked, missing_agents, missing_api, missing_nodes
-from isthmus.lab.plan import Mode
+from isthmus.lab.plan import GlobalServices, Mode, ServiceProxy
 from isthmus.lab.statedir import StateDir
 
 
@@ -31,6 +31,10 @@ class ClusterHealth(msgspec.Struct, frozen=True, rename="camel"):
     stopped_units: tuple[str, ...] = ()
     waiting_units: tuple[str, ...] = ()
     memory: int = 0
+    service_proxy: str = ""
+    """Who serves ClusterIPs: isthmus, or none of the lab's."""
+    global_services: str = ""
+    """nftables, endpointslices or off."""
 
 
 class LabHealth(msgspec.Struct, frozen=True, rename="camel"):
@@ -94,6 +98,8 @@ def _health(state: StateDir, cluster: ClusterState, connection: Connection, *, m
         stopped_units=stopped,
         waiting_units=waiting,
         memory=memory,
+        service_proxy=(ServiceProxy.ISTHMUS if plan.serves else ServiceProxy.NONE).value,
+        global_services=(GlobalServices.OFF if plan.mode is Mode.NONE else plan.global_services).value,
     )
 
 

@@ -5,7 +5,7 @@ directory alone, so this is a pure function of both.
 """
 
 from isthmus.lab.control import UnitSpec
-from isthmus.lab.plan import ClusterPlan, Mode, NodePlan, service_address
+from isthmus.lab.plan import ClusterPlan, GlobalServices, Mode, NodePlan, ServiceProxy, service_address
 from isthmus.lab.statedir import ClusterDir, StateDir
 from isthmus.lab.supervisor.health import AGENT_PORT
 from isthmus.lab.units.credentials import CLUSTER_DOMAIN
@@ -79,22 +79,24 @@ def _tracker_unit(state: StateDir, plan: ClusterPlan) -> UnitSpec:
         "etcd-key": place.pki / "etcd.key",
         "metrics-bind-address": f"{address}:{TRACKER_METRICS_PORT}",
     }
-    words = [*our_command("tracker"), *flags(values)]
+    words = [*our_command("tracker"), *flags(values | _global_services(plan))]
     return UnitSpec(name="tracker", argv=tuple(words), node=plan.control_plane.name)
 
 
 def _agent_unit(state: StateDir, plan: ClusterPlan, node: NodePlan) -> UnitSpec:
     place = state.cluster(plan.name)
-    values: dict[str, object] = {
+    values: dict[str, object] = _global_services(plan) | {
         "node-name": node.name,
         "cluster-name": plan.name,
         "cluster-id": plan.id,
         "kubeconfig": place.kubeconfig(f"agent-{node.name}"),
         "metrics-bind-address": f"{node.address}:{AGENT_PORT}",
     }
-    words = [*our_command("agent"), "--kube-proxy-replacement"]
+    words = our_command("agent")
+    if plan.service_proxy is ServiceProxy.ISTHMUS:
+        words = [*words, "--kube-proxy-replacement"]
     if plan.mode is Mode.STANDALONE:
-        words.append("--standalone")
+        words = [*words, "--standalone"]
         values["clusters-file"] = state.roster
     else:
         values |= {
@@ -104,6 +106,13 @@ def _agent_unit(state: StateDir, plan: ClusterPlan, node: NodePlan) -> UnitSpec:
             "etcd-key": place.pki / "etcd-client.key",
         }
     return UnitSpec(name=f"agent-{node.name}", argv=tuple(words + flags(values)), node=node.name)
+
+
+def _global_services(plan: ClusterPlan) -> dict[str, object]:
+    """Returns what tracker and agents are told of global services, nothing where that is what they do anyway."""
+    if plan.global_services is GlobalServices.NFTABLES:
+        return {}
+    return {"global-services": plan.global_services.value}
 
 
 def _store_url(plan: ClusterPlan) -> str:

@@ -10,7 +10,7 @@ import pytest
 from isthmus.lab.addons.manifests import crds
 from isthmus.lab.life.joining import _on_segment, configuration_of
 from isthmus.lab.life.readiness import missing_acquaintance
-from isthmus.lab.plan import Mode, plan_cluster
+from isthmus.lab.plan import GlobalServices, Mode, ServiceProxy, plan_cluster, with_services
 from isthmus.lab.statedir import StateDir
 from isthmus.lab.supervisor.roster import write_roster
 from isthmus.lab.units.members import other_units
@@ -74,6 +74,19 @@ def test_trackers_read_no_file_of_clusters_and_stand_alone_agents_do(tmp_path: P
     agents = [unit.argv for unit in other_units(state, alone) if unit.name.startswith("agent-")]
     assert agents
     assert all("--clusters-file" in argv for argv in agents)
+
+
+def test_trackers_and_agents_are_told_who_serves_services(tmp_path: Path) -> None:
+    state = StateDir(tmp_path)
+    others = with_services(PLAN, proxy=ServiceProxy.NONE, global_services=GlobalServices.ENDPOINTSLICES)
+    for plan, proxy, told in ((PLAN, True, False), (others, False, True)):
+        assert plan.serves is proxy
+        for unit in other_units(state, plan):
+            if unit.name.startswith("agent-"):
+                assert ("--kube-proxy-replacement" in unit.argv) is proxy
+            if unit.name.startswith(("agent-", "tracker")):
+                assert ("--global-services" in unit.argv) is told
+                assert ("endpointslices" in unit.argv) is told
 
 
 def test_a_cluster_that_is_left_alone_is_not_in_that_file(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a lab's directory says while nothing runs: nothing of it is lost by looking, or by creating."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from isthmus.lab.life.notes import Note, complete, noted, read_note, write_note
 from isthmus.lab.life.raising import CreationError, Patience
 from isthmus.lab.life.restarting import start_lab, stop_lab
 from isthmus.lab.life.wellbeing import lab_health, lab_view
-from isthmus.lab.plan import Mode, PlanError, plan_cluster
+from isthmus.lab.plan import GlobalServices, Mode, PlanError, plan_cluster
 from isthmus.lab.statedir import StateDir
 
 
@@ -37,6 +38,20 @@ def test_notes_survive_and_broken_ones_are_passed_over(stopped: StateDir) -> Non
     assert [note.plan.name for note in complete(noted(stopped))] == ["b", "a"]
     assert read_note(stopped, "broken") is None
     assert read_note(stopped, "nowhere") is None
+
+
+def test_a_note_of_before_a_field_was_there_means_what_was_done_then(stopped: StateDir) -> None:
+    path = stopped.cluster("a").plan
+    note = json.loads(path.read_bytes())
+    for field in ("service_proxy", "global_services", "connect"):
+        del note["plan"][field]
+    path.write_text(json.dumps(note))
+
+    found = read_note(stopped, "a")
+
+    assert found is not None
+    assert found.plan == plan_cluster("a", existing=[plan_cluster("b", existing=[])])
+    assert (found.plan.serves, found.plan.global_services) == (True, GlobalServices.NFTABLES)
 
 
 def test_creating_in_a_stopped_lab_is_refused_and_removes_nothing(stopped: StateDir) -> None:
