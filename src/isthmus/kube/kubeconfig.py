@@ -349,7 +349,9 @@ def _proxy(cluster: _Cluster, place: _Place) -> str | None:
     if not cluster.proxy_url:
         return None
     if not cluster.proxy_url.startswith(("http://", "https://")):
-        raise place.error("proxy-url", f"{clip(cluster.proxy_url)!r}: only http and https proxies are supported")
+        # Not the address itself, which may hold a password.
+        scheme = cluster.proxy_url.partition("://")[0] if "://" in cluster.proxy_url else ""
+        raise place.error("proxy-url", f"{clip(scheme)!r}: only http and https proxies are supported")
     return cluster.proxy_url
 
 

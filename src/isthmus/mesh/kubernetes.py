@@ -3,8 +3,9 @@
 Watches pods, namespaces and nodes of all namespaces, what is shared of them (Services, EndpointSlices, and where there
 are any, ServiceExports), and the NetworkPolicies only for the label keys that they select on. Invariants:
 `ClusterJoined` comes first and `ClusterSynced` when all that there was at the start has been told, and again after
-every new snapshot; an API server that fails or vanishes degrades the source and takes nothing back; what waits between
-the watches and the consumer is bounded, and a consumer that is slow slows the watches down instead of losing events.
+every new snapshot; an API server that fails, or answers nothing for ten seconds (`liveness`), degrades the source and
+takes nothing back; what waits between the watches and the consumer is bounded, and a consumer that is slow slows the
+watches down instead of losing events.
 Lifetime: `events` may be iterated once, and runs until it is closed or cancelled.
 
 Rejected: applying each event as it comes. A rollout makes thousands within a second, and an agent that gets them in
@@ -35,6 +36,7 @@ from isthmus.kube.schema import EndpointSlice, Namespace, Node, Pod, Service
 from isthmus.mesh.exports import follow_exports
 from isthmus.mesh.identities import Allocator, LabelFilter
 from isthmus.mesh.importer import Importer
+from isthmus.mesh.liveness import follow_liveness
 from isthmus.mesh.reports import Report
 from isthmus.mesh.selection import PolicyKeys, SelectedKeys
 from isthmus.mesh.sharing import Sharing
@@ -57,6 +59,9 @@ PIECE = 500
 FEW = 40
 """Services of a snapshot, or slices, each of which may have a hundred endpoints: as much."""
 
+CONNECTION = "connection"
+"""What fails when the server answers nothing, whatever the watches believe."""
+
 SOURCE_SYNCED = "cluster synced"
 OBJECT_REPORTED = "object reported"
 ADOPTION_REFUSED = "identity not adopted"
@@ -65,7 +70,7 @@ _log = structlog.get_logger()
 
 
 class SourceHealth(msgspec.Struct, frozen=True):
-    """How a source is: `trouble` holds what fails now, by resource."""
+    """How a source is: `trouble` holds what fails now, by resource, or by CONNECTION."""
 
     connected: bool
     synced: bool
@@ -118,6 +123,7 @@ class KubernetesSource:
         self._synced = False
         self._healthy: set[Resource] = set()
         self._trouble: dict[Resource, str] = {}
+        self._silence = ""
         self._last_error = ""
         self._dropped = 0
         self._started = False
@@ -128,10 +134,13 @@ class KubernetesSource:
     @property
     def health(self) -> SourceHealth:
         """Returns how the source is now."""
+        trouble = {str(resource): reason for resource, reason in self._trouble.items()}
+        if self._silence:
+            trouble[CONNECTION] = self._silence
         return SourceHealth(
-            connected=not self._trouble and bool(self._healthy),
+            connected=not trouble and bool(self._healthy),
             synced=self._synced,
-            trouble={str(resource): reason for resource, reason in self._trouble.items()},
+            trouble=trouble,
             last_error=self._last_error,
             counts={**self._importer.counts, **self._sharing.counts},
             dropped=self._dropped,
@@ -155,6 +164,7 @@ class KubernetesSource:
             asyncio.create_task(self._pump(SERVICES, Service), name=f"{self.cluster.name} services"),
             asyncio.create_task(self._pump(ENDPOINT_SLICES, EndpointSlice), name=f"{self.cluster.name} endpointslices"),
             asyncio.create_task(self._pump_exports(), name=f"{self.cluster.name} serviceexports"),
+            asyncio.create_task(follow_liveness(self._client, self._hear), name=f"{self.cluster.name} liveness"),
         ]
         for task in tasks:
             task.add_done_callback(self._ended)
@@ -227,6 +237,11 @@ class KubernetesSource:
                     self._poke()
             case Dropped():
                 self._dropped += 1
+
+    def _hear(self, state: State) -> None:
+        """Takes whether the server answers at all."""
+        self._silence = state.reason if isinstance(state, Degraded) else ""
+        self._last_error = self._silence or self._last_error
 
     async def _gather(self) -> "list[_Told]":
         """Waits for a change, then a moment for more."""

@@ -184,9 +184,10 @@ class Publisher:
             await self._records_due.wait()
             await asyncio.sleep(RECORDS_DELAY)
             self._records_due.clear()
-            due, size = self._records.take_due(), 0
+            # A piece is due until its turn: when the cluster is complete meanwhile, what is not made yet is made first.
+            due, size = self._records.waiting(), 0
             for start in range(0, len(due), RECORDS_PIECE):
-                size += self._make_records(due[start : start + RECORDS_PIECE])
+                size += self._make_records(self._records.take_due(due[start : start + RECORDS_PIECE]))
                 self._keeper.wake()
                 await asyncio.sleep(0)
             await asyncio.sleep(max(RECORDS_PAUSE, size / RECORDS_RATE))
@@ -257,7 +258,9 @@ class Publisher:
             self._records.clear()
         marks = [kvstore.synced_key(name, kind, cached=c) for kind in Kind for c in (False, True)]
         marks += [kvstore.whole_key(name), kvstore.seen_key(name)]
-        for key in (*marks, *self._ledger.keys(kvstore.prefixes_of(name, cached=cached))):
+        prefixes = kvstore.prefixes_of(name, cached=cached)
+        self._refused = {key for key in self._refused if not key.startswith(prefixes)}
+        for key in (*marks, *self._ledger.keys(prefixes)):
             self._gone(key)
 
     def _synced(self, name: str) -> None:

@@ -6,6 +6,8 @@ is made of what is told when it is made, however often it was due before; facts 
 them. Rejected: a record for each change of a slice: with 5,000 backends each is near 1 MB.
 """
 
+from collections.abc import Iterable
+
 from isthmus.model.mesh import ClusterLeft, MeshEvent, ServiceGone, ServiceTold, SliceGone, SliceTold
 from isthmus.model.service import ServiceKey
 from isthmus.model.sharing import SharedService, SharedSlice
@@ -50,10 +52,16 @@ class ServiceRecords:
         for table in (self._services, self._slices, self._service_of, self._due):
             table.clear()
 
-    def take_due(self) -> list[ServiceKey]:
-        """Returns which records must be written since the last call."""
-        due, self._due = self._due, {}
-        return list(due)
+    def waiting(self) -> list[ServiceKey]:
+        """Returns which records are due; they stay so until they are taken."""
+        return list(self._due)
+
+    def take_due(self, among: Iterable[ServiceKey] | None = None) -> list[ServiceKey]:
+        """Returns which records (all, or those `among`) are due since they were taken last; they are due no more."""
+        taken = list(self._due) if among is None else [key for key in among if key in self._due]
+        for key in taken:
+            del self._due[key]
+        return taken
 
     def content(self, key: ServiceKey) -> tuple[SharedService, list[SharedSlice]] | None:
         """Returns what goes into a record, None if there must be none."""

@@ -15,6 +15,7 @@ from isthmus.model.flow import PORT_PROTOCOLS
 from isthmus.model.service import PortKey
 from isthmus.model.sharing import FULL_WEIGHT, SharedEndpoint, SharedPort, SharedSlice
 from isthmus.policy.rules import Problem
+from isthmus.wire.kvstore.checks import clip, label_key_fault, label_value_fault, name_fault
 
 SERVICE_NAME = "kubernetes.io/service-name"
 MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
@@ -58,7 +59,7 @@ def slice_of(
         if address is None or family_of(address) != version:
             problems.append(Problem(f"endpoints[{index}].addresses", f"{given!r} is no {obj.addressType} address"))
         else:
-            endpoints.append(_endpoint(endpoint, address))
+            endpoints.append(_endpoint(endpoint, address, f"endpoints[{index}]", problems))
     if len(obj.endpoints or ()) > most:
         problems.append(Problem("endpoints", f"more than {most}; the rest is left out"))
     found = SharedSlice(
@@ -84,18 +85,36 @@ def usable_address(text: str) -> str | None:
     return None if address is None or ip_address(address).is_link_local else address
 
 
-def _endpoint(endpoint: EndpointOfSlice, address: str) -> SharedEndpoint:
+def _endpoint(endpoint: EndpointOfSlice, address: str, where: str, problems: list[Problem]) -> SharedEndpoint:
+    """Returns an endpoint; one word that no reader takes would cost it the whole slice, so that is left out."""
     said = endpoint.conditions
+    words = {"nodeName": endpoint.nodeName, "hostname": endpoint.hostname, "zone": endpoint.zone}
+    for field, word in words.items():
+        fault = _word_fault(field, word) if word else None
+        if fault is not None:
+            words[field] = None
+            problems.append(Problem(f"{where}.{field}", fault))
     ready = said.ready is not False
     return SharedEndpoint(
         address=address,
         ready=ready,
         serving=ready if said.serving is None else said.serving,
         terminating=bool(said.terminating),
-        node=sys.intern(endpoint.nodeName or ""),
-        hostname=endpoint.hostname or "",
-        zone=sys.intern(endpoint.zone or ""),
+        node=sys.intern(words["nodeName"] or ""),
+        hostname=words["hostname"] or "",
+        zone=sys.intern(words["zone"] or ""),
     )
+
+
+@lru_cache(maxsize=4096)
+def _word_fault(field: str, word: str) -> str | None:
+    """Why a word cannot be what it is given for; an API server does not look at zones at all."""
+    match field:
+        case "zone":
+            return label_value_fault(word)
+        case "hostname":
+            return name_fault(word, limit=63)
+    return name_fault(word)
 
 
 def _ports(obj: EndpointSlice, problems: list[Problem]) -> tuple[SharedPort, ...]:
@@ -107,7 +126,15 @@ def _ports(obj: EndpointSlice, problems: list[Problem]) -> tuple[SharedPort, ...
         if protocol is None or not 0 < port.port <= MAX_PORT:
             problems.append(Problem(f"ports[{index}]", f"{port.protocol} {port.port} is no port"))
             continue
-        name, app = sys.intern(port.name or ""), sys.intern(port.appProtocol or "")
+        fault = name_fault(port.name, limit=63) if port.name else None
+        if fault is not None:
+            problems.append(Problem(f"ports[{index}].name", fault))
+            continue
+        app = port.appProtocol or ""
+        if app and label_key_fault(app) is not None:
+            problems.append(Problem(f"ports[{index}].appProtocol", f"{clip(app)} is left out"))
+            app = ""
+        name, app = sys.intern(port.name or ""), sys.intern(app)
         ports[name, int(protocol)] = SharedPort(name, int(protocol), port.port, app)
     if len(obj.ports or ()) > MAX_PORTS:
         problems.append(Problem("ports", f"more than {MAX_PORTS}; the rest is left out"))

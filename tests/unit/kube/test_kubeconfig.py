@@ -185,7 +185,7 @@ EXEC = {"apiVersion": "client.authentication.k8s.io/v1", "command": "x", "intera
         ({"cluster": {"certificate-authority-data": "%%%"}}, r"\.certificate-authority-data: is not base64"),
         ({"cluster": {"certificate-authority": "no.crt"}}, r"\.certificate-authority: .*no\.crt: cannot read"),
         ({"cluster": {"insecure-skip-tls-verify": True, "certificate-authority-data": b64(b"x")}}, "insecure-skip-tls"),
-        ({"cluster": {"proxy-url": "socks5://h"}}, r"\.proxy-url: 'socks5://h'"),
+        ({"cluster": {"proxy-url": "socks5://u:secret@h"}}, r"\.proxy-url: 'socks5'"),
         ({"cluster": {"insecure-skip-tls-verify": "maybe"}}, r"Expected `bool \| null`, got `str` - at `\$\.clusters"),
         ({"user": {"auth-provider": {"name": "gcp"}}}, r"users\[0\] 'admin'\.auth-provider: was removed"),
         ({"user": {"client-certificate-data": b64(b"x")}}, r"\.client-key: .* together"),

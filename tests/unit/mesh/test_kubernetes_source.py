@@ -325,3 +325,29 @@ async def test_a_cluster_is_not_complete_before_its_slices_are_known() -> None:
         assert not task.done(), "without them, everything that was shared before would be taken back"
         assert "endpointslices" in (found.source.ready() or "")
         await task
+
+
+async def test_a_server_that_answers_nothing_degrades_the_source_while_its_watches_believe_all_is_well() -> None:
+    async with following() as found:
+        silent: asyncio.Event = asyncio.Event()
+
+        async def say_nothing(_request: Any) -> Any:
+            silent.set()
+            await found.server.release.wait()
+
+        await found.until_synced()
+        believed = found.believer.meaning()
+        found.server.scripts["/version"] = deque([say_nothing] * 2)
+        following_on = asyncio.ensure_future(found.next())
+        while "connection" not in found.source.health.trouble:
+            await asyncio.sleep(0.5)
+        health = found.source.health
+        assert silent.is_set()
+        assert health.trouble == {"connection": "the API server does not answer: GET /version: no answer in 3 s"}
+        assert (health.connected, health.synced) == (False, True)
+        while found.source.health.trouble:
+            await asyncio.sleep(0.5)
+        assert found.source.health.connected
+        assert found.believer.meaning() == believed
+        following_on.cancel()
+        await asyncio.gather(following_on, return_exceptions=True)

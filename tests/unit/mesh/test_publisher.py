@@ -483,3 +483,34 @@ async def test_the_mark_that_all_is_written_comes_after_all_slices():
 
     marks = [place for place, key in enumerate(order) if is_mark(key)]
     assert min(marks) > max(place for place, key in enumerate(order) if "endpointslices/v1/c2/" in key)
+
+
+async def test_records_that_wait_for_their_piece_are_not_taken_for_left_over_when_the_cluster_is_complete(monkeypatch):
+    """A restart with many Services: the source is complete while the first pieces are being made."""
+    monkeypatch.setattr("isthmus.mesh.publisher.RECORDS_PIECE", 1)
+    store, names = MemoryStore(), [f"s{number}" for number in range(20)]
+    told = [ClusterJoined(C1), *(ServiceTold(service(C1, name)) for name in names)]
+    async with publishing(store) as publisher:
+        publisher.apply([*told, ClusterSynced("c1")])
+        await publisher.settled()
+    before = len(history(store))
+    async with publishing(store) as publisher:
+        made = publisher._make_records
+        calls = 0
+
+        def complete_amid(due):
+            nonlocal calls
+            calls += 1
+            if calls == 3:
+                publisher.apply([ClusterSynced("c1")])
+            return made(due)
+
+        monkeypatch.setattr(publisher, "_make_records", complete_amid)
+        publisher.apply(told)
+        await asyncio.sleep(2)
+        await publisher.settled()
+        assert calls > 3
+
+    gone = [key for key, put in history(store)[before:] if not put and "/services/v1/" in key]
+    assert gone == []
+    assert {f"cilium/state/services/v1/c1/demo/{name}" for name in names} <= keys(store)

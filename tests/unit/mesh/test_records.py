@@ -155,3 +155,17 @@ async def test_a_restart_does_not_take_records_away_for_a_moment():
 
     changed = [event.key for revision, events in store._history if revision > before for event in events]
     assert key not in changed
+
+
+def test_what_is_due_stays_due_until_its_piece_is_taken():
+    found = ServiceRecords("c1")
+    found.take(ServiceTold(service(C1)))
+    found.take(ServiceTold(service(C1, "other")))
+    other = ("demo", "other")
+    assert found.waiting() == [KEY, other] == found.waiting()
+
+    assert found.take_due([KEY, ("demo", "never")]) == [KEY]
+    assert found.due and found.waiting() == [other]
+    assert found.take_due([KEY]) == []
+    assert found.take_due() == [other]
+    assert not found.due

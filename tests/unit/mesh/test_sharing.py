@@ -301,3 +301,25 @@ def test_services_told_are_in_an_order_that_does_not_depend_on_chance(found):
     told = found.services(Snapshot(tuple(a_service(name) for name in ("c", "a", "b"))))
 
     assert [event.service.name for event in told if isinstance(event, ServiceTold)] == ["a", "b", "c"]
+
+
+def test_a_word_that_no_reader_takes_is_left_out_and_the_endpoint_stays(found):
+    """API servers do not look at zones; of one bad word the whole slice would be refused by who reads it."""
+    bad = EndpointOfSlice(("10.1.0.5",), EndpointConditions(True, True, False), "No_de", "zone a", "a_b")
+    good = EndpointOfSlice(("10.1.0.6",), EndpointConditions(True, True, False), "n1", "zone-a", "web-0")
+    ports = (EndpointPort("http", "TCP", 8080, "not an app"), EndpointPort("a b", "TCP", 1))
+    found.services(Put(a_service()))
+    (told,) = found.slices(Put(a_slice(endpoints=(bad, good), ports=ports)))
+
+    assert [(e.node, e.zone, e.hostname) for e in told.slice.endpoints] == [("", "", ""), ("n1", "zone-a", "web-0")]
+    assert told.slice.ports == (sharing.SharedPort("http", 6, 8080),)
+    assert {report.key for report in found.reports()} == {
+        "endpoints[0].nodeName",
+        "endpoints[0].zone",
+        "endpoints[0].hostname",
+        "ports[0].appProtocol",
+        "ports[1].name",
+    }
+    key = kvstore.object_key(kvstore.Kind.SLICES, "c1", told.slice.key, cached=False)
+    value = kvstore.encode_slice(key, told.slice, cluster_id=1)
+    assert kvstore.decode_slice(key, value, place=told.slice.key, cluster="c1", cluster_id=1) == told.slice

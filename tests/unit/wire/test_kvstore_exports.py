@@ -100,7 +100,6 @@ def test_exports_that_no_reader_would_take_are_refused(changes, field_):
         ("", False, True),
         ("services-and-endpointslices", True, True),
         ("endpointslices-only", True, False),
-        ("something-new", True, True),
     ],
 )
 def test_a_membership_says_how_services_are_written(mode, slices, services):
@@ -110,6 +109,25 @@ def test_a_membership_says_how_services_are_written(mode, slices, services):
     found = kvstore.decode_membership(b"k", value, cluster="cluster3")
 
     assert found == Membership(Cluster("cluster3", 3), slices=slices, services=services)
+
+
+def test_a_membership_with_a_way_that_nobody_knows_is_refused_as_cilium_refuses_it():
+    value = json.dumps({"id": 3, "capabilities": {"endpointSlicesExportMode": "something-new"}}).encode()
+
+    with pytest.raises(CodecError, match=r"^k: capabilities\.endpointSlicesExportMode: 'something-new' is not known$"):
+        kvstore.decode_membership(b"k", value, cluster="cluster3")
+
+
+def test_exported_labels_under_their_earlier_names_are_read():
+    """Cilium wrote `Labels` and `Annotations` before it wrote `labels` and `annotations` as well."""
+    said = {"cluster": "c1", "namespace": "demo", "name": "web", "exportCreationTimestamp": "2026-01-02T03:04:05Z"}
+    said |= {"type": "ClusterSetIP", "ports": [], "sessionAffinity": "None"}
+    old = {"Labels": {"team": "shop"}, "Annotations": {"example.com/owner": "me"}}
+
+    for more in (old, {**old, "labels": {"team": "shop"}, "annotations": {"example.com/owner": "me"}}):
+        value = json.dumps(said | more).encode()
+        found = kvstore.decode_export(b"k", value, place=("demo", "web"), cluster="c1")
+        assert (found.labels, found.annotations) == ({"team": "shop"}, {"example.com/owner": "me"})
 
 
 def test_our_membership_is_what_cilium_understands():

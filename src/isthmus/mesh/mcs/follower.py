@@ -252,7 +252,7 @@ class _Session:
         match change:
             case Snapshot(items):
                 self._add(self._objects.keep("exports", map(_key, items)))
-                self._add([self._objects.put_export(item) for item in items])
+                self._add([self._objects.put_export(item, listed=True) for item in items])
             case Put(item):
                 self._add([self._objects.put_export(item)])
             case Gone(item):
@@ -263,7 +263,7 @@ class _Session:
         match change:
             case Snapshot(items):
                 self._add(self._objects.keep("imports", map(_key, items)))
-                self._add([self._objects.put_import(item) for item in items])
+                self._add([self._objects.put_import(item, listed=True) for item in items])
             case Put(item):
                 self._add([self._objects.put_import(item)])
             case Gone(item):
@@ -275,7 +275,7 @@ class _Session:
         match change:
             case Snapshot(items):
                 self._add(self._objects.keep("services", map(_key, items)))
-                concerned += [self._objects.put_service(item) for item in items]
+                concerned += [self._objects.put_service(item, listed=True) for item in items]
             case Put(item):
                 concerned.append(self._objects.put_service(item))
             case Gone(item):

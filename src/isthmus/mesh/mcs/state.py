@@ -98,13 +98,13 @@ class Objects:
         """Forgets a namespace."""
         return self._within(name) if self._namespaces.pop(name, None) is not None else set()
 
-    def put_export(self, item: ServiceExport) -> ServiceKey:
-        """Takes a ServiceExport."""
+    def put_export(self, item: ServiceExport, *, listed: bool = False) -> ServiceKey:
+        """Takes a ServiceExport; what is `listed` counts in any case, here and below (`_is_older`)."""
         key = _key(item)
         held = self._exports.get(key)
         if held is not None and held.metadata.uid != item.metadata.uid:
             self._services.pop(key, None)
-        if not _is_older(item, held):
+        if listed or not _is_older(item, held):
             self._exports[key] = item
         return key
 
@@ -114,10 +114,10 @@ class Objects:
         self._services.pop(key, None)
         self._settled.pop(("export status", key), None)
 
-    def put_import(self, item: ServiceImport) -> ServiceKey:
+    def put_import(self, item: ServiceImport, *, listed: bool = False) -> ServiceKey:
         """Takes a ServiceImport."""
         key = _key(item)
-        if not _is_older(item, self._imports.get(key)):
+        if listed or not _is_older(item, self._imports.get(key)):
             self._imports[key] = item
         return key
 
@@ -127,13 +127,13 @@ class Objects:
         for place in ("import", "import status", "derived"):
             self._settled.pop((place, key), None)
 
-    def put_service(self, item: Service) -> ServiceKey | None:
+    def put_service(self, item: Service, *, listed: bool = False) -> ServiceKey | None:
         """Takes a Service; returns the Service of the export or import that it concerns, None if it concerns none."""
         key = _key(item)
-        if key in self._exports and not _is_older(item, self._services.get(key)):
+        if key in self._exports and (listed or not _is_older(item, self._services.get(key))):
             self._services[key] = item
         if key[1].startswith(PREFIX):
-            if not _is_older(item, self._derived.get(key)):
+            if listed or not _is_older(item, self._derived.get(key)):
                 self._derived[key] = item
             owner = _owner(item)
             return None if owner is None else (key[0], owner)
@@ -350,6 +350,7 @@ def _is_older(item: _Object, held: _Object | None) -> bool:
     """Whether an object was overtaken: an answer may come later than what the watch tells, and the reverse.
 
     Versions are numbers of one sequence on every server that there is (KEP-5504); what is none is taken as it comes.
+    Never asked of a whole list: a server that was restored from a copy counts from an earlier number.
     """
     if held is None or held.metadata.uid != item.metadata.uid:
         return False

@@ -189,11 +189,13 @@ def decode_membership(key: bytes, value: bytes, *, cluster: str) -> Membership:
     if limit not in (0, MAX_CLUSTER_ID):
         raise CodecError(key, "capabilities.maxConnectedClusters", f"{limit} is not {MAX_CLUSTER_ID}")
     mode = config.capabilities.endpoint_slices_export_mode or ""
+    if mode not in ("", SERVICES_AND_SLICES, SLICES_ONLY):
+        # As Cilium: of a way that is not known, who could say where the backends are?
+        raise CodecError(key, "capabilities.endpointSlicesExportMode", f"{clip(mode)} is not known")
     return Membership(
         Cluster(cluster, config.id),
         cached=config.capabilities.cached,
         canaries=config.capabilities.synced_canaries,
-        # As Cilium asks: whoever names a way writes slices.
         slices=mode != "",
         services=mode != SLICES_ONLY,
         exports=config.capabilities.service_exports_enabled or False,

@@ -104,6 +104,8 @@ class _Export(
         "ip_families": "ipFamilies",
         "internal_traffic_policy": "internalTrafficPolicy",
         "traffic_distribution": "trafficDistribution",
+        "old_annotations": "Annotations",
+        "old_labels": "Labels",
     },
 ):
     cluster: str
@@ -119,6 +121,9 @@ class _Export(
     ip_families: list[str] | None = None
     internal_traffic_policy: str | None = None
     traffic_distribution: str | None = None
+    old_annotations: dict[str, str] | None = None
+    old_labels: dict[str, str] | None = None
+    """As earlier releases of Cilium call them, and they alone."""
 
 
 class ClusterService(msgspec.Struct, frozen=True):
@@ -257,8 +262,8 @@ def decode_export(key: bytes, value: bytes, *, place: tuple[str, str], cluster: 
         ip_families=tuple(record.ip_families or ()),
         internal_traffic_policy=record.internal_traffic_policy or "",
         traffic_distribution=record.traffic_distribution or "",
-        labels=record.labels or {},
-        annotations=record.annotations or {},
+        labels=record.labels or record.old_labels or {},
+        annotations=record.annotations or record.old_annotations or {},
     )
     _check_export(key, export)
     return export

@@ -314,3 +314,17 @@ def _import(**meta: Any) -> Any:
     _, objects, _ = world()
     server.listed(objects)
     return objects._imports[KEY]
+
+
+def test_a_list_counts_although_its_server_was_restored_and_counts_from_an_earlier_number() -> None:
+    server, objects, _ = world(export())
+    server.settle(objects, KEY)
+    server.tell(objects)
+    held = objects._imports[KEY]
+    meta = msgspec.structs.replace(held.metadata, resourceVersion="1")
+    restored = msgspec.structs.replace(held, metadata=meta, spec=msgspec.structs.replace(held.spec, type="Headless"))
+    objects.put_import(restored)
+    assert objects.plan(KEY, now=NOW) is None  # from a watch it would be late news
+    objects.put_import(restored, listed=True)
+    found = objects.plan(KEY, now=NOW)
+    assert isinstance(found, Apply) and found.resource == API.imports
