@@ -1,8 +1,12 @@
 """Global services: whatever happened in whatever order, what is there is what a new agent would make of it."""
 
+from unittest import mock
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isthmus.agent import global_services
 from isthmus.agent.liveness import Health, Place
 from isthmus.kube.reflector import Gone, Put
 from isthmus.model.endpoint import Cluster, Endpoint, Node
@@ -141,13 +145,17 @@ def _down(agent: Agent) -> set[Place]:
     return {place for name in ("east", *OTHERS) for place in agent.globals.neighbours.down(name)}
 
 
+@pytest.mark.parametrize("part", [1, global_services.PART])
 @given(st.booleans(), st.lists(_action, max_size=60), st.randoms(use_true_random=False))
-@settings(max_examples=100, deadline=None)
-def test_what_is_there_depends_on_what_holds_and_not_on_how_it_came_about(everything, actions, random):
+@settings(max_examples=70, deadline=None)
+def test_what_is_there_depends_on_what_holds_and_not_on_how_it_came_about(part, everything, actions, random):
     world = World(everything=everything)
-    for action in actions:
-        world.act(action)
+    with mock.patch.object(global_services, "PART", part):  # so that others happen between two parts
+        for action in actions:
+            world.act(action)
     agent = world.agent
+    while agent.globals.unfinished:
+        agent.globals.go_on()
 
     facts = list(world.facts.values())
     random.shuffle(facts)

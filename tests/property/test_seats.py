@@ -117,6 +117,32 @@ def test_simple_ratios_take_the_fewest_seats_that_are_right(weights, seats):
     assert sorted(set(world.counts().values())) == seats
 
 
+def test_who_counts_for_next_to_nothing_has_a_seat_all_the_same():
+    world = _List()
+    world.change(come=_targets("east", 1) | _targets("west", 1), weights={"east": 1000, "west": 1})
+    assert sorted(world.counts().values()) == [1, 128]
+
+
+def test_fractions_of_seats_add_up_to_the_nearest_whole_number_for_a_cluster():
+    world = _List()
+    world.change(come=_targets("east", 10) | _targets("west", 10), weights={"east": 100, "west": 97})
+    seats = Counter(world.members[target_of(item)] for item in world.items)
+    assert seats == {"east": 80, "west": 78}, "7.76 for each of ten"
+
+    # Who has more keeps more: the same ratio in other numbers moves nothing, whoever has the odd seats by now.
+    middle = dict([sorted(_targets("west", 10).items())[8]])
+    world.change(gone=middle, weights={"east": 100, "west": 97})
+    world.change(come=middle, weights={"east": 100, "west": 97})
+    world.change(weights={"east": 1000, "west": 970})
+    assert world.moved == 0
+
+
+def test_what_is_nearly_a_whole_seat_is_one_so_that_all_of_a_cluster_are_alike():
+    world = _List()
+    world.change(come=_targets("east", 100) | _targets("west", 100), weights={"east": 100, "west": 33})
+    assert Counter(world.counts().values()) == {3: 100, 1: 100}, "and not one of the hundred without any"
+
+
 @pytest.mark.parametrize("each", [1, 10, 100, 1000, 5000])
 @pytest.mark.parametrize("weights", [(100, 25), (100, 90), (100, 97), (1000, 1), (1000, 333)])
 def test_the_list_stays_in_its_bounds_and_the_shares_right_at_every_size(each, weights):

@@ -2,7 +2,9 @@
 namespaces, slices of other clusters, drains, and which nodes and clusters can be reached.
 
 One slice changes, one slice is looked at; what is more (a cluster that joins, a node that moves) is looked at once for
-a whole batch. No I/O, no clock. Invariants: slices of other clusters are in the compiler only for services that are
+a whole batch. What one word may change everywhere (a drain, an outage, another node) is done in parts, each from what
+holds by then: of 10,000 services that takes seconds, in which probes go on and the first ones are written. No I/O, no
+clock. Invariants: slices of other clusters are in the compiler only for services that are
 global here, and only those of clusters that have told everything; a backend whose address another cluster owns is left
 out and said; a drain, a weight or an affinity is one Choice for a service and touches no slice. Rejected: working out a
 service's backends as one list at each change.
@@ -38,6 +40,9 @@ from isthmus.model.service import Backend, PortKey, ServiceKey, Slice, SliceKey
 from isthmus.model.sharing import SharedSlice
 from isthmus.ruleset.services import ServiceCompiler
 from isthmus.services.choice import choice
+
+PART = 50
+"""Services or slices that are done at once, of what may be done in parts: some 30 ms."""
 
 
 class LeftOut(msgspec.Struct, frozen=True):
@@ -87,6 +92,9 @@ class GlobalServices:
         self._due_services: set[ServiceKey] = set()
         self._due_slices: set[SliceKey] = set()  # to be made anew from what was told
         self._due_flags: set[SliceKey] = set()  # of which only the flags may differ
+        self._later_services: set[ServiceKey] = set()  # the same, for `go_on`
+        self._later_slices: set[SliceKey] = set()
+        self._later_flags: set[SliceKey] = set()
         self.backends: Counter[str] = Counter()
         """Backends of other clusters that are in the dataplane, by cluster."""
         self.unreachable: Counter[str] = Counter()
@@ -169,28 +177,48 @@ class GlobalServices:
                     self._leave(name)
                     owners_changed = True
         if owners_changed:
-            self._due_slices |= self._slices.keys()
+            self._later_slices |= self._slices.keys()
+            self.go_on()
         self._settle()
 
     def drain(self, left: Mapping[str, int]) -> None:
         """Says how much is left of the clusters that are drained, in per cent; of others, all."""
         if left != self._drained:
             self._drained = dict(left)
-            self._due_services |= self._used
-            self._settle()
+            self._later_services |= self._used
+            self.go_on()
 
     def set_stale(self, clusters: frozenset[str]) -> None:
         """Says which clusters have not been heard of for too long."""
         changed = self._stale ^ clusters
         if changed:
             self._stale = clusters
-            self._due_flags |= {key for key in self.neighbours.slices() if len(key) == 3 and key[0] in changed}
-            self._settle()
+            self._later_flags |= {key for key in self.neighbours.slices() if len(key) == 3 and key[0] in changed}
+            self.go_on()
 
     def turned(self, *changes: tuple[Place, Health]) -> None:
         """Says which nodes answer, or do not any more; together, since one slice may have backends on all of them."""
         for place, health in changes:
-            self._due_flags |= self.neighbours.turned(place, health)
+            self._later_flags |= self.neighbours.turned(place, health)
+        self.go_on()
+
+    @property
+    def unfinished(self) -> bool:
+        """Tells whether `go_on` has something to do."""
+        return bool(self._later_services or self._later_slices or self._later_flags)
+
+    def go_on(self) -> None:
+        """Does a part of what a drain, an outage or a node left to do."""
+        room = PART
+        while self._later_flags and room > 0:  # who is not reached is urgent
+            self._due_flags.add(self._later_flags.pop())
+            room -= 1
+        while self._later_services and room > 0:
+            self._due_services.add(self._later_services.pop())
+            room -= 1
+        while self._later_slices and room > 0:
+            self._due_slices.add(self._later_slices.pop())
+            room -= 1
         self._settle()
 
     # -- for the stage -----------------------------------------------------------------------------------------

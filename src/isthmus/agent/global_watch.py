@@ -27,6 +27,8 @@ MOST_NAMED = 20  # addresses or problems of one object in a log line
 RECHECK = 1.0  # seconds between looks whether the mesh store is back, once it was away for too long
 MEMORY = 3600.0  # seconds for which the word of an earlier run holds
 LEAST_WAIT = 0.05  # seconds: rounding must not make the timer hot
+MOST_WAIT = 60.0  # seconds: timers do not see that a clock was set, or that the machine slept
+PATIENCE = 5.0  # seconds from what an API server tells first until it is not waited for drains any more
 
 NODE_DOWN = "node does not answer: its backends are used only if nothing else is left"
 NODE_UP = "node answers again"
@@ -80,6 +82,7 @@ class GlobalWatch:
             else None
         )
         self._drains: dict[str, Drain] = {}
+        self._drains_known = False
         self._bad_drains: dict[str, str] = {}
         self._seen: dict[str, ClusterSeen] = {}
         self._down: set[str] = set()
@@ -96,6 +99,14 @@ class GlobalWatch:
         """Takes in a change of Namespaces."""
         self.globals.namespaces(change)
         self.catch_up()
+        if not self._drains_known:
+            asyncio.get_running_loop().call_later(PATIENCE, self.on_no_clusters)
+
+    def on_no_clusters(self) -> None:
+        """Hears that MeshClusters are not told, now at least: then nothing is drained."""
+        if not self._drains_known:
+            self._drains_known = True
+            self._on_change()
 
     def on_clusters(self, change: Change[MeshCluster]) -> None:
         """Takes in a change of MeshClusters: which of them are drained."""
@@ -108,12 +119,15 @@ class GlobalWatch:
                 self._drains.clear()
                 for cluster in clusters:
                     self._drain(cluster)
+        self._drains_known |= isinstance(change, Snapshot)
         self.tick()
         self._wake.set()
 
     def mesh(self, events: Sequence[MeshEvent]) -> None:
         """Takes in a batch of mesh events."""
         self.globals.mesh(events)
+        if self.globals.unfinished:
+            self._wake.set()
         for event in events:
             match event:
                 case ClusterSeen(name):
@@ -133,6 +147,14 @@ class GlobalWatch:
             self._prober.recall((seen.name, node) for seen in status.clusters for node in seen.unreachable)
 
     # -- what is asked -----------------------------------------------------------------------------------------
+
+    @property
+    def missing(self) -> list[str]:
+        """Returns what has not been told yet, for people.
+
+        Also who is drained: a new agent is not to lead anyone to a cluster that was emptied for a reason.
+        """
+        return self.globals.missing + ["mesh clusters"] * (not self._drains_known)
 
     def health(self, cluster: str) -> str:
         """Returns how another cluster is, in the words of MeshNode."""
@@ -194,6 +216,12 @@ class GlobalWatch:
                 tasks.create_task(self._prober.serve())
             while True:
                 self.tick()
+                if self.globals.unfinished:
+                    self.globals.go_on()
+                    self.catch_up()
+                    self._on_change()
+                    await asyncio.sleep(0)  # whatever else is due comes between two parts
+                    continue
                 try:
                     async with asyncio.timeout(self._wait()):
                         await self._wake.wait()
@@ -217,7 +245,7 @@ class GlobalWatch:
             due.append(self._staleness - silent if silent < self._staleness else RECHECK)
             ages = [now - seen.stale_since for seen in self._seen.values() if seen.stale_since is not None]
             due += [self._staleness - age for age in ages if age < self._staleness]
-        return max(LEAST_WAIT, min(due)) if due else None
+        return min(max(LEAST_WAIT, min(due)), MOST_WAIT) if due else None
 
     def _drain(self, cluster: MeshCluster) -> None:
         name, drain = cluster.metadata.name, cluster.spec.drain
@@ -279,6 +307,8 @@ class GlobalWatch:
         neighbours = self.globals.neighbours
         were_down = {place for place, _ in changes if neighbours.is_down(place)}
         self.globals.turned(*changes)
+        if self.globals.unfinished:
+            self._wake.set()
         for place, health in changes:
             where = {"cluster": place.cluster, "node": place.node, "family": f"IPv{place.version}"}
             if place not in were_down and neighbours.is_down(place):

@@ -143,7 +143,7 @@ class Liveness:
         self._number = 0
         self._credit = 0.0
         self._due: float | None = None
-        self._familiar: frozenset[tuple[str, str]] = frozenset()
+        self._familiar: set[tuple[str, str]] = set()
         self.crowd = 1
         """How many agents there are that may probe the same nodes, roughly."""
 
@@ -172,7 +172,7 @@ class Liveness:
 
     def recall(self, nodes: Iterable[tuple[str, str]]) -> None:
         """Says which nodes, by cluster and name, an earlier run knew to answer: their silence is not to be excused."""
-        self._familiar = frozenset(nodes)
+        self._familiar = set(nodes)
         for place, node in self._nodes.items():
             if node.health is Health.UNKNOWN and (place.cluster, place.node) in self._familiar:
                 self._turn(place, node, Health.REACHABLE)
@@ -183,6 +183,7 @@ class Liveness:
         for place in [place for place, node in self._nodes.items() if wanted.get(place) != node.address]:
             node = self._nodes.pop(place)
             dropped.add(place)
+            self._familiar.discard((place.cluster, place.node))  # whoever has that name later may be another node
             if place not in wanted:
                 node.left, node.under_way = now, 0
                 self._remembered.pop(place, None)

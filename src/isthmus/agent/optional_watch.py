@@ -5,7 +5,7 @@ each time the answer changes. Rejected: reading what kinds there are at the star
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import TypeVar
 
 import structlog
@@ -28,9 +28,17 @@ T = TypeVar("T")
 
 
 async def follow_if_there(
-    client: Client, resource: Resource, type: type[T], *, backoff: Backoff | None = None
+    client: Client,
+    resource: Resource,
+    type: type[T],
+    *,
+    backoff: Backoff | None = None,
+    on_absent: Callable[[], None] = lambda: None,
 ) -> AsyncGenerator[Change[T], None]:
-    """Yields what `follow` does, as soon as the API server serves the kind and lets us see it."""
+    """Yields what `follow` does, as soon as the API server serves the kind and lets us see it.
+
+    `on_absent` hears of each answer that says otherwise.
+    """
     delays = backoff or Backoff(base=2.0, cap=SELDOM)
     said = ""
     while True:
@@ -43,8 +51,10 @@ async def follow_if_there(
                 if trouble != said:
                     said = trouble
                     _log.info(trouble, resource=str(resource))
-            elif isinstance(error, ConnectionFailed):
+            if isinstance(error, ConnectionFailed):
                 delays.reset()  # every other watch says so; once the server is back this one is not to be late
+            else:
+                on_absent()
             await asyncio.sleep(delays.next())
     if said:
         _log.info(PRESENT, resource=str(resource))

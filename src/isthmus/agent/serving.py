@@ -87,7 +87,7 @@ class Serving:
     @property
     def missing(self) -> list[str]:
         """Returns what has not been told yet, for people."""
-        return self.own.view.missing + (self.across.globals.missing if self.across is not None else [])
+        return self.own.view.missing + (self.across.missing if self.across is not None else [])
 
     def on_services(self, change: Change[Service]) -> None:
         """Takes in a change of Services."""
@@ -131,7 +131,7 @@ class Serving:
             if self.across is not None:
                 namespaces = follow(client, NAMESPACES, Bare, metadata_only=True)
                 tasks.create_task(self._take(namespaces, self.across.on_namespaces))
-                clusters = follow_if_there(client, MESH_CLUSTERS, MeshCluster)
+                clusters = follow_if_there(client, MESH_CLUSTERS, MeshCluster, on_absent=self.across.on_no_clusters)
                 tasks.create_task(self._take(clusters, self.across.on_clusters))
                 tasks.create_task(self.across.serve())
 

@@ -1,10 +1,16 @@
 """The command line: one module a command, imported when it is called."""
 
+import sys
 from typing import ClassVar
 
 import click
 
 from isthmus.cli.lazy import LazyGroup
+
+if "structlog" not in sys.modules:
+    # structlog imports rich, and that pygments, wherever it finds them: 6 MB of each agent and tracker, which only
+    # write plain lines.
+    vars(sys)["modules"].setdefault("rich", None)
 
 
 class _Commands(LazyGroup):

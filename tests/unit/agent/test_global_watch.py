@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from isthmus.agent import global_watch
+from isthmus.agent import global_services, global_watch
 from isthmus.agent.global_watch import GlobalWatch
 from isthmus.agent.liveness import Health, Place
 from isthmus.kube.meshobjects import ClusterSeenByNode, MeshCluster, MeshNodeStatus
@@ -242,3 +242,72 @@ async def test_left_out_addresses_and_wrong_annotations_are_logged_and_counted()
     ]
     assert watch.value("remote_backends_left_out") == 0, "the service is not global any more"
     assert watch.registry.get_sample_value("isthmus_agent_global_services_with_problems") == 1
+
+
+# -- beginnings, parts and clocks --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["told", "not there", "no answer"])
+async def test_a_new_agent_waits_until_it_knows_who_is_drained_and_not_for_ever(how):
+    watch = Watch()
+    assert watch.missing == ["mesh clusters"]
+    watch.on_namespaces(Snapshot(()))
+    if how == "told":
+        watch.on_clusters(Snapshot((mesh_cluster(),)))
+        assert watch.used == {"10.1.0.1"}, "and not a moment of anything else"
+    elif how == "not there":
+        watch.on_no_clusters()
+        assert watch.changes == 1
+    else:
+        await asyncio.sleep(global_watch.PATIENCE - 0.1)
+        assert watch.missing == ["mesh clusters"] and watch.changes == 0
+        await asyncio.sleep(0.2)
+        assert watch.changes == 1
+    assert watch.missing == []
+
+
+async def test_what_changes_everywhere_is_done_in_parts_with_others_in_between(monkeypatch):
+    monkeypatch.setattr(global_services, "PART", 1)
+    watch = Watch()
+    for number in range(2, 6):
+        watch.agent.services(Put(global_service(f"web{number}", clusterIPs=[f"172.20.9.{number}"])))
+        watch.mesh([SliceTold(shared(f"10.2.0.{number}", of=f"web{number}", name=f"b{number}"))])
+    choices = watch.agent.compiler._choices
+    async with running(watch):
+        watch.on_clusters(Put(mesh_cluster()))
+        passes = []
+        while watch.globals.unfinished:
+            passes.append(sum(choice.weight("west") == 0 for choice in choices.values()))
+            await asyncio.sleep(0)
+        assert set(passes) >= {1, 2, 3, 4}, "others had their turn after each part"
+        assert all(choice.weight("west") == 0 for choice in choices.values())
+        changes = watch.changes
+        await asyncio.sleep(10)
+        assert watch.changes == changes, "and then nothing more"
+
+
+async def test_an_outage_that_ends_while_its_parts_are_done_leaves_nothing_behind(monkeypatch):
+    monkeypatch.setattr(global_services, "PART", 1)
+    watch = Watch(probe_port=None)
+    watch.mesh([SliceTold(shared(f"10.2.0.{number}", name=f"b{number}")) for number in range(2, 6)])
+    place = Place("west", "west-1", 4)
+    async with running(watch):
+        watch._turned([(place, Health.UNREACHABLE)])
+        assert watch.globals.unfinished and watch.globals.unreachable["west"] == 1
+        watch._turned([(place, Health.REACHABLE)])
+        await asyncio.sleep(1)
+        assert not watch.globals.unfinished and watch.globals.unreachable["west"] == 0
+
+
+async def test_a_clock_that_is_set_is_noticed_within_a_minute():
+    watch, jump = Watch(staleness=0), 0.0
+    watch._now = lambda: _clock() + jump
+    async with running(watch):
+        watch.on_clusters(Snapshot((mesh_cluster(over="100h"),)))
+        await asyncio.sleep(1)
+        jump = 50 * 3600.0
+        await asyncio.sleep(60)
+        assert watch.globals.drained == {"west": 50}
+        jump = 0.0
+        await asyncio.sleep(60)
+        assert watch.globals.drained == {}

@@ -255,6 +255,20 @@ def test_a_node_that_an_earlier_run_knew_is_not_excused(when):
     assert net.until(Health.REACHABLE) <= HOLD + 0.6
 
 
+def test_the_word_of_an_earlier_run_holds_for_a_node_only_as_long_as_it_is_watched():
+    net = Net()
+    net.liveness.recall([("west", "w1")])
+    net.watch(A)
+    assert net.health() is Health.REACHABLE
+    net.watch()
+    net.run(MEMORY)
+    net.now += 2 * MEMORY
+    net.dead.add(A)
+    net.watch(A)
+    net.run(10)
+    assert net.health() is Health.UNKNOWN, "another node of that name, of which nobody knows whether it may be probed"
+
+
 def test_another_address_is_another_node_and_probes_of_the_old_one_are_given_up():
     net = Net(A)
     net.run(1)

@@ -183,11 +183,13 @@ async def test_a_kind_that_is_not_there_is_followed_once_it_is_and_is_silent_unt
             page = answer({**listing, "items": [{"metadata": {"name": "west"}}]})
             unsupported = answer(status(400, "BadRequest", "sendInitialEvents is forbidden"), status=400)
             server.script.extend([missing, missing, missing, answer({**listing, "items": []}), unsupported, page])
-            changes = follow_if_there(client, MESH_CLUSTERS, MeshCluster)
+            told: list[int] = []
+            changes = follow_if_there(client, MESH_CLUSTERS, MeshCluster, on_absent=lambda: told.append(1))
             async with asyncio.timeout(300):
                 found = await anext(changes)
             await changes.aclose()
 
+    assert len(told) == 3, "each time"
     assert isinstance(found, Snapshot) and [cluster.metadata.name for cluster in found.objects] == ["west"]
     assert len([log for log in logs if log["log_level"] != "info"]) == 0
     assert (code == 404) == (ABSENT in [log["event"] for log in logs])

@@ -223,3 +223,25 @@ def test_a_target_that_two_clusters_tell_of_is_as_good_as_the_better_of_them():
 
     pool = _pool(Choice(OWN, (REST,), {OTHER: 50}), mine, theirs)
     assert pool.change(gone=[mine])[Reach.ALL] == Turn(frozenset({target}), frozenset({target})), "another cluster's"
+
+
+def test_clusters_of_another_tier_do_not_make_those_in_use_count_otherwise():
+    pool = _pool(Choice(OWN, (frozenset({OWN}), REST), {OTHER: 20}), _backend(OWN), _backend(OTHER))
+    assert pool.weights(Reach.ALL) == {}
+
+
+def test_where_only_a_drained_cluster_is_left_weights_of_the_others_do_not_matter():
+    chosen = Choice(OWN, (REST,), {OWN: 0, THIRD: 50})
+    pool = _pool(chosen, _backend(OWN), _backend(OTHER, **UNREADY), _backend(THIRD, **UNREADY))
+    assert _used(pool) == LOCAL and pool.weights(Reach.ALL) == {}
+
+
+def test_a_target_that_is_another_clusters_when_another_level_comes_into_use_is_told_to_go_and_come():
+    shared = Target("10.0.0.1", 80)
+    mine, theirs = Backend(OWN, shared), Backend(OTHER, shared, **ENDING)
+    pool = _pool(Choice(OWN, (REST,), {OTHER: 20}), mine, theirs, _backend(OWN, 2, **ENDING))
+    assert pool.usable(Reach.ALL) == {shared} and pool.cluster(shared) == OWN
+
+    turn = pool.change(gone=[mine])[Reach.ALL]
+    assert pool.cluster(shared) == OTHER
+    assert turn == Turn(frozenset({shared, Target("10.0.0.2", 80)}), frozenset({shared}))
