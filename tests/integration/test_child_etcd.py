@@ -293,6 +293,17 @@ async def test_missing_certificate_files_are_named(tmp_path):
             raise AssertionError("started")
 
 
+async def test_a_data_directory_that_cannot_be_written_is_named(tmp_path):
+    """As on a full disk, where the tracker is started again and again until there is room."""
+    pki = Authority(tmp_path)
+    cert, key = pki.issue("server")
+    (tmp_path / "data" / "trusted-ca.pem.new").mkdir(parents=True)
+    tls = ServerTls(ca=pki.ca, cert=cert, key=key)
+    with pytest.raises(ChildError, match=f"data directory {tmp_path}/data: "):
+        async with ChildEtcd(tmp_path / "data", listen=f"https://127.0.0.1:{free_port()}", tls=tls):
+            pass
+
+
 async def test_a_client_moves_on_to_the_next_endpoint(etcd_url):
     client = Client([f"http://127.0.0.1:{free_port()}", etcd_url])
 

@@ -174,7 +174,10 @@ class ChildEtcd:
             for path in (self._tls.cert, self._tls.key, self._tls.ca):
                 if not os.access(path, os.R_OK):
                     raise ChildError(f"cannot read {path}")
-            self._bundle, self._client_tls = make_owner(self._dir, ca=self._tls.ca, cert=self._tls.cert)
+            try:
+                self._bundle, self._client_tls = make_owner(self._dir, ca=self._tls.ca, cert=self._tls.cert)
+            except OSError as error:
+                raise ChildError(f"data directory {self._dir}: {error.strerror or error}") from error
 
     def arguments(self) -> list[str]:
         """The command line, for etcd 3.4 and later."""
