@@ -4,10 +4,11 @@ Against the embedded API server, and the real one (with RBAC) where its programs
 """
 
 import base64
+import itertools
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from click.testing import CliRunner
 
 from isthmus.cli import main
 from isthmus.kube.client import Client
+from isthmus.kube.errors import BadAnswer
+from isthmus.mesh.joining.members import Member
 from isthmus.mesh.kubernetes import KubernetesSource
 from isthmus.mesh.membership import read_peers
 from isthmus.model.endpoint import Cluster
@@ -172,7 +175,26 @@ def test_enabling_twice_changes_nothing_and_disabling_leaves_nothing(world: Worl
     assert daemon_set["spec"]["template"]["spec"]["containers"][0]["image"] == "example.org/isthmus:2"
     assert world.ok("disable", "--context", "tion") == ""
     assert world.ours("tion") == before
-    assert "is not enabled in context tion" in world.refused("disable", "--context", "tion")
+    assert "nothing to take away" in world.run("disable", "--context", "tion")[2]
+
+
+def test_disabling_that_failed_half_way_is_repeated(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = world.ours("koornacht")
+    world.enable("koornacht")
+    remove = Member.remove
+
+    async def failing(member: Member, manifests: Iterable[dict[str, Any]]) -> None:
+        await remove(member, itertools.islice(manifests, steps))
+        raise BadAnswer("cut off")
+
+    for steps in (5, 12, 1000):
+        with monkeypatch.context() as patch:
+            patch.setattr(Member, "remove", failing)
+            assert "cut off" in world.refused("disable", "--context", "koornacht")
+        if steps < 1000:
+            assert "services/isthmus-tracker" in world.ours("koornacht")
+    world.ok("disable", "--context", "koornacht")
+    assert world.ours("koornacht") == before
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,8 @@ async def disable(member: Member, *, force: bool, tell: Tell) -> None:
     """Takes away what `enable` made. Raises JoiningError while clusters are connected, unless forced; KubeError."""
     known, service = await asyncio.gather(member.configuration(), member.service())
     if service is None:
-        raise JoiningError(f"cluster mesh is not enabled in context {member.context}")
+        tell(f"ℹ️  Cluster mesh is not enabled in context {member.context}: nothing to take away")
+        return
     peers, readers = sorted(await member.peers()), await _readers(member)
     others = sorted({*peers, *readers} - ({known.cluster.name} if known is not None else set()))
     if others and not force:
@@ -94,12 +95,13 @@ async def disable(member: Member, *, force: bool, tell: Tell) -> None:
             {"kind": "Secret", "metadata": {"name": name, "namespace": NAMESPACE}}
             for name in (objects.CLIENT, objects.SERVER, objects.AUTHORITY)
         ]
-    gone += objects.service(known or Configuration(own_cluster("unknown", 1)), service_type="ClusterIP")
     gone.append(objects.remote_role())
     if known is not None and known.tracker == DEPLOYMENT:
         # Where the lab runs tracker and agents it also made these, and goes on using them.
         lease = {"kind": "Lease", "metadata": {"name": objects.TRACKER, "namespace": NAMESPACE}}
-        gone += [lease, objects.config_map(known), *objects.definitions()]
+        gone += [lease, *objects.definitions(), objects.config_map(known)]
+    # Last, because it says that there is something to take away, also to who repeats this after a failure.
+    gone += reversed(objects.service(known or Configuration(own_cluster("unknown", 1)), service_type="ClusterIP"))
     await member.remove(gone)
     tell(f"✅ Cluster mesh is disabled in context {member.context}")
 
