@@ -39,7 +39,8 @@ def summary(status: Status) -> str:
     if faults:
         lines += ["", f"❌ {len(faults)} Errors:"]
         for fault in faults:
-            what = f"is not connected to cluster {fault.cluster}: {fault.reason}" if fault.cluster else fault.reason
+            reason = _brief(fault.reason)
+            what = f"is not connected to cluster {fault.cluster}: {reason}" if fault.cluster else reason
             lines.append(f"  ❌ {fault.where} {what}" if fault.cluster else f"  ❌ {fault.where}: {what}")
             if fault.hint:
                 lines.append(f"     💡 {fault.hint}")
@@ -94,6 +95,12 @@ def _connection(status: Status, name: str) -> str:
     counts = trackers.clusters[name]
     total = trackers.total
     return f"{line} - tracker: {counts.configured}/{total} configured, {counts.connected}/{total} connected"
+
+
+def _brief(reason: str) -> str:
+    """Returns the first of several reasons, which are mostly one: a watch of each kind that does not come through."""
+    first, *more = reason.split("; ")
+    return f"{first} (and {len(more)} more: -o json)" if more else first
 
 
 def _last_resorts(status: Status) -> list[str]:

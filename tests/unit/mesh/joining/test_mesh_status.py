@@ -247,6 +247,14 @@ def test_clusters_that_nodes_cannot_reach_or_hear_are_warned_of_and_the_mesh_is_
     assert "cannot reach" not in summary(silent)
 
 
+def test_of_many_reasons_the_first_is_shown_and_the_json_has_all() -> None:
+    away = "pods: no answer; nodes: no answer; services: no answer"
+    status = judge(seen(mesh_clusters=[cluster("koornacht", own=True), cluster("tion", "Degraded", reason=away)]))
+    line = "❌ isthmus-tracker is not connected to cluster tion: pods: no answer (and 2 more: -o json)\n"
+    assert line in summary(status)
+    assert as_json(status)["kvstoremesh"]["status"]["errors"] == {"isthmus-tracker": {"tion": away}}
+
+
 def test_the_json_has_cilium_s_keys() -> None:
     late = ClusterSeenByNode("tion", ready=False, reason="not ready")
     status = judge(seen(mesh_nodes=[agent("n1", SEES_TION), agent("n2", late)]))
