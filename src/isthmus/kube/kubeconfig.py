@@ -112,6 +112,11 @@ class _File(msgspec.Struct, rename="kebab"):
     current_context: str | None = ""
 
 
+# Types are looked at when they are first used, and a thread that comes meanwhile crashes the process. Files are read in
+# threads, several at once when a tracker starts, so it is done here, where there is one.
+msgspec.json.Decoder(_File)
+
+
 def _plain_loader() -> Any:
     """Returns a loader for plain data that leaves `1e3` or `2024-01-01` the text that they are in a token or a name."""
     base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -1,5 +1,8 @@
 import base64
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -276,3 +279,19 @@ def test_an_error_in_the_syntax_names_the_line_and_quotes_nothing(tmp_path: Path
     with pytest.raises(ConfigError, match=r"not YAML: .*\(line 3\)") as caught:
         load(path)
     assert "hunter" not in str(caught.value)
+
+
+def test_types_are_known_before_files_are_read_in_threads(tmp_path):
+    """msgspec looks at a type when it is first used; another thread that uses it meanwhile ends the process."""
+    path = tmp_path / "config"
+    path.write_text(json.dumps({"clusters": [{"name": "a", "cluster": {"server": "https://h"}}]}))
+    program = f"""
+import pathlib, sys
+from isthmus.kube import kubeconfig
+looked = []
+sys.setprofile(lambda frame, event, _: looked.append(1) if frame.f_code.co_name == "get_class_annotations" else None)
+kubeconfig.context_names(pathlib.Path({str(path)!r}))
+sys.setprofile(None)
+sys.exit(len(looked))
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

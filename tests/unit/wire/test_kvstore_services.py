@@ -52,11 +52,24 @@ def test_what_agents_need_lies_before_what_is_for_others():
         b"cilium/cache/serviceexports/v1/c1/demo/Web",
         b"cilium/isthmus/seen/v1/c1/x",
         b"cilium/isthmus/whole/v1/",
+        b"cilium/state/serviceexports/v1/C1/demo/web",
+        b"cilium/state/endpointslices/v1/c1/" + b"n" * 64 + b"/web",
+        b"cilium/state/endpointslices/v1/c1/demo/" + b"n" * 254,
     ],
 )
 def test_keys_of_the_wrong_shape_are_refused(key):
     with pytest.raises(CodecError):
         kvstore.parse_key(key)
+
+
+@pytest.mark.parametrize("kind", [Kind.SERVICES, Kind.SLICES, Kind.EXPORTS])
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_longest_names_of_the_api_are_keys_that_say_whose_they_are(kind, cached):
+    place = ("n" * 63, "n" * 253)
+    found = kvstore.parse_key(kvstore.object_key(kind, "c" * 32, place, cached=cached))
+
+    assert found == kvstore.DataKey(kind, "c" * 32, "/".join(place), cached)
+    assert found.place == place
 
 
 # -- slices ----------------------------------------------------------------------------------------------------
