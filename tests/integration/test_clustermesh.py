@@ -261,6 +261,7 @@ def test_unicast_is_one_half(world: World) -> None:
     words = ["disconnect", "--context", "koornacht", "--destination-cluster", "tion"]
     assert world.ok(*words) == "✅ Disconnected clusters koornacht x> tion!\n"
     assert world.entries("koornacht") == {}
+    assert "knows no cluster tion: there is no entry to take away" in world.run(*words)[2]
     for name in NAMES:
         world.ok("disable", "--context", name, "--force")
 

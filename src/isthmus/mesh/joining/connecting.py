@@ -141,6 +141,8 @@ async def forget(member: Member, name: str, *, tell: Tell) -> None:
     try:
         configuration = await member.configuration()
         reading = configuration.cluster.name if configuration is not None else member.context
+        if name not in await member.peers():
+            tell(f"⚠️  Cluster {reading} knows no cluster {name}: there is no entry to take away")
         await part(member, reading, None, name, tell=tell)
         await member.revoke(name)
     except KubeError as error:
