@@ -443,3 +443,44 @@ def test_too_many_backends_are_said_also_when_they_are_others(agent: Agent, monk
     agent.tell(SliceGone("west", ("x", "web-9")))
     (mended,) = agent.view.recount(agent.globals.take_touched())
     assert mended.problems == ()
+
+
+# -- what is forgotten, and what was never meant -------------------------------------------------------------------
+
+
+def test_while_a_cluster_changes_its_weight_slice_by_slice_the_greater_one_counts(agent: Agent):
+    for weights in ((20, 100), (100, 20)):
+        agent.tell(*(SliceTold(shared(f"10.2.0.{n}", name=f"s{n}", weight=w)) for n, w in enumerate(weights, 1)))
+        assert agent.compiler._choices["x", "web"].weight("west") == 100
+    agent.tell(SliceTold(shared("10.2.0.1", name="s1", weight=20)))
+    assert agent.compiler._choices["x", "web"].weight("west") == 20
+
+
+def test_the_networks_of_a_cluster_that_left_are_everybodys_to_name(agent: Agent):
+    agent.tell(ClusterJoined(Cluster("north", 3)), ClusterSynced("north"))
+    agent.tell(SliceTold(shared("10.2.0.1", cluster="north")))
+    assert agent.reachable == {"10.1.0.1"} and agent.globals.left_out() == {"north": 1}
+    agent.tell(ClusterLeft("west"))
+    assert agent.reachable == {"10.1.0.1", "10.2.0.1"} and not agent.globals.left_out()
+
+    agent.tell(SliceTold(shared("127.0.0.1", cluster="north")), SliceGone("north", ("x", "web-9")))
+    assert not agent.globals.left_out()
+
+
+def test_a_slice_without_backends_makes_nobody_worth_probing(agent: Agent):
+    agent.tell(SliceTold(shared()))
+    assert agent.globals.neighbours.take_targets() is None
+
+
+def test_the_own_node_is_not_probed_in_any_family(agent: Agent):
+    agent.slices(Put(slice_("fd00:10::5", name="web-6", nodeName="n1", addressType="IPv6")))
+    agent.tell(SliceTold(shared("10.2.0.1")), SliceTold(shared("fd00:20::1", name="six", version=6)))
+    assert {place.node for place in agent.globals.neighbours.watched("east")} == {"n2"}
+    assert {place.version for place in agent.globals.neighbours.watched("west")} == {4, 6}
+
+
+def test_own_backends_without_a_node_are_never_lost_with_the_other_nodes(agent: Agent):
+    agent.slices(Put(slice_("10.1.0.7", name="web-2")))
+    agent.tell(SliceTold(shared("10.2.0.1")))
+    agent.globals.turned((Place("east", "n2", 4), Health.UNREACHABLE))
+    assert agent.reachable == {"10.1.0.7", "10.2.0.1"}

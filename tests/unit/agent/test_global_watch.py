@@ -185,6 +185,7 @@ async def test_the_own_cluster_is_never_stale_here():
     async with running(Watch()) as watch:
         watch.mesh([ClusterSeen("east", EPOCH - 1e6, "away")])
         await asyncio.sleep(10)
+        assert watch.globals.stale == frozenset()
         assert watch.used == {"10.1.0.1", "10.2.0.1"}
 
 

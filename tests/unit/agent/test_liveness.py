@@ -8,6 +8,7 @@ from isthmus.agent.liveness import (
     MEMORY,
     MISSES,
     MOST_HOLD,
+    MOST_REMEMBERED,
     STABLE,
     TICK,
     Health,
@@ -253,6 +254,41 @@ def test_a_node_that_an_earlier_run_knew_is_not_excused(when):
     assert net.until(Health.UNREACHABLE) <= 1.5
     net.dead.clear()
     assert net.until(Health.REACHABLE) <= HOLD + 0.6
+
+
+def test_what_was_known_of_a_node_at_another_address_is_not_remembered():
+    net = Net(A)
+    net.run(1)
+    net.watch()
+    net.liveness.watch({A: "172.18.0.99"}, now=net.now)
+    assert net.health() is Health.UNKNOWN
+
+
+@pytest.mark.parametrize("broken", ["silence", "not watched"])
+def test_a_node_must_answer_for_the_whole_time_without_a_break(broken):
+    net = Net(A)
+    net.run(1)
+    net.dead.add(A)
+    net.until(Health.UNREACHABLE)
+    net.dead.clear()
+    net.run(HOLD * 0.7)
+    if broken == "silence":
+        net.dead.add(A)
+        net.run(3)
+        net.dead.clear()
+    else:
+        net.watch()
+        net.run(0)
+        net.now += 3
+        net.watch(A)
+    assert net.health() is Health.UNREACHABLE
+    assert net.until(Health.REACHABLE) >= HOLD
+
+
+def test_so_many_nodes_are_remembered_and_no_more():
+    net = Net(*(Place("west", f"w{number}", 4) for number in range(MOST_REMEMBERED + 10)))
+    net.watch()
+    assert len(net.liveness._remembered) == MOST_REMEMBERED
 
 
 def test_the_word_of_an_earlier_run_holds_for_a_node_only_as_long_as_it_is_watched():
