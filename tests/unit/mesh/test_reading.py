@@ -2,7 +2,7 @@
 
 import pytest
 
-from isthmus.mesh.member import REQUIRED
+from isthmus.mesh.member import REQUIRED, Member
 from isthmus.mesh.reading import GRACE, HEARTBEAT_LIMIT, Reading
 from isthmus.model.endpoint import Cluster
 from isthmus.model.mesh import ClusterJoined, ClusterLeft, ClusterSynced, EndpointGone, IdentityGone
@@ -360,3 +360,23 @@ def test_health_says_what_a_cluster_waits_for(bench):
 
     assert waiting["c1"] == ""
     assert "identities/v1" in waiting["c2"]
+
+
+def test_a_mark_of_before_a_listing_does_not_count_in_it():
+    member = Member(Membership(C2, cached=True, slices=True, whole=True))
+    member.whole = True
+    assert member.complete
+    member.clear()
+    member.present = True
+    assert not member.complete
+
+
+def test_a_member_that_begins_to_write_slices_is_read_anew(bench):
+    key = kvstore.config_key(C2.name)
+    before = Membership(C2, cached=True, canaries=False)
+    bench.reading.snapshot([KeyValue(key, kvstore.encode_membership(before))], now=0.0)
+    bench.reading.changes([KeyValue(key, kvstore.encode_membership(before))], now=1.0)
+    assert not bench.reading.relist
+    after = Membership(C2, cached=True, canaries=False, slices=True)
+    bench.reading.changes([KeyValue(key, kvstore.encode_membership(after))], now=2.0)
+    assert bench.reading.relist

@@ -366,3 +366,18 @@ def test_ports_of_a_service_decide_which_backends_count() -> None:
     place.settle()
     assert condition(place, "Conflict").message == "there has nothing for port dns:53/UDP here; it has http:80/TCP"
     assert entry(place, "there").used
+
+
+def test_a_patience_of_nothing_waits_for_ever(place: Place) -> None:
+    place.world.tell([ClusterSeen("there", NOW - 10_000.0, "no answer")])
+    members = list(place.world.members.values())
+    place.world.observe(members, known=True, now=NOW, patience=0)
+    assert place.world.stale == frozenset()
+    place.world.observe(members, known=True, now=NOW, patience=600)
+    assert place.world.stale == {"there"}
+
+
+def test_a_service_that_another_cluster_withdraws_is_looked_at_again(place: Place) -> None:
+    place.world.take_services()
+    place.world.tell([ServiceGone("there", KEY)])
+    assert KEY in place.world.take_services()

@@ -180,3 +180,9 @@ def test_an_object_that_we_deleted_is_made_again_at_once() -> None:
         insistence.wrote(create(), now=0.0)
     insistence.wrote(Delete(MESH_CLUSTERS, "", "a", "uid"), now=0.0)
     assert insistence.delay(create(), now=0.0) == (0.0, 0)
+
+
+async def test_what_was_not_created_is_not_written_to(server: Server, hands: Hands) -> None:
+    server.answer = Conflict(status=409, message="later")
+    assert await hands.do([create("a"), change(name="a"), change(name="b")]) == 1.0
+    assert [(verb, name) for verb, name, _ in server.asked] == [("create", "a"), ("patch", "b")]

@@ -328,3 +328,25 @@ def test_a_list_counts_although_its_server_was_restored_and_counts_from_an_earli
     objects.put_import(restored, listed=True)
     found = objects.plan(KEY, now=NOW)
     assert isinstance(found, Apply) and found.resource == API.imports
+
+
+def test_who_may_still_tell_what_it_exports() -> None:
+    heard = Told(own="tion")
+    heard.take([ClusterJoined(Cluster("corellia", 3))])
+    heard.know(complete=True, kept={"duros"})
+    # A member, and one whose entry cannot be read: it may be one. Nobody else is.
+    assert [name for name in ("tion", "corellia", "duros", "naboo") if heard.pending(name)] == ["corellia", "duros"]
+    heard.take([ClusterSynced("corellia"), ClusterSynced("duros")])
+    assert not heard.pending("corellia") and not heard.pending("duros")
+    heard.know(complete=False, kept=())
+    assert heard.pending("naboo")
+
+
+def test_a_derived_service_whose_address_must_go_is_made_again() -> None:
+    server, objects, heard = world(export())
+    server.settle(objects, KEY)
+    server.tell(objects)
+    derived = objects.derived(KEY)
+    assert derived is not None
+    heard.take([ExportTold(msgspec.structs.replace(export(), type="Headless"))])
+    assert objects.plan(KEY, now=NOW) == Remove(SERVICES, (KEY[0], derived_name(KEY)), derived.metadata.uid)
