@@ -380,3 +380,12 @@ def test_a_member_that_begins_to_write_slices_is_read_anew(bench):
     after = Membership(C2, cached=True, canaries=False, slices=True)
     bench.reading.changes([KeyValue(key, kvstore.encode_membership(after))], now=2.0)
     assert bench.reading.relist
+
+
+def test_marks_of_single_kinds_do_not_make_a_member_complete_that_has_one_for_all():
+    """They are written after records that our readers never look at, but an earlier life may have left them."""
+    member = Member(Membership(C2, cached=True, slices=True, whole=True))
+    member.marks |= set(Kind)
+    assert not member.complete
+    member.whole = True
+    assert member.complete

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from isthmus.kube.reflector import Put, Snapshot
 from isthmus.kube.resources import GLOBAL_SERVICES, MESH_CLUSTERS
 from isthmus.kube.schema import ServicePort
 from isthmus.mesh.control import global_services
@@ -381,3 +382,23 @@ def test_a_service_that_another_cluster_withdraws_is_looked_at_again(place: Plac
     place.world.take_services()
     place.world.tell([ServiceGone("there", KEY)])
     assert KEY in place.world.take_services()
+
+
+def test_a_watch_that_comes_late_does_not_take_back_what_was_written_and_a_list_counts(place: Place) -> None:
+    (name, now), *_ = place.world.mesh_clusters.items()
+
+    def of(version: str, state: str) -> object:
+        return msgspec.structs.replace(
+            now,
+            metadata=msgspec.structs.replace(now.metadata, resourceVersion=version),
+            status=msgspec.structs.replace(now.status, state=state),
+        )
+
+    place.world.on_mesh_clusters(Put(of("900", "Synced")))
+    place.world.on_mesh_clusters(Put(of("899", "Degraded")))
+    assert place.world.mesh_clusters[name].status.state == "Synced"
+    place.world.on_mesh_clusters(Put(of("901", "Degraded")))
+    assert place.world.mesh_clusters[name].status.state == "Degraded"
+    # A server that was restored from a copy counts from an earlier number.
+    place.world.on_mesh_clusters(Snapshot((of("7", "Syncing"),)))
+    assert place.world.mesh_clusters[name].status.state == "Syncing"
