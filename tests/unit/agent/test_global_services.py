@@ -463,8 +463,19 @@ def test_the_networks_of_a_cluster_that_left_are_everybodys_to_name(agent: Agent
     agent.tell(ClusterLeft("west"))
     assert agent.reachable == {"10.1.0.1", "10.2.0.1"} and not agent.globals.left_out()
 
-    agent.tell(SliceTold(shared("127.0.0.1", cluster="north")), SliceGone("north", ("x", "web-9")))
+    agent.tell(SliceTold(shared("127.0.0.1", cluster="north")))
+    assert agent.globals.left_out() == {"north": 1}
+    agent.tell(SliceGone("north", ("x", "web-9")))
     assert not agent.globals.left_out()
+
+
+def test_a_slice_that_moves_to_a_service_that_only_its_cluster_answers_for_needs_no_probes(agent: Agent):
+    agent.services(Put(global_service("api", clusterIPs=["172.20.9.9"])))
+    agent.tell(SliceTold(shared("10.2.0.1")))
+    assert ("west", "x", "web-9") in agent.globals.neighbours.slices()
+    agent.tell(SliceTold(shared("10.2.0.1", of="api")))
+    assert set(agent.globals.neighbours.slices()) == set()
+    assert not agent.globals.neighbours.watched("west")
 
 
 def test_a_slice_without_backends_makes_nobody_worth_probing(agent: Agent):
@@ -473,10 +484,18 @@ def test_a_slice_without_backends_makes_nobody_worth_probing(agent: Agent):
 
 
 def test_the_own_node_is_not_probed_in_any_family(agent: Agent):
-    agent.slices(Put(slice_("fd00:10::5", name="web-6", nodeName="n1", addressType="IPv6")))
+    agent.slices(Put(slice_("fd00:10::5", name="web-6", nodeName="n1", kind="IPv6")))
     agent.tell(SliceTold(shared("10.2.0.1")), SliceTold(shared("fd00:20::1", name="six", version=6)))
     assert {place.node for place in agent.globals.neighbours.watched("east")} == {"n2"}
     assert {place.version for place in agent.globals.neighbours.watched("west")} == {4, 6}
+
+
+def test_a_namespace_that_is_not_listed_any_more_forbids_nothing(agent: Agent):
+    agent.tell(SliceTold(shared("10.2.0.1")))
+    agent.namespaces(Put(CLOSED))
+    assert agent.reachable == {"10.1.0.1"}
+    agent.namespaces(Snapshot(()))
+    assert agent.reachable == {"10.1.0.1", "10.2.0.1"}
 
 
 def test_own_backends_without_a_node_are_never_lost_with_the_other_nodes(agent: Agent):
