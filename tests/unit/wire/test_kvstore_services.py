@@ -387,3 +387,15 @@ def test_a_record_near_the_limit_of_etcd_is_not_written():
         kvstore.encode_service(
             b"k", service, [SharedSlice("c1", "demo", "web-1", "web", 4, endpoints, ports)], cluster_id=1
         )
+
+
+def test_an_address_of_two_slices_has_the_ports_of_both():
+    web = SharedService("c1", "demo", "web", cluster_ips=("172.20.0.9",))
+    parts = [
+        SharedSlice("c1", "demo", f"web-{port}", "web", 4, (SharedEndpoint("10.1.0.5"),), (SharedPort(name, 6, port),))
+        for name, port in (("http", 8080), ("admin", 9090))
+    ]
+    value = kvstore.encode_service(b"k", web, parts, cluster_id=1)
+
+    (found,) = kvstore.decode_service(b"k", value, place=("demo", "web"), cluster="c1", cluster_id=1).slices
+    assert found.ports == (SharedPort("admin", 6, 9090), SharedPort("http", 6, 8080))
