@@ -11,6 +11,7 @@ from isthmus.model.service import Backend, Port, PortKey, Service, Slice, Target
 from isthmus.policy.world import World as PolicyWorld
 from isthmus.ruleset.compiler import Compiler
 from isthmus.ruleset.interpreter import Packet, translate
+from isthmus.ruleset.lines import Line
 from isthmus.ruleset.services import ServiceCompiler
 from isthmus.ruleset.slots import TOKEN
 from isthmus.services.choice import REST, Choice
@@ -231,3 +232,11 @@ def test_udp_connections_that_may_lead_astray_are_named_when_choices_and_nodes_c
     assert services.rightful(frontend) == {theirs}, "the last resort"
     assert put(OWN, mine.address) == {frontend}, "there is somebody to turn to again"
     assert services.rightful(frontend) == {mine}
+
+
+def test_targets_that_go_are_named_so_that_their_tokens_are_forgotten():
+    backends = [Backend(name, Target("10.9.0.1", port)) for port, name in enumerate(("east", "west"), 1)]
+    for choice in (None, Choice("east", (REST,), {"west": 20})):
+        line = Line("n1", choice)
+        line.refill(gone=[], come=backends)
+        assert [shift.gone for shift in line.refill(gone=backends[:1], come=[])] == [[backends[0].target]]
