@@ -19,9 +19,9 @@ import msgspec
 
 from benchmarks.table import Table, quantile
 from isthmus.kube.schema import EndpointConditions, EndpointOfSlice, EndpointPort, EndpointSlice, ObjectMeta
-from isthmus.mesh.publisher import RECORDS_PAUSE, RECORDS_RATE, Publisher
-from isthmus.mesh.reader import follow
-from isthmus.mesh.slices import slice_of
+from isthmus.mesh.source.slices import slice_of
+from isthmus.mesh.storing.publisher import RECORDS_PAUSE, RECORDS_RATE, Publisher
+from isthmus.mesh.storing.reader import follow
 from isthmus.model.endpoint import Cluster
 from isthmus.model.mesh import ClusterJoined, ClusterSynced, MeshEvent, ServiceTold, SliceTold
 from isthmus.model.sharing import ServicePort, SharedService, SharedSlice

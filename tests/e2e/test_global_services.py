@@ -25,7 +25,7 @@ from .conftest import Lab, new_lab, remove_lab
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(900)]
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "cluster-mesh-lab"
-EVENTS = int(os.environ.get("ISTHMUS_TEST_EVENTS", "40"))
+EVENTS = int(os.environ.get("ISTHMUS_TEST_EVENTS", "30"))
 GROUP = 5
 RATE = 500.0
 REST = 1.5  # seconds in which nothing but the right answers may come

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from isthmus.agent import optional_watch
 from isthmus.agent.daemon import Agent, Settings
 from isthmus.agent.presence import NOT_WRITTEN
-from isthmus.agent.serving import ServiceSettings
+from isthmus.agent.services.serving import ServiceSettings
 from isthmus.kube import kubeconfig
 from isthmus.kube.client import Client
 from isthmus.kube.errors import KubeError

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from isthmus.agent.daemon import Agent, Settings
-from isthmus.agent.serving import ServiceSettings
+from isthmus.agent.services.serving import ServiceSettings
 from isthmus.kube import kubeconfig
 from isthmus.kube.client import Client
 from isthmus.kube.resources import ENDPOINT_SLICES, EVENTS, NODES, SERVICES

@@ -21,8 +21,8 @@ from isthmus.cli import main
 from isthmus.kube.client import Client
 from isthmus.kube.errors import BadAnswer
 from isthmus.mesh.joining.members import Member
-from isthmus.mesh.kubernetes import KubernetesSource
 from isthmus.mesh.membership import read_peers
+from isthmus.mesh.source.kubernetes import KubernetesSource
 from isthmus.model.endpoint import Cluster
 from isthmus.model.mesh import ClusterSynced
 from tests.support.apiserver import ApiServer

@@ -14,7 +14,7 @@ from isthmus.kube.events import EventRecorder
 from isthmus.kube.reflector import Degraded, Gone, Healthy, Put, Snapshot, State, follow
 from isthmus.kube.resources import CONFIG_MAPS, EVENTS, NAMESPACES, SERVICES
 from isthmus.kube.schema import Bare, Namespace, ObjectReference, Service
-from isthmus.mesh.kubernetes import KubernetesSource
+from isthmus.mesh.source.kubernetes import KubernetesSource
 from isthmus.model.endpoint import Cluster
 from tests.support.apiserver import ApiServer, running_apiserver
 from tests.support.mesh import Believer

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 import pytest
 from prometheus_client import CollectorRegistry
 
-from isthmus.agent.liveness import Health, Place
+from isthmus.agent.across.liveness import Health, Place
+from isthmus.agent.across.prober import Prober
 from isthmus.agent.metrics import ProbeMetrics
-from isthmus.agent.prober import Prober
 from isthmus.kernel import connects
 from isthmus.kernel.connects import Connects, Outcome
 

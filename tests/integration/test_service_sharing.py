@@ -15,7 +15,7 @@ import isthmus.lab.addons
 from isthmus.kube import kubeconfig
 from isthmus.kube.client import Client as KubeClient
 from isthmus.kube.resources import ENDPOINT_SLICES, SERVICE_EXPORTS, SERVICES, Resource
-from isthmus.mesh.publisher import Publisher
+from isthmus.mesh.storing.publisher import Publisher
 from isthmus.mesh.tracker import serve
 from isthmus.mesh.tracker_options import TrackerOptions
 from isthmus.model.endpoint import Cluster

@@ -16,9 +16,9 @@ import aiohttp
 import pytest
 
 from isthmus.aio.backoff import Backoff
-from isthmus.mesh.kubernetes import SourceHealth
-from isthmus.mesh.publisher import Publisher
-from isthmus.mesh.reader import ReaderHealth, follow
+from isthmus.mesh.source.kubernetes import SourceHealth
+from isthmus.mesh.storing.publisher import Publisher
+from isthmus.mesh.storing.reader import ReaderHealth, follow
 from isthmus.mesh.tracker import serve
 from isthmus.mesh.tracker_options import TrackerOptions
 from isthmus.model.mesh import ClusterLeft, EndpointGone, EndpointTold, MeshEvent

@@ -7,18 +7,18 @@ from contextlib import asynccontextmanager
 import pytest
 from prometheus_client import CollectorRegistry
 
-from isthmus.agent.global_services import GlobalServices
-from isthmus.agent.global_watch import GlobalWatch
-from isthmus.agent.liveness import Health, Place
-from isthmus.agent.services import ServiceView
+from isthmus.agent.across.liveness import Health, Place
+from isthmus.agent.across.services import GlobalServices
+from isthmus.agent.across.watch import GlobalWatch
+from isthmus.agent.services.view import ServiceView
 from isthmus.kernel.namespaces import inside_descriptor
 from isthmus.kube.reflector import Put, Snapshot
 from isthmus.model.endpoint import Cluster, Node
 from isthmus.model.mesh import ClusterJoined, ClusterSynced, NodeTold, SliceTold
 from tests.support.netns import GATEWAY4, GATEWAY6, World
 from tests.support.service_node import NODE, VIP4, VIP6, Answerers, ServiceNode
-from tests.unit.agent.test_global_services import global_service, shared
-from tests.unit.agent.test_services import slice_
+from tests.unit.agent.across.test_global_services import global_service, shared
+from tests.unit.agent.services.test_services import slice_
 
 PORT = 10250
 HOSTS = {

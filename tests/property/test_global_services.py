@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isthmus.agent import global_services
-from isthmus.agent.liveness import Health, Place
+from isthmus.agent.across import services as global_services
+from isthmus.agent.across.liveness import Health, Place
 from isthmus.kube.reflector import Gone, Put
 from isthmus.model.endpoint import Cluster, Endpoint, Node
 from isthmus.model.mesh import (
@@ -21,8 +21,8 @@ from isthmus.model.mesh import (
     SliceGone,
     SliceTold,
 )
-from tests.unit.agent.test_global_services import CLOSED, GLOBAL, Agent, global_service, namespace, shared
-from tests.unit.agent.test_services import service, slice_
+from tests.unit.agent.across.test_global_services import CLOSED, GLOBAL, Agent, global_service, namespace, shared
+from tests.unit.agent.services.test_services import service, slice_
 
 OTHERS = ("west", "north")
 ANNOTATIONS = (

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from isthmus.kube.reflector import Gone, Put, Snapshot
 from isthmus.kube.schema import Namespace, Node, Pod
-from isthmus.mesh.importer import Importer
 from isthmus.mesh.overlap import Overlaps
+from isthmus.mesh.source.importer import Importer
 from isthmus.model.endpoint import Cluster, Endpoint
 from isthmus.model.endpoint import Node as NodeRecord
 from isthmus.model.identity import Identity

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from isthmus.agent.liveness import BUDGET, HOLD, IN_FLIGHT, LATE, MISSES, TICK, Health, Liveness, Place
+from isthmus.agent.across.liveness import BUDGET, HOLD, IN_FLIGHT, LATE, MISSES, TICK, Health, Liveness, Place
 
 PLACES = [Place("west", f"w{n}", version) for n in range(3) for version in (4, 6)]
 

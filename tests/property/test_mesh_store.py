@@ -7,8 +7,8 @@ import looptime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isthmus.mesh.publisher import Publisher
-from isthmus.mesh.reader import ReaderHealth, follow
+from isthmus.mesh.storing.publisher import Publisher
+from isthmus.mesh.storing.reader import ReaderHealth, follow
 from isthmus.model.endpoint import Cluster
 from isthmus.model.mesh import (
     ClusterJoined,

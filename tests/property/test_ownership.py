@@ -5,7 +5,7 @@ from ipaddress import ip_address, ip_network
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isthmus.agent.ownership import Owners
+from isthmus.agent.across.ownership import Owners
 from isthmus.model.endpoint import Node
 
 ADDRESSES = ("10.0.0.1", "10.0.0.130", "10.0.1.1", "10.1.0.1", "fd00::1", "fd00:0:0:1::1")

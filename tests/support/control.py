@@ -22,7 +22,7 @@ from isthmus.mesh.control import clusters, global_services, mirrored
 from isthmus.mesh.control.effects import Change, Create, Delete, Effect, Tell
 from isthmus.mesh.control.objects import OwnedMeta, StoredGlobalService, StoredSlice
 from isthmus.mesh.control.world import Key, Member, World
-from isthmus.mesh.slices import SERVICE_NAME
+from isthmus.mesh.source.slices import SERVICE_NAME
 from isthmus.model import sharing
 from isthmus.model.mesh import ClusterSynced, ServiceTold, SliceTold
 from isthmus.model.sharing import SharedEndpoint, SharedPort, SharedService, SharedSlice

@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from isthmus.agent.isolation import Isolation
 from isthmus.agent.metrics import AgentMetrics
 from isthmus.agent.presence import Counts, OtherCluster, Presence, State
-from isthmus.agent.serving import ServiceSettings, Serving
+from isthmus.agent.services.serving import ServiceSettings, Serving
 from isthmus.agent.view import Report, View
 from isthmus.aio.backoff import Backoff
 from isthmus.aio.health import HealthServer

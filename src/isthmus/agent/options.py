@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from isthmus.agent.serving import ServiceSettings
+from isthmus.agent.services.serving import ServiceSettings
 from isthmus.model.durations import seconds
 from isthmus.policy.rules import Scope
 

@@ -19,10 +19,10 @@ from isthmus.agent.writer import KernelWriter, UnfitKernel
 from isthmus.aio.health import HealthServer
 from isthmus.kube.client import Client
 from isthmus.kube.kubeconfig import load
-from isthmus.mesh import reader
 from isthmus.mesh.clusters import ClusterList, ClusterSpec, own_cluster
 from isthmus.mesh.listing import ListFollower
-from isthmus.mesh.reading import HEARTBEAT_LIMIT
+from isthmus.mesh.storing import reader
+from isthmus.mesh.storing.reading import HEARTBEAT_LIMIT
 from isthmus.model.mesh import MeshEvent
 from isthmus.store.client import Client as StoreClient
 from isthmus.store.transport import Tls

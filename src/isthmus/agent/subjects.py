@@ -1,14 +1,14 @@
 """API objects of this node -> what the compiler knows them by.
 
-Pods are read exactly as the mesh importer reads them (`isthmus.mesh.objects`), so that a pod's own policies and its
-peers' policies agree on what it is. Unlike an identity, a subject keeps all its labels: policies of its own cluster
+Pods are read exactly as the mesh importer reads them (`isthmus.mesh.source.objects`), so that a pod's own policies and
+its peers' policies agree on what it is. Unlike an identity, a subject keeps all its labels: policies of its own cluster
 may select by those that make every pod unique.
 """
 
 from ipaddress import ip_network
 
 from isthmus.kube.schema import Node, Pod
-from isthmus.mesh.objects import node_facts, pod_facts
+from isthmus.mesh.source.objects import node_facts, pod_facts
 from isthmus.model.labels import stamp
 from isthmus.policy.rules import Network
 from isthmus.policy.world import LocalPod

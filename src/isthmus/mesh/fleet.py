@@ -24,11 +24,11 @@ from isthmus.kube.kubeconfig import load
 from isthmus.kube.resources import NAMESPACES, NETWORK_POLICIES, SERVICE_EXPORTS
 from isthmus.kube.schema import Namespace
 from isthmus.mesh.clusters import ClusterSpec
-from isthmus.mesh.freshness import Freshness
-from isthmus.mesh.kubernetes import KubernetesSource, SourceHealth
-from isthmus.mesh.mirror import Mirror
 from isthmus.mesh.overlap import Overlaps
-from isthmus.mesh.selection import SelectedKeys
+from isthmus.mesh.source.freshness import Freshness
+from isthmus.mesh.source.kubernetes import KubernetesSource, SourceHealth
+from isthmus.mesh.source.selection import SelectedKeys
+from isthmus.mesh.storing.mirror import Mirror
 from isthmus.model.endpoint import Cluster
 from isthmus.model.identity import Identity
 from isthmus.model.mesh import (
@@ -72,7 +72,7 @@ _log = structlog.get_logger("isthmus.mesh.fleet")
 
 
 class Source(Protocol):
-    """What a fleet needs of a source (`mesh.kubernetes.KubernetesSource`)."""
+    """What a fleet needs of a source (`mesh.source.kubernetes.KubernetesSource`)."""
 
     @property
     def health(self) -> SourceHealth:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
-from isthmus.mesh.reports import OVERLAPPING_ADDRESS, OVERLAPPING_NETWORK, Report
+from isthmus.mesh.source.reports import OVERLAPPING_ADDRESS, OVERLAPPING_NETWORK, Report
 from isthmus.model.endpoint import Endpoint, Node
 from isthmus.model.mesh import (
     ClusterLeft,

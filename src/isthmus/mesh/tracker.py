@@ -23,13 +23,13 @@ from isthmus.mesh.clusters import ClusterSpec
 from isthmus.mesh.control.assembly import own_cluster_writers
 from isthmus.mesh.control.mirrored import OFF
 from isthmus.mesh.fleet import ClusterStatus, Connect, Fleet
-from isthmus.mesh.freshness import load_seen
 from isthmus.mesh.listing import REREAD, ListFollower
 from isthmus.mesh.mcs.follower import McsFollower
 from isthmus.mesh.membership import Membership, Refused, merge_peers
 from isthmus.mesh.peers import PeersFollower
 from isthmus.mesh.presence import Presence
-from isthmus.mesh.publisher import Publisher, load_identities
+from isthmus.mesh.source.freshness import load_seen
+from isthmus.mesh.storing.publisher import Publisher, load_identities
 from isthmus.mesh.tracker_metrics import TrackerMetrics
 from isthmus.mesh.tracker_options import TrackerOptions
 from isthmus.model.identity import Identity

@@ -3,7 +3,7 @@
 import pytest
 
 from isthmus.agent.options import GlobalServices, Options, OptionsError
-from isthmus.agent.serving import ServiceSettings
+from isthmus.agent.services.serving import ServiceSettings
 
 BASE = {"node_name": "n1", "cluster_name": "east", "etcd_endpoints": ("https://127.0.0.1:2379",)}
 

@@ -9,7 +9,7 @@ import pytest
 from isthmus.aio.backoff import Backoff
 from isthmus.mesh.clusters import ClusterSpec
 from isthmus.mesh.fleet import Fleet
-from isthmus.mesh.kubernetes import SourceHealth
+from isthmus.mesh.source.kubernetes import SourceHealth
 from isthmus.model.endpoint import Cluster, Endpoint
 from isthmus.model.identity import Identity
 from isthmus.model.mesh import (

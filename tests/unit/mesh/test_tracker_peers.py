@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry
 from isthmus.kube.access import Access, Material
 from isthmus.mesh import tracker as tracker_module
 from isthmus.mesh.clusters import ClusterSpec
-from isthmus.mesh.kubernetes import SourceHealth
 from isthmus.mesh.membership import Membership, Peer, Refused
-from isthmus.mesh.publisher import Publisher
+from isthmus.mesh.source.kubernetes import SourceHealth
+from isthmus.mesh.storing.publisher import Publisher
 from isthmus.mesh.tracker import Tracker
 from isthmus.mesh.tracker_options import TrackerOptions
 from isthmus.model.endpoint import Cluster

@@ -9,7 +9,7 @@ import msgspec
 
 from isthmus.kube.schema import EndpointSlice, Service
 from isthmus.mesh.control.objects import SOURCE_SERVICE
-from isthmus.mesh.slices import is_mirrored, slice_of
+from isthmus.mesh.source.slices import is_mirrored, slice_of
 from isthmus.model.flow import PORT_PROTOCOLS
 from isthmus.model.sharing import ServicePort, SharedPort, SharedSlice
 from isthmus.policy.rules import Problem

@@ -30,7 +30,7 @@ from isthmus.mesh.control.objects import (
 )
 from isthmus.mesh.control.seeing import wanted_ports
 from isthmus.mesh.control.world import Key, World, source_of
-from isthmus.mesh.slices import MANAGED_BY, SERVICE_NAME, SOURCE_CLUSTER
+from isthmus.mesh.source.slices import MANAGED_BY, SERVICE_NAME, SOURCE_CLUSTER
 from isthmus.model.sharing import SharedEndpoint, SharedPort, SharedSlice
 
 HEADLESS_ONLY = "nftables"

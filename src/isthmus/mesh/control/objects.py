@@ -9,7 +9,7 @@ import msgspec
 
 from isthmus.kube.meshobjects import GlobalService
 from isthmus.kube.schema import EndpointSlice, ObjectMeta
-from isthmus.mesh.slices import MANAGED_BY
+from isthmus.mesh.source.slices import MANAGED_BY
 
 OURS = "endpointslice-controller.isthmus.dev"
 SOURCE_SERVICE = "multicluster.kubernetes.io/service-name"

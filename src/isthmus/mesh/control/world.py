@@ -16,7 +16,7 @@ from isthmus.kube.reflector import Change, Gone, Put, Snapshot
 from isthmus.kube.schema import KubeObject, Namespace, Service
 from isthmus.mesh.control.facts import OwnService, own_service, own_slice
 from isthmus.mesh.control.objects import StoredGlobalService, StoredSlice
-from isthmus.mesh.slices import SERVICE_NAME, SOURCE_CLUSTER
+from isthmus.mesh.source.slices import SERVICE_NAME, SOURCE_CLUSTER
 from isthmus.model.mesh import (
     ClusterLeft,
     ClusterSeen,

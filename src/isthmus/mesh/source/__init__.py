@@ -1,0 +1,1 @@
+"""One cluster's API server as a source of what the mesh knows: objects in, mesh events out."""

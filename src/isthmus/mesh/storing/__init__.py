@@ -1,0 +1,1 @@
+"""Mesh events to the store, and out of it again."""
