@@ -4,7 +4,6 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.mesh.source.test_sharing import a_namespace, a_service, a_slice, an_export
 
 from isthmus.kube.reflector import Gone, Put, Snapshot
 from isthmus.kube.schema import EndpointSlice, Namespace, ObjectMeta, Service
@@ -13,6 +12,7 @@ from isthmus.mesh.source.sharing import Sharing
 from isthmus.model.mesh import MeshEvent
 from isthmus.services.settings import AFFINITY, ALIASES, GLOBAL, NAMESPACE_GLOBAL, SHARED, WEIGHT
 from tests.support.mesh import Consumer
+from tests.unit.mesh.source.test_sharing import a_namespace, a_service, a_slice, an_export
 
 values = st.sampled_from(["true", "True", "false", "maybe", "", "local", "20", "-1", "c2=5", "é" * 100])
 annotations = st.dictionaries(st.sampled_from([GLOBAL, ALIASES[GLOBAL], SHARED, AFFINITY, WEIGHT]), values, max_size=4)
