@@ -277,7 +277,7 @@ def test_a_context_that_does_not_answer_matters_only_if_a_member_is_behind_it(cl
         clusters.put(cluster, f"{MESH}/meshclusters", body, status=status)
     done = clusters.run("drain", "koornacht")
     assert done.exit_code == 1
-    assert "⚠️  old: no context of the kubeconfig leads to it" in done.output
+    assert "⚠️  old: no context that answers leads to it" in done.output
     for cluster in NAMES:
         clusters.servers[cluster].request("DELETE", f"{MESH}/meshclusters/old")
 

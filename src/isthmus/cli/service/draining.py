@@ -102,7 +102,8 @@ def _trouble(lines: list[Line], missing: set[str], *, explicit: bool) -> list[Li
     """Returns what is worth telling of contexts that led nowhere, and of members that no context led to."""
     if explicit:
         return lines
-    absent = [Line(f"⚠️  {name}: no context of the kubeconfig leads to it", False) for name in sorted(missing)]
+    which = "no context that answers" if lines else "no context of the kubeconfig"
+    absent = [Line(f"⚠️  {name}: {which} leads to it", False) for name in sorted(missing)]
     # A context that does not answer matters only where a member may be behind it.
     return [msgspec.structs.replace(line, well=True) for line in lines] + absent
 
