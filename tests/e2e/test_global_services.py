@@ -33,6 +33,7 @@ MARGIN = 2.5  # seconds from the last sign that a group is over until that holds
 LONGEST = 3.0  # seconds that a request may take on a machine that stands still now and then; its own limit is 1
 
 CLUSTERS = {HERE: "koornacht", THERE: "tion"}
+HEALTH = "jsonpath={.items[*].status.clusters[*].health}"
 DENY = """
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -66,6 +67,11 @@ class World:
             end = time.monotonic() + 60
             while len(self.kubectl(side, "get", "pods", "-l", "name=rebel-base", "-o", "name").split()) != of.pods:
                 assert time.monotonic() < end, f"{side} has not {of.pods} pods"
+        # After a partition nodes are trusted again when they have answered for as long as they were silent.
+        end = time.monotonic() + 90
+        while not self.now.parted and "Unreachable" in self.kubectl(HERE, "get", "meshnodes", "-o", HEALTH):
+            assert time.monotonic() < end, "the clusters do not find to each other again"
+            time.sleep(0.2)
 
 
 Event = tuple[str, Callable[[World, random.Random], tuple[Setting, str]]]
