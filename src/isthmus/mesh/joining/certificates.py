@@ -50,9 +50,9 @@ def authority(known: Pair | None, *, name: str, now: datetime.datetime) -> Pair:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     public = key.public_key()
     made = (
-        _builder(subject, issuer=subject, public=public, now=now, life=AUTHORITY_LIFE)
+        draft(subject, issuer=subject, public=public, now=now, life=AUTHORITY_LIFE)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(authority=True), critical=True)
+        .add_extension(key_usage(authority=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
         .sign(key, hashes.SHA256())
     )
@@ -75,14 +75,14 @@ def leaf(
     usages = [ExtendedKeyUsageOID.CLIENT_AUTH, *([ExtendedKeyUsageOID.SERVER_AUTH] if hosts else [])]
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     builder = (
-        _builder(subject, issuer=issuer.subject, public=key.public_key(), now=now, life=LIFE)
+        draft(subject, issuer=issuer.subject, public=key.public_key(), now=now, life=LIFE)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(authority=False), critical=True)
+        .add_extension(key_usage(authority=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()), critical=False)
     )
     if hosts:
-        names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
+        names = x509.SubjectAlternativeName([general_name(host) for host in hosts])
         builder = builder.add_extension(names, critical=False)
     return _pair(builder.sign(signing, hashes.SHA256()), key)
 
@@ -101,7 +101,7 @@ def _still_good(
     except (InvalidSignature, ValueError, TypeError):
         return False
     subject = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    wanted = {str(_general_name(host).value) for host in hosts}
+    wanted = {str(general_name(host).value) for host in hosts}
     return bool(subject) and subject[0].value == common_name and names == wanted
 
 
@@ -124,7 +124,7 @@ def _pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pai
     return Pair(certificate.public_bytes(pem), private)
 
 
-def _builder(
+def draft(
     subject: x509.Name,
     *,
     issuer: x509.Name,
@@ -132,6 +132,7 @@ def _builder(
     now: datetime.datetime,
     life: datetime.timedelta,
 ) -> x509.CertificateBuilder:
+    """Returns a certificate without extensions, good from a little before `now` for `life`."""
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -143,7 +144,8 @@ def _builder(
     )
 
 
-def _usage(*, authority: bool) -> x509.KeyUsage:
+def key_usage(*, authority: bool) -> x509.KeyUsage:
+    """Returns what the key of an authority, or of somebody it signs for, may be used for."""
     return x509.KeyUsage(
         digital_signature=True,
         key_cert_sign=authority,
@@ -157,7 +159,8 @@ def _usage(*, authority: bool) -> x509.KeyUsage:
     )
 
 
-def _general_name(host: str) -> x509.GeneralName:
+def general_name(host: str) -> x509.GeneralName:
+    """Returns an address, or else a DNS name, as certificates have them."""
     try:
         return x509.IPAddress(ip_address(host))
     except ValueError:
