@@ -7,9 +7,9 @@ import msgspec
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from isthmus.policy.evaluate import evaluate
+from isthmus.policy.evaluate import Reason, evaluate
 from isthmus.policy.gate import build
-from isthmus.policy.rules import Direction, PortName
+from isthmus.policy.rules import Direction, PortName, Tier
 from isthmus.policy.world import World
 from isthmus.ruleset.compiler import Compiler
 from isthmus.ruleset.interpreter import Packet, passes
@@ -28,10 +28,9 @@ def test_every_kind_of_rule_decides_something_in_the_random_worlds():
         for flow in (w.flow(rng) for _ in range(30)):
             for half in evaluate(world, flow).halves:
                 decided["allowed" if half.allowed else "denied"] += 1
-                if half.policy is None or half.rule is None:
+                rule = half.rule
+                if rule is None:
                     continue
-                rules = world.policies[half.policy].rules
-                rule = next(r for r in rules if (r.index, r.direction) == (half.rule, half.direction))
                 decided.update({f"peer {type(peer).__name__}" for peer in rule.peers or ()} or {"anyone"})
                 decided.update({f"port {_kind(port)}" for port in rule.ports or ()} or {"any port"})
 
@@ -54,7 +53,7 @@ def test_interpreter_agrees_with_evaluator_for_packets_of_both_directions(world:
     for flow in flows:
         verdict = evaluate(world, flow)
         own = not w.NODE_ADDRESSES.isdisjoint((flow.source, flow.destination))
-        unknown = any("not known yet" in half.reason for half in verdict.halves)
+        unknown = any(half.reason is Reason.UNKNOWN for half in verdict.halves)
         for reply in (False,) if unknown else (False, True):  # what cannot be opened has no replies
             packet = Packet(flow, reply=reply, from_node=own, client_port=w.PORTS[flow.port % len(w.PORTS)])
             note(f"{flow} reply={reply}: {verdict}")
@@ -68,7 +67,7 @@ def test_a_packet_of_no_connection_passes_a_gate_only_where_anyone_may(world: Wo
     passed = passes(compiler.table, Packet(flow, tracked=False))
     for direction, mine in ((Direction.EGRESS, flow.source), (Direction.INGRESS, flow.destination)):
         pod = world.pod_at(mine)
-        gate = pod and build(direction, world.isolating(pod, direction), named_ports=pod.named_ports)
+        gate = pod and build(direction, world.concerning(pod, direction, Tier.NORMAL), named_ports=pod.named_ports)
         if gate and gate.policies and all(opening.peer is not None for opening in gate.openings):
             assert not passed
 

@@ -46,7 +46,11 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class Cluster(msgspec.Struct, frozen=True):
-    """A member of the ClusterSet: `name` is an RFC 1123 label, `id` is 1-255; both unique in the set."""
+    """A member of the ClusterSet: `name` is an RFC 1123 label, `id` is 1-255; both unique in the set.
+
+    `properties` are its ClusterProperties (About API, KEP-2149) that can be label values, by name.
+    """
 
     name: str
     id: int
+    properties: dict[str, str] = {}

@@ -20,9 +20,15 @@ PORT_PROTOCOLS = {"TCP": Protocol.TCP, "UDP": Protocol.UDP, "SCTP": Protocol.SCT
 
 
 class Flow(msgspec.Struct, frozen=True):
-    """From `source` to `destination` (canonical IP text, one family); `port` is 0 where the protocol has none."""
+    """From `source` to `destination` (canonical IP text, one family).
+
+    `port` is the destination port, for ICMP and ICMPv6 the type of the message that opened the connection, and 0 where
+    the protocol has neither. `translated` says that the sender meant another address (a Service): it matters only
+    to a pod that reaches itself that way.
+    """
 
     source: str
     destination: str
     protocol: int
     port: int = 0
+    translated: bool = False

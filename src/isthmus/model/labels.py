@@ -19,7 +19,26 @@ CLUSTER_KEYS = (CLUSTERSET_CLUSTER, CILIUM_CLUSTER)
 NAMESPACE_NAME = "kubernetes.io/metadata.name"
 """Set by every API server on every namespace since Kubernetes 1.22; immutable."""
 
+PROPERTY_PREFIX = "property.isthmus.dev/"
+"""Followed by the name of an About API ClusterProperty (KEP-2149): what the pod's cluster has for it. Ours."""
+
+POD_NAMESPACE = "io.kubernetes.pod.namespace"
+"""Cilium's pod label for the name of the pod's namespace."""
+
+CILIUM_PREFIX = "io.cilium.k8s"
+"""Cilium's own pod labels; a pod cannot give itself one."""
+
+CILIUM_NAMESPACE_LABELS = "io.cilium.k8s.namespace.labels."
+"""Followed by the key of a label of the namespace."""
+
+CILIUM_SERVICE_ACCOUNT = "io.cilium.k8s.policy.serviceaccount"
+
 Labels = Mapping[str, str]
+
+
+def names_clusters(key: str) -> bool:
+    """Tells whether a selector with a term on `key` says which clusters it means, by name or by property."""
+    return key in CLUSTER_KEYS or key.startswith(PROPERTY_PREFIX)
 
 
 def stamp(labels: Labels, *, cluster: str) -> dict[str, str]:

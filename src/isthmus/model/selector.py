@@ -10,7 +10,7 @@ from enum import Enum
 
 import msgspec
 
-from isthmus.model.labels import Labels
+from isthmus.model.labels import Labels, names_clusters
 
 
 class Operator(Enum):
@@ -82,6 +82,11 @@ class Selector(msgspec.Struct, frozen=True):
     def names(self, *keys: str) -> bool:
         """Tells whether some term is about one of `keys`."""
         return any(term.key in keys for term in self.terms)
+
+    @property
+    def names_clusters(self) -> bool:
+        """Tells whether some term says which clusters are meant."""
+        return any(names_clusters(term.key) for term in self.terms)
 
     def __str__(self) -> str:
         return ",".join(map(str, self.terms)) or "(all)"

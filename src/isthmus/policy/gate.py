@@ -12,7 +12,7 @@ import msgspec
 
 from isthmus.model.endpoint import NamedPort
 from isthmus.policy.evaluate import resolve
-from isthmus.policy.rules import Direction, ObjectRef, Peer, Policy, PortName, PortRange
+from isthmus.policy.rules import Direction, IcmpType, ObjectRef, Peer, Policy, PortName, PortRange
 
 Ports = PortRange | None
 """A range of one protocol, or None: any protocol and port."""
@@ -51,10 +51,12 @@ def build(direction: Direction, policies: Sequence[Policy], *, named_ports: tupl
             for peer in rule.peers if rule.peers is not None else (None,):
                 mine = ports.setdefault(peer, {})
                 for port in rule.ports if rule.ports is not None else (None,):
+                    if isinstance(port, IcmpType):
+                        continue
                     if not isinstance(port, PortName):
                         mine[port] = None
                     elif direction is Direction.INGRESS:
-                        mine.update(dict.fromkeys(resolve(port.protocol, port.name, named_ports)))
+                        mine.update(dict.fromkeys(resolve(port, named_ports)))
                     else:
                         names.setdefault(peer, {})[port] = None
     openings = tuple(

@@ -9,7 +9,6 @@ in force. Dropping the whole object on the first fault was rejected: that would 
 from collections.abc import Mapping
 
 from isthmus.model.flow import PORT_PROTOCOLS
-from isthmus.model.labels import CLUSTER_KEYS
 from isthmus.model.selector import Selector
 from isthmus.policy.fields import Reader, show
 from isthmus.policy.rules import (
@@ -61,7 +60,7 @@ def parse(obj: Mapping[str, object], *, cluster: str, scope: Scope = Scope.CLUST
     scope = _scope(obj, scope, reader)
     spec = reader.mapping(obj.get("spec"), "spec")
     if spec is None:
-        return Policy(ref, ref.namespace, Selector(), BOTH, (), scope, tuple(problems))
+        return Policy(ref, ref.namespace, PodPeer(), BOTH, (), scope, tuple(problems))
     isolates = _directions(spec, reader)
     subject = reader.selector(
         spec.get("podSelector") if spec.get("podSelector") is not None else {}, "spec.podSelector"
@@ -91,15 +90,15 @@ def parse(obj: Mapping[str, object], *, cluster: str, scope: Scope = Scope.CLUST
             ports = _ports(entry.get("ports"), f"{path}.ports", reader)
             if peers == () or ports == ():
                 continue
-            rule = Rule(direction, index, peers, ports)
+            rule = Rule(direction, index, peers, ports, field=path)
             if (more := _cost(rule)) > MAX_COST - cost:
                 reader.complain(path, f"costs {more} rules and set elements; a policy may cost {MAX_COST} in all")
                 continue
             cost += more
             rules.append(rule)
     if subject is None:
-        return Policy(ref, ref.namespace, Selector(), isolates, (), scope, tuple(problems))
-    return Policy(ref, ref.namespace, subject, isolates, tuple(rules), scope, tuple(problems))
+        return Policy(ref, ref.namespace, PodPeer(), isolates, (), scope, tuple(problems))
+    return Policy(ref, ref.namespace, PodPeer(subject), isolates, tuple(rules), scope, tuple(problems))
 
 
 def _cost(rule: Rule) -> int:
@@ -194,7 +193,7 @@ def _pods(
         exact = ""
     if pods is None or namespaces is None:
         return None
-    named = pods.names(*CLUSTER_KEYS) or namespaces.names(*CLUSTER_KEYS)
+    named = pods.names_clusters or namespaces.names_clusters
     local = scope is Scope.LOCAL and not named
     return PodPeer(pods=pods, namespaces=namespaces, namespace=exact, cluster=cluster if local else "")
 

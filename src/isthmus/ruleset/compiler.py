@@ -14,7 +14,7 @@ from ipaddress import ip_address
 import msgspec
 
 from isthmus.model.endpoint import Endpoint, NamedPort, family_of
-from isthmus.model.identity import Identity
+from isthmus.model.identity import THE_WORLD, Identity
 from isthmus.policy.evaluate import resolve
 from isthmus.policy.gate import Gate, Opening, build
 from isthmus.policy.rules import CidrPeer, Direction, Network, ObjectRef, Peer, PodPeer, Policy
@@ -143,7 +143,7 @@ class Compiler:
             self._isolating.update(policy.isolates)
         gates: _Gates = {}
         for pod in list(self.world.pods.values()):
-            if any(policy.selects(pod.namespace, pod.labels) for policy in changed):
+            if any(policy.selects(pod.subject) for policy in changed):
                 self._route(pod, gates)
         self._put_base()
 
@@ -220,7 +220,7 @@ class Compiler:
         """
         gates = {} if gates is None else gates
         neighbours = self._by_namespace.get(pod.namespace, {}).values()
-        selecting = sorted((p for p in neighbours if p.selects(pod.namespace, pod.labels)), key=lambda p: p.ref)
+        selecting = sorted((p for p in neighbours if p.selects(pod.subject)), key=lambda p: p.ref)
         for direction in Direction:
             policies = [policy for policy in selecting if direction in policy.isolates]
             old = self._gate_of.pop((pod.key, direction), None)
@@ -403,7 +403,7 @@ def _named_elements(
         for opening in (layout.gate.openings if openings is None else openings)
         if opening.names and _means(opening.peer, identity, endpoint.ip)
         for port in opening.names
-        for number in resolve(port.protocol, port.name, endpoint.named_ports)
+        for number in resolve(port, endpoint.named_ports)
     }
 
 
@@ -416,6 +416,8 @@ def _means(peer: Peer | None, identity: Identity | None, ip: str) -> bool:
         case None:
             return True
         case CidrPeer():
-            return peer.matches(ip_address(ip))
+            return peer.matches(ip_address(ip), identity or THE_WORLD)
         case PodPeer():
             return identity is not None and peer.matches(identity)
+        case _:
+            return False

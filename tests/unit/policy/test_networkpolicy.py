@@ -4,6 +4,7 @@ from ipaddress import ip_network
 
 import pytest
 
+from isthmus.model.identity import Identity
 from isthmus.model.labels import CLUSTERSET_CLUSTER
 from isthmus.policy.networkpolicy import SCOPE_ANNOTATION, parse
 from isthmus.policy.rules import CidrPeer, Direction, PodPeer, PortName, PortRange, Scope
@@ -143,7 +144,7 @@ def test_what_is_well_beside_a_malformed_part_stays_in_force():
 def test_a_malformed_subject_isolates_the_whole_namespace_and_allows_nothing():
     policy = read({"podSelector": {"matchLabels": {"app": "not valid!"}}, "ingress": [{}]})
 
-    assert policy.selects("shop", {"anything": "x"})
+    assert policy.selects(Identity(0, "east", "shop", {"anything": "x"}, {}))
     assert policy.rules == ()
     assert policy.problems[0].field == 'spec.podSelector.matchLabels["app"]'
 
@@ -158,7 +159,7 @@ def test_a_malformed_spec_isolates_the_whole_namespace(spec):
     policy = read(spec)
 
     assert policy.isolates == BOTH
-    assert policy.selects("shop", {})
+    assert policy.selects(Identity(0, "east", "shop", {}, {}))
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_a_selector_is_tried_on_those_identities_only_that_share_a_label(monkeyp
     compiler.put_policy(parse({"metadata": {"namespace": "x", "name": "p"}, "spec": spec}, cluster="east"))
     compiler.put_identity(Identity(0x10100, "east", "x", {"app": "a1"}, {}))
 
-    assert len(tried) == 100 + 2
+    assert len(tried) == 100 + 2 + 2  # and the subject of the policy, on the pod
 
 
 def test_port_names_are_resolved_for_those_addresses_only_that_a_selector_could_mean(monkeypatch):
