@@ -62,6 +62,34 @@ ENDPOINTS = Resource("", "v1", "endpoints", "Endpoints")
 ENDPOINT_SLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 NETWORK_POLICIES = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
+CILIUM_NETWORK_POLICIES = Resource("cilium.io", "v2", "ciliumnetworkpolicies", "CiliumNetworkPolicy")
+CILIUM_CLUSTERWIDE_NETWORK_POLICIES = Resource(
+    "cilium.io", "v2", "ciliumclusterwidenetworkpolicies", "CiliumClusterwideNetworkPolicy", namespaced=False
+)
+CILIUM_CIDR_GROUPS = Resource("cilium.io", "v2", "ciliumcidrgroups", "CiliumCIDRGroup", namespaced=False)
+CLUSTER_NETWORK_POLICIES = Resource(
+    "policy.networking.k8s.io", "v1alpha2", "clusternetworkpolicies", "ClusterNetworkPolicy", namespaced=False
+)
+ADMIN_NETWORK_POLICIES = Resource(
+    "policy.networking.k8s.io", "v1alpha1", "adminnetworkpolicies", "AdminNetworkPolicy", namespaced=False
+)
+BASELINE_ADMIN_NETWORK_POLICIES = Resource(
+    "policy.networking.k8s.io",
+    "v1alpha1",
+    "baselineadminnetworkpolicies",
+    "BaselineAdminNetworkPolicy",
+    namespaced=False,
+)
+POLICY_KINDS = (
+    NETWORK_POLICIES,
+    CILIUM_NETWORK_POLICIES,
+    CILIUM_CLUSTERWIDE_NETWORK_POLICIES,
+    CLUSTER_NETWORK_POLICIES,
+    ADMIN_NETWORK_POLICIES,
+    BASELINE_ADMIN_NETWORK_POLICIES,
+)
+"""Every kind of object that `isthmus.policy.parsing` reads."""
+CLUSTER_PROPERTIES = Resource("about.k8s.io", "v1beta1", "clusterproperties", "ClusterProperty", namespaced=False)
 DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
 REPLICA_SETS = Resource("apps", "v1", "replicasets", "ReplicaSet")
 STATEFUL_SETS = Resource("apps", "v1", "statefulsets", "StatefulSet")

@@ -5,6 +5,7 @@ from ipaddress import ip_address, ip_network
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isthmus.model.identity import THE_WORLD
 from isthmus.policy.gate import build
 from isthmus.policy.networkpolicy import parse
 from isthmus.policy.rules import CidrPeer, Direction, PortRange
@@ -57,7 +58,9 @@ def test_what_is_left_of_a_network_is_what_is_in_no_hole(holes, host):
     networks = _networks(_layout({"from": [{"ipBlock": blocks}]}))
     address = ip_address(f"10.0.0.{host}")
 
-    assert any(address in n for n in networks) is CidrPeer(ip_network("10.0.0.0/24"), tuple(holes)).matches(address)
+    assert any(address in n for n in networks) is CidrPeer(ip_network("10.0.0.0/24"), tuple(holes)).matches(
+        address, THE_WORLD
+    )
     assert len(networks) == len(set(networks))
 
 
