@@ -66,8 +66,50 @@ class ClusterSeenByNode(msgspec.Struct, frozen=True, gc=False):
     since: str = ""
 
 
+class RecentPolicy(msgspec.Struct, frozen=True, gc=False):
+    """A change of a policy object that the kernel has, and since when (RFC 3339 with milliseconds)."""
+
+    kind: str
+    namespace: str = ""
+    name: str = ""
+    generation: int = 0
+    since: str = ""
+
+
+class PolicyException(msgspec.Struct, frozen=True, gc=False):
+    """A policy object that a node does not enforce as it is written; `message` says why.
+
+    `state` is Invalid, Kept (an earlier valid version is in force), Refused or PartiallyEnforced.
+    """
+
+    kind: str
+    namespace: str = ""
+    name: str = ""
+    generation: int = 0
+    state: str = ""
+    message: str = ""
+
+
+class PoliciesOnNode(msgspec.Struct, frozen=True, gc=False):
+    """Which policies the kernel of a node has: of each kind, everything up to the resourceVersion in `watermarks`.
+
+    `recent` are the last 64 changes, oldest first; `exceptions` are at most 64, and `moreExceptions` counts the others;
+    `since` is when the first ruleset was written. At most `total` objects are in force.
+    """
+
+    total: int = 0
+    watermarks: dict[str, str] = {}
+    recent: tuple[RecentPolicy, ...] = ()
+    exceptions: tuple[PolicyException, ...] = ()
+    moreExceptions: int = 0
+    since: str = ""
+
+
 class MeshNodeStatus(msgspec.Struct, frozen=True, gc=False):
-    """What an agent knows; `heartbeat` is renewed every minute, `connected` is "ready/all" of the other clusters."""
+    """What an agent knows; `heartbeat` is renewed every minute, `connected` is "ready/all" of the other clusters.
+
+    `policies` is None where the agent does not say.
+    """
 
     version: str = ""
     ready: bool = False
@@ -76,6 +118,7 @@ class MeshNodeStatus(msgspec.Struct, frozen=True, gc=False):
     connected: str = ""
     globalServices: int = 0
     clusters: tuple[ClusterSeenByNode, ...] = ()
+    policies: PoliciesOnNode | None = None
 
 
 class MeshNode(KubeObject, frozen=True, gc=False, kw_only=True):
