@@ -94,7 +94,7 @@ class PoliciesOnNode(msgspec.Struct, frozen=True, gc=False):
     """Which policies the kernel of a node has: of each kind, everything up to the resourceVersion in `watermarks`.
 
     `recent` are the last 64 changes, oldest first; `exceptions` are at most 64, and `moreExceptions` counts the others;
-    `since` is when the first ruleset was written. At most `total` objects are in force.
+    `since` is when the first ruleset was written, `total` counts the objects that the agent knows.
     """
 
     total: int = 0
