@@ -21,13 +21,16 @@ __all__ = [
     "SEGMENT6",
     "ClusterPlan",
     "GlobalServices",
+    "LiveConnections",
     "Mode",
     "NodePlan",
     "PlanError",
+    "PolicyScope",
     "ServiceProxy",
     "check_known",
     "plan_cluster",
     "service_address",
+    "with_policy",
     "with_services",
 ]
 
@@ -67,6 +70,20 @@ class GlobalServices(Enum):
     OFF = "off"
 
 
+class PolicyScope(Enum):
+    """Which clusters a peer selector sees when it names none, as agents are told."""
+
+    CLUSTERSET = "clusterset"
+    LOCAL = "local"
+
+
+class LiveConnections(Enum):
+    """What a change of policy does to connections that are open, as agents are told."""
+
+    CUT = "cut"
+    KEEP = "keep"
+
+
 class NodePlan(msgspec.Struct, frozen=True):
     """A node: its addresses on the segment and the networks its pods get; the IPv6 ones are empty without IPv6."""
 
@@ -99,6 +116,8 @@ class ClusterPlan(msgspec.Struct, frozen=True):
     """Whether the lab joins it with its other clusters."""
     service_proxy: ServiceProxy = ServiceProxy.ISTHMUS
     global_services: GlobalServices = GlobalServices.NFTABLES
+    policy_scope: PolicyScope = PolicyScope.CLUSTERSET
+    live_connections: LiveConnections = LiveConnections.CUT
 
     @property
     def control_plane(self) -> NodePlan:
@@ -189,6 +208,18 @@ def with_services(plan: ClusterPlan, *, proxy: ServiceProxy, global_services: Gl
     if global_services is GlobalServices.ENDPOINTSLICES and plan.mode is not Mode.TRACKER:
         raise PlanError("--global-services endpointslices needs --policy tracker: it is trackers that write them")
     return msgspec.structs.replace(plan, service_proxy=proxy, global_services=global_services)
+
+
+def with_policy(plan: ClusterPlan, *, scope: PolicyScope, live_connections: LiveConnections) -> ClusterPlan:
+    """Returns the plan of a cluster whose agents read and enforce policy so; raises PlanError."""
+    if plan.mode is Mode.NONE:
+        for flag, said in (
+            ("--policy-scope local", scope is PolicyScope.LOCAL),
+            ("--live-connections keep", live_connections is LiveConnections.KEEP),
+        ):
+            if said:
+                raise PlanError(f"{flag} is for agents, and with --policy none there are none")
+    return msgspec.structs.replace(plan, policy_scope=scope, live_connections=live_connections)
 
 
 def check_known(names: Iterable[str], known: Sequence[str]) -> None:

@@ -48,6 +48,16 @@ def test_every_command_has_help(tmp_path: Path) -> None:
             ["create", "a", "--global-services", "endpointslices", "--policy", "standalone"],
             "--global-services endpointslices needs --policy tracker",
         ),
+        (["create", "a", "--policy-scope", "cluster"], "'cluster' is not one of 'clusterset', 'local'"),
+        (["create", "a", "--live-connections", "close"], "'close' is not one of 'cut', 'keep'"),
+        (
+            ["create", "a", "--policy-scope", "local", "--policy", "none"],
+            "--policy-scope local is for agents, and with --policy none there are none",
+        ),
+        (
+            ["up", "--live-connections", "keep", "--policy", "none"],
+            "--live-connections keep is for agents, and with --policy none there are none",
+        ),
         (["stop", "nothing"], "'nothing' is not one of"),
         (["stop", "node", "a"], "no lab is running; create a cluster with: isthmus lab create NAME"),
         (["partition", "a", "b"], "no lab is running"),

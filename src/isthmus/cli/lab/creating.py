@@ -63,14 +63,27 @@ _global = click.option(
     show_default=True,
     help="How other clusters' backends come to be used: by agents, by EndpointSlices of the tracker, or not at all.",
 )
-
+_scope = click.option(
+    "--policy-scope",
+    type=click.Choice(["clusterset", "local"]),
+    default="clusterset",
+    show_default=True,
+    help="Which clusters a policy's peer selector sees when it names none.",
+)
+_live = click.option(
+    "--live-connections",
+    type=click.Choice(["cut", "keep"]),
+    default="cut",
+    show_default=True,
+    help="What a change of policy does to open connections that it no longer allows.",
+)
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
 
 def _as_new(command: _Command) -> _Command:
     """Gives a command what can be said of any new cluster."""
-    for option in (_merge, _wait, _binaries, _images, _prefix, _global, _proxy, _policy, _family):
+    for option in (_merge, _wait, _binaries, _images, _prefix, _global, _proxy, _live, _scope, _policy, _family):
         command = option(command)
     return command
 
@@ -112,6 +125,8 @@ def create(
     connect: bool,
     ip_family: str | None,
     policy: str,
+    policy_scope: str,
+    live_connections: str,
     service_proxy: str,
     global_services: str,
     context_prefix: str,
@@ -154,6 +169,7 @@ def create(
                 origins=origins,
             )
             plan = _with(plan, context_prefix=context_prefix, binaries=apiserver_binaries, connect=connect)
+            plan = _policed(plan, scope=policy_scope, live_connections=live_connections)
             return [_served(plan, proxy=service_proxy, global_services=global_services)]
 
         wishes = Wishes(
@@ -179,6 +195,8 @@ def up(
     nodes: int,
     ip_family: str | None,
     policy: str,
+    policy_scope: str,
+    live_connections: str,
     service_proxy: str,
     global_services: str,
     context_prefix: str,
@@ -209,6 +227,7 @@ def up(
                 ip_family=ip_family or "ipv4",
             )
             plan = _with(plan, context_prefix=context_prefix, binaries=apiserver_binaries)
+            plan = _policed(plan, scope=policy_scope, live_connections=live_connections)
             plans.append(_served(plan, proxy=service_proxy, global_services=global_services))
         return plans
 
@@ -273,6 +292,12 @@ def _served(plan: "ClusterPlan", *, proxy: str, global_services: str) -> "Cluste
     from isthmus.lab.plan import GlobalServices, ServiceProxy, with_services
 
     return with_services(plan, proxy=ServiceProxy(proxy), global_services=GlobalServices(global_services))
+
+
+def _policed(plan: "ClusterPlan", *, scope: str, live_connections: str) -> "ClusterPlan":
+    from isthmus.lab.plan import LiveConnections, PolicyScope, with_policy
+
+    return with_policy(plan, scope=PolicyScope(scope), live_connections=LiveConnections(live_connections))
 
 
 def _checked(binaries: Path) -> str:

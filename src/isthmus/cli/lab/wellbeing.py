@@ -72,6 +72,10 @@ def _words(cluster: "ClusterHealth") -> list[str]:
         words.append("ClusterIPs are served by others, or by nobody")
     if cluster.global_services not in ("", "nftables"):
         words.append(f"global services: {cluster.global_services}")
+    if cluster.policy_scope not in ("", "clusterset"):
+        words.append(f"policy scope: {cluster.policy_scope}")
+    if cluster.live_connections not in ("", "cut"):
+        words.append(f"live connections: {cluster.live_connections}")
     if cluster.stopped_nodes:
         words.append(f"stopped nodes: {', '.join(cluster.stopped_nodes)}")
     if cluster.stopped_units:

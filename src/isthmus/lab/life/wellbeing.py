@@ -35,6 +35,10 @@ class ClusterHealth(msgspec.Struct, frozen=True, rename="camel"):
     """Who serves ClusterIPs: isthmus, or none of the lab's."""
     global_services: str = ""
     """nftables, endpointslices or off."""
+    policy_scope: str = ""
+    """clusterset or local."""
+    live_connections: str = ""
+    """cut or keep."""
 
 
 class LabHealth(msgspec.Struct, frozen=True, rename="camel"):
@@ -100,6 +104,8 @@ def _health(state: StateDir, cluster: ClusterState, connection: Connection, *, m
         memory=memory,
         service_proxy=(ServiceProxy.ISTHMUS if plan.serves else ServiceProxy.NONE).value,
         global_services=(GlobalServices.OFF if plan.mode is Mode.NONE else plan.global_services).value,
+        policy_scope=plan.policy_scope.value,
+        live_connections=plan.live_connections.value,
     )
 
 

@@ -5,7 +5,16 @@ directory alone, so this is a pure function of both.
 """
 
 from isthmus.lab.control import UnitSpec
-from isthmus.lab.plan import ClusterPlan, GlobalServices, Mode, NodePlan, ServiceProxy, service_address
+from isthmus.lab.plan import (
+    ClusterPlan,
+    GlobalServices,
+    LiveConnections,
+    Mode,
+    NodePlan,
+    PolicyScope,
+    ServiceProxy,
+    service_address,
+)
 from isthmus.lab.statedir import ClusterDir, StateDir
 from isthmus.lab.supervisor.health import AGENT_PORT
 from isthmus.lab.units.credentials import CLUSTER_DOMAIN
@@ -85,13 +94,17 @@ def _tracker_unit(state: StateDir, plan: ClusterPlan) -> UnitSpec:
 
 def _agent_unit(state: StateDir, plan: ClusterPlan, node: NodePlan) -> UnitSpec:
     place = state.cluster(plan.name)
-    values: dict[str, object] = _global_services(plan) | {
-        "node-name": node.name,
-        "cluster-name": plan.name,
-        "cluster-id": plan.id,
-        "kubeconfig": place.kubeconfig(f"agent-{node.name}"),
-        "metrics-bind-address": f"{node.address}:{AGENT_PORT}",
-    }
+    values: dict[str, object] = (
+        _global_services(plan)
+        | _policy(plan)
+        | {
+            "node-name": node.name,
+            "cluster-name": plan.name,
+            "cluster-id": plan.id,
+            "kubeconfig": place.kubeconfig(f"agent-{node.name}"),
+            "metrics-bind-address": f"{node.address}:{AGENT_PORT}",
+        }
+    )
     words = our_command("agent")
     if plan.service_proxy is ServiceProxy.ISTHMUS:
         words = [*words, "--kube-proxy-replacement"]
@@ -113,6 +126,16 @@ def _global_services(plan: ClusterPlan) -> dict[str, object]:
     if plan.global_services is GlobalServices.NFTABLES:
         return {}
     return {"global-services": plan.global_services.value}
+
+
+def _policy(plan: ClusterPlan) -> dict[str, object]:
+    """Returns what agents are told of policy, nothing where that is what they do anyway."""
+    told: dict[str, object] = {}
+    if plan.policy_scope is not PolicyScope.CLUSTERSET:
+        told["policy-scope"] = plan.policy_scope.value
+    if plan.live_connections is not LiveConnections.CUT:
+        told["live-connections"] = plan.live_connections.value
+    return told
 
 
 def _store_url(plan: ClusterPlan) -> str:

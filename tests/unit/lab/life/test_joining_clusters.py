@@ -10,7 +10,16 @@ import pytest
 from isthmus.lab.addons.manifests import crds
 from isthmus.lab.life.joining import _on_segment, configuration_of
 from isthmus.lab.life.readiness import missing_acquaintance
-from isthmus.lab.plan import GlobalServices, Mode, ServiceProxy, plan_cluster, with_services
+from isthmus.lab.plan import (
+    GlobalServices,
+    LiveConnections,
+    Mode,
+    PolicyScope,
+    ServiceProxy,
+    plan_cluster,
+    with_policy,
+    with_services,
+)
 from isthmus.lab.statedir import StateDir
 from isthmus.lab.supervisor.roster import write_roster
 from isthmus.lab.units.members import other_units
@@ -87,6 +96,22 @@ def test_trackers_and_agents_are_told_who_serves_services(tmp_path: Path) -> Non
             if unit.name.startswith(("agent-", "tracker")):
                 assert ("--global-services" in unit.argv) is told
                 assert ("endpointslices" in unit.argv) is told
+
+
+def test_agents_are_told_of_scope_and_live_connections_where_these_are_not_the_usual_ones(tmp_path: Path) -> None:
+    state = StateDir(tmp_path)
+    other = with_policy(PLAN, scope=PolicyScope.LOCAL, live_connections=LiveConnections.KEEP)
+    for plan, told in ((PLAN, []), (other, ["--policy-scope", "local", "--live-connections", "keep"])):
+        agents = [unit.argv for unit in other_units(state, plan) if unit.name.startswith("agent-")]
+        assert agents
+        for argv in agents:
+            found = [
+                word
+                for flag in ("--policy-scope", "--live-connections")
+                if flag in argv
+                for word in argv[argv.index(flag) :][:2]
+            ]
+            assert found == told
 
 
 def test_a_cluster_that_is_left_alone_is_not_in_that_file(tmp_path: Path) -> None:
