@@ -1,86 +1,33 @@
 """The Cluster Mesh lab, typed as it is written: two clusters from kind's files, and the same application on both."""
 
-import contextlib
-import io
-import os
-import pty
 import re
-import subprocess
-import sys
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
-from pathlib import Path
 
 import pytest
 
 from tests.support.steady import PROGRAM
 
 from .conftest import Lab, new_lab, remove_lab
+from .terminals import EXAMPLES, Tab
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(300)]
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "cluster-mesh-lab"
+FILES = EXAMPLES / "cluster-mesh-lab"
 KOORNACHT = """{"Cluster": "Koornacht", "Planet": "N'Zoth"}"""
 TION = """{"Cluster": "Tion", "Planet": "Foran Tutha"}"""
 BOTH = {KOORNACHT, TION}
 STEADY = PROGRAM.read_text().replace("'", "'\\''")
-PATIENCE = 90.0  # seconds until a command that hangs is ended
 ASK = "kubectl exec -ti deployments/x-wing -- /bin/sh -c 'for i in $(seq 1 10); do curl rebel-base; done'"
-
-
-class Tab:
-    """A terminal in which KUBECONFIG leads to one cluster (or, without a name, to both)."""
-
-    def __init__(self, lab: Lab, cluster: str = "") -> None:
-        self._lab = lab
-        config = lab.directory.parent / f"{cluster or 'global'}.yaml"
-        lab.isthmus("lab", "kubeconfig", *([cluster] if cluster else []), "-o", str(config))
-        path = f"{Path(sys.executable).parent}:{lab.environ['PATH']}"  # where `isthmus` is
-        self._environ = {**lab.environ, "KUBECONFIG": str(config), "TERM": "dumb", "PATH": path}
-
-    def type(self, line: str, *, code: int = 0) -> str:
-        """Types a line at a real terminal, and returns what is then on the screen."""
-        ours, theirs = pty.openpty()
-        with open(ours, "rb", buffering=0) as screen:
-            words = ["/bin/sh", "-c", line]
-            process = subprocess.Popen(
-                words, cwd=EXAMPLES, env=self._environ, stdin=theirs, stdout=theirs, stderr=theirs, process_group=0
-            )
-            os.close(theirs)
-            timer = threading.Timer(PATIENCE, process.kill)
-            timer.start()
-            try:
-                shown = b"".join(_lines_of(screen)).decode().replace("\r\n", "\n")
-                ended = process.wait()
-            finally:
-                timer.cancel()
-        assert ended == code, f"{line}\nexit code {ended}\n{shown}"
-        return shown
-
-    def table(self, line: str) -> list[dict[str, str]]:
-        """Types a line and returns the table that it shows, by the names of its columns."""
-        head, *rows = self.type(line).splitlines()
-        names = re.split(r"\s{2,}", head.rstrip())
-        starts = [head.index(name) for name in names]
-        ends = [*starts[1:], None]
-        return [
-            {name: row[start:end].strip() for name, start, end in zip(names, starts, ends, strict=True)} for row in rows
-        ]
-
-
-def _lines_of(screen: io.RawIOBase) -> Iterator[bytes]:
-    with contextlib.suppress(OSError):  # EIO: the last one who could write to this terminal is gone
-        while piece := screen.read(65536):
-            yield piece
 
 
 class Tabs:
     """The three terminals of the lab."""
 
     def __init__(self, lab: Lab) -> None:
-        self.koornacht, self.tion, self.everything = Tab(lab, "koornacht"), Tab(lab, "tion"), Tab(lab)
+        self.koornacht, self.tion = Tab(lab, FILES, "koornacht"), Tab(lab, FILES, "tion")
+        self.everything = Tab(lab, FILES)
 
 
 def wait_until(tab: Tab, answers: set[str]) -> None:
@@ -106,7 +53,7 @@ def tabs(kubectl_program: str) -> Iterator[Tabs]:
     lab = new_lab()
     try:
         for name in ("koornacht", "tion"):
-            config = EXAMPLES / f"kind_{name}.yaml"
+            config = FILES / f"kind_{name}.yaml"
             words = ["--name", name, "--config", str(config), "--context-prefix", "kind-", "--no-connect"]
             lab.isthmus("lab", "create", *words)
         yield Tabs(lab)
