@@ -1,0 +1,237 @@
+"""The picture made ready for judging: policies read, identities given, and the world of any node on demand.
+
+Identities are given as a tracker's importer gives them, with the same result for every verdict: a label that is left
+out is one that no policy of the ClusterSet selects on. Invariants: a Scene never changes; its worlds share identities
+and endpoints, so a node costs its own pods and nothing else. Rejected: one world for a cluster: own nodes differ.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from ipaddress import ip_network
+
+import msgspec
+
+from isthmus.model.endpoint import Endpoint
+from isthmus.model.identity import FIRST_NODE, HOST, THE_API_SERVER, Identity
+from isthmus.model.labels import stamp
+from isthmus.policy import parsing
+from isthmus.policy.context import Context, Parsed, ServiceFacts
+from isthmus.policy.explaining.facts import ClusterSeen, NodeSeen, Object, Picture, PodSeen, place
+from isthmus.policy.rules import EndpointPeer, ObjectRef, Peer, PodPeer, Policy, Problem
+from isthmus.policy.world import LocalPod, World
+
+_Look = tuple[str, str, tuple[tuple[str, str], ...], str]
+"""Cluster, namespace, labels that count, service account."""
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """An object that is no policy we can tell from others, and why."""
+
+    cluster: str
+    place: tuple[str, str, str]
+    reason: str
+
+
+class Scene:
+    """What a picture means to policy."""
+
+    def __init__(self, picture: Picture) -> None:
+        self.picture = picture
+        self.clusters = {cluster.name: cluster for cluster in picture.clusters}
+        self.parsed: dict[str, list[Parsed]] = {}
+        self.objects: dict[tuple[str, str, str, str], Object] = {}
+        """Objects by cluster, kind, namespace and name."""
+        self.unreadable: list[Unreadable] = []
+        for cluster in picture.clusters:
+            self.parsed[cluster.name] = list(self._read(cluster))
+        self.policies: dict[str, dict[ObjectRef, Policy]] = {
+            name: {policy.ref: policy for parsed in found for policy in parsed.policies}
+            for name, found in self.parsed.items()
+        }
+        self._worlds: dict[tuple[str, str], World] = {}
+        self._numbers: dict[_Look, int] = {}
+        self.identities: dict[int, Identity] = {}
+        self.endpoints: dict[str, Endpoint] = {}
+        self.pods_by_ip: dict[str, tuple[str, PodSeen]] = {}
+        self.nodes_by_ip: dict[str, tuple[str, NodeSeen]] = {}
+        self._node_numbers: dict[str, int] = {}
+        for cluster in picture.clusters:
+            for pod in cluster.pods:
+                self._place(cluster, pod)
+            self._place_nodes(cluster)
+
+    # -- policies ----------------------------------------------------------------------------------------------
+
+    def _read(self, cluster: ClusterSeen) -> Iterator[Parsed]:
+        context = context_of(cluster)
+        for obj in cluster.policies:
+            try:
+                parsed = parsing.read(obj, context)
+            except ValueError as error:
+                self.unreadable.append(Unreadable(cluster.name, place(obj), str(error)))
+                continue
+            ref = parsed.ref
+            self.objects[cluster.name, ref.kind, ref.namespace, ref.name] = obj
+            yield parsed
+
+    def object_of(self, cluster: str, ref: ObjectRef) -> Object | None:
+        """Returns the API object behind a policy."""
+        return self.objects.get((cluster, ref.kind, ref.namespace, ref.name))
+
+    def problems_of(self, cluster: str, ref: ObjectRef) -> tuple[Problem, ...]:
+        """Returns all that is wrong with the object behind a policy."""
+        return self._problems.get((cluster, ref.kind, ref.namespace, ref.name), ())
+
+    @cached_property
+    def _problems(self) -> dict[tuple[str, str, str, str], tuple[Problem, ...]]:
+        return {
+            (cluster, parsed.ref.kind, parsed.ref.namespace, parsed.ref.name): parsed.problems
+            for cluster, found in self.parsed.items()
+            for parsed in found
+        }
+
+    @cached_property
+    def keys(self) -> frozenset[str]:
+        """Returns the keys of pod labels that policies select on."""
+        found: set[str] = set()
+        for policies in self.policies.values():
+            for policy in policies.values():
+                found.update(_keys(policy.subject))
+                for rule in policy.rules:
+                    for peer in rule.peers or ():
+                        found.update(_keys(peer))
+        return frozenset(found)
+
+    # -- who is who --------------------------------------------------------------------------------------------
+
+    def labels_that_count(self, pod: PodSeen) -> dict[str, str]:
+        """Returns the labels of a pod without those that no policy selects on and that make every pod unique."""
+        left_out = self.picture.incidental - self.keys
+        return {key: value for key, value in pod.labels.items() if key not in left_out}
+
+    def number_of(self, cluster: str, pod: PodSeen) -> int:
+        """Returns the number of a pod's identity; pods that look the same have the same."""
+        labels = self.labels_that_count(pod)
+        look = (cluster, pod.namespace, tuple(sorted(labels.items())), pod.service_account)
+        number = self._numbers.get(look)
+        if number is None:
+            # Beyond the numbers that are reserved, and far below those of nodes.
+            number = self._numbers[look] = 256 + len(self._numbers)
+            seen = self.clusters[cluster]
+            self.identities[number] = Identity(
+                number,
+                cluster,
+                pod.namespace,
+                labels,
+                seen.namespaces.get(pod.namespace, {}),
+                pod.service_account,
+                seen.properties,
+            )
+        return number
+
+    def _place(self, cluster: ClusterSeen, pod: PodSeen) -> None:
+        if pod.host_network:
+            return
+        number = self.number_of(cluster.name, pod)
+        for ip in pod.ips:
+            known = self.pods_by_ip.get(ip)
+            if known is not None and (known[1].standing, known[1].uid, known[1].name) >= (
+                pod.standing,
+                pod.uid,
+                pod.name,
+            ):
+                continue
+            self.pods_by_ip[ip] = cluster.name, pod
+            self.endpoints[ip] = Endpoint(
+                cluster.name, ip, number, pod.namespace, pod.name, pod.uid, pod.node, named_ports=pod.named_ports
+            )
+
+    def _place_nodes(self, cluster: ClusterSeen) -> None:
+        for node in cluster.nodes:
+            number = FIRST_NODE + len(self._node_numbers)
+            at_api = not set(node.addresses).isdisjoint(cluster.api_servers)
+            reserved = ("kube-apiserver", "remote-node") if at_api else ("remote-node",)
+            self.identities[number] = Identity(
+                number, cluster.name, "", node.labels, {}, properties=cluster.properties, reserved=reserved
+            )
+            for ip in node.addresses:
+                self.nodes_by_ip.setdefault(ip, (cluster.name, node))
+                self._node_numbers.setdefault(ip, number)
+
+    # -- worlds ------------------------------------------------------------------------------------------------
+
+    def world(self, cluster: str, node: str) -> World:
+        """Returns the world as a node of a cluster sees it; `node` "" is one that nobody knows, without addresses."""
+        found = self._worlds.get((cluster, node))
+        if found is None:
+            found = self._worlds[cluster, node] = self._world(self.clusters[cluster], node)
+        return found
+
+    def _world(self, cluster: ClusterSeen, name: str) -> World:
+        node = next((node for node in cluster.nodes if node.name == name), NodeSeen(name=name))
+        own = frozenset(node.addresses)
+        at_api = not own.isdisjoint(cluster.api_servers)
+        reserved = ("host", "kube-apiserver") if at_api else ("host",)
+        host = Identity(HOST, cluster.name, "", node.labels, {}, properties=cluster.properties, reserved=reserved)
+        nodes = {ip: number for ip, number in self._node_numbers.items() if ip not in own}
+        for ip in cluster.api_servers:
+            if ip not in own:
+                nodes.setdefault(ip, THE_API_SERVER.number)
+        pods = {
+            f"{pod.namespace}/{pod.name}": local_pod(cluster, pod)
+            for pod in cluster.pods
+            if pod.node == name and not pod.host_network
+        }
+        return World(
+            cluster.name,
+            policies=self.policies[cluster.name],
+            pods=pods,
+            identities={**self.identities, HOST: host},
+            endpoints=self.endpoints,
+            node_addresses=own,
+            pod_cidrs=tuple(ip_network(text) for text in node.pod_cidrs),
+            nodes=nodes,
+        )
+
+
+def context_of(cluster: ClusterSeen) -> Context:
+    """Returns what the policies of a cluster are read against."""
+    return Context(
+        cluster.name,
+        cluster.scope,
+        {group.name: group for group in cluster.cidr_groups},
+        {
+            (service.namespace, service.name): ServiceFacts(
+                service.namespace,
+                service.name,
+                service.labels,
+                service.selector,
+                () if service.selector is not None else service.backends,
+            )
+            for service in cluster.services
+        },
+    )
+
+
+def local_pod(cluster: ClusterSeen, pod: PodSeen) -> LocalPod:
+    """Returns a pod as the policies of its cluster can have it as their subject."""
+    return LocalPod(
+        pod.namespace,
+        pod.name,
+        pod.uid,
+        stamp(pod.labels, cluster=cluster.name),
+        pod.ips,
+        pod.named_ports,
+        pod.standing,
+        cluster.namespaces.get(pod.namespace, {}),
+        pod.service_account,
+        cluster.properties,
+    )
+
+
+def _keys(peer: Peer) -> Iterable[str]:
+    match peer:
+        case PodPeer(pods=selector) | EndpointPeer(selector=selector):
+            return [term.key for term in selector.terms]
+        case _:
+            return ()
