@@ -12,7 +12,7 @@ from ipaddress import ip_address, ip_network
 import msgspec
 
 from isthmus.model.selector import Operator, Selector, Term
-from isthmus.policy.rules import Network, Problem
+from isthmus.policy.rules import Grade, Network, Problem
 
 MAX_ITEMS = 10_000  # of one list; etcd refuses objects over 1.5 MiB, which is about as many small items
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
@@ -32,9 +32,9 @@ class Reader(msgspec.Struct):
 
     problems: list[Problem]
 
-    def complain(self, field: str, message: str) -> None:
+    def complain(self, field: str, message: str, grade: Grade = Grade.INVALID) -> None:
         """Notes a problem."""
-        self.problems.append(Problem(field, message))
+        self.problems.append(Problem(field, message, grade))
 
     def mapping(self, value: object, field: str) -> Mapping[str, object] | None:
         """Returns a JSON object, or None (with a problem) for anything else."""

@@ -7,10 +7,14 @@ in force. Dropping the whole object on the first fault was rejected: that would 
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from isthmus.model.flow import PORT_PROTOCOLS
 from isthmus.model.selector import Selector
+from isthmus.policy.context import Context, Parsed
 from isthmus.policy.fields import Reader, show
+from isthmus.policy.metadata import generation, reference, required
+from isthmus.policy.metadata import scope as scope_of
 from isthmus.policy.rules import (
     CidrPeer,
     Direction,
@@ -22,51 +26,68 @@ from isthmus.policy.rules import (
     Port,
     PortName,
     PortRange,
-    Problem,
     Rule,
     Scope,
 )
 
 KIND = "NetworkPolicy"
-SCOPE_ANNOTATION = "isthmus.dev/policy-scope"
 BOTH = frozenset(Direction)
-MAX_COST = 200_000
-"""What one policy may cost the kernel: set elements and rules, as `_cost` counts them. About 2 s to load."""
-IDENTITIES = 32  # that a selector is taken to match, when its cost is estimated
+_FIELDS = frozenset({"podSelector", "policyTypes", "ingress", "egress"})
 _NOTHING: tuple[Peer, ...] = ()
 
 
 def identify(obj: Mapping[str, object]) -> ObjectRef | None:
     """Returns which object this is, or None if not even that can be told (then it cannot be applied either)."""
-    metadata = obj.get("metadata")
-    if not isinstance(metadata, Mapping):
-        return None
-    namespace, name, uid = metadata.get("namespace"), metadata.get("name"), metadata.get("uid", "")
-    if not (isinstance(namespace, str) and isinstance(name, str) and namespace and name):
-        return None
-    return ObjectRef(KIND, namespace, name, uid if isinstance(uid, str) else "")
+    return reference(obj, KIND, namespaced=True)
 
 
 def parse(obj: Mapping[str, object], *, cluster: str, scope: Scope = Scope.CLUSTERSET) -> Policy:
-    """Reads a NetworkPolicy of `cluster`; `scope` is the cluster's default, which an annotation can override.
+    """Reads a NetworkPolicy as `read` does, for callers that have nothing but its cluster and scope."""
+    return read(obj, Context(cluster, scope)).policies[0]
+
+
+def read(obj: Mapping[str, object], context: Context) -> Parsed:
+    """Reads a NetworkPolicy, which is one policy.
 
     Raises ValueError only if the object has no namespace or name. Everything else that is wrong is in `problems`.
     """
-    ref = identify(obj)
-    if ref is None:
-        raise ValueError(f"{KIND} without metadata.namespace and metadata.name: {show(obj.get('metadata'))}")
-    problems: list[Problem] = []
-    reader = Reader(problems)
-    scope = _scope(obj, scope, reader)
+    ref = required(obj, KIND, namespaced=True)
+    reader = Reader([])
+    scope = scope_of(obj, context.scope, reader)
+    isolates, subject = BOTH, PodPeer()
+    rules: tuple[Rule, ...] = ()
     spec = reader.mapping(obj.get("spec"), "spec")
-    if spec is None:
-        return Policy(ref, ref.namespace, PodPeer(), BOTH, (), scope, tuple(problems))
-    isolates = _directions(spec, reader)
-    subject = reader.selector(
-        spec.get("podSelector") if spec.get("podSelector") is not None else {}, "spec.podSelector"
-    )
+    if spec is not None:
+        isolates = _directions(spec, reader)
+        strange = sorted(spec.keys() - _FIELDS)
+        for unknown in strange:
+            reader.complain(f"spec.{unknown}", "is not a field of a NetworkPolicy")
+        if strange:
+            isolates = BOTH
+        selector = reader.selector(
+            spec.get("podSelector") if spec.get("podSelector") is not None else {}, "spec.podSelector"
+        )
+        home = _Home(ref.namespace, context.cluster, scope)
+        rules = _rules(spec, home, isolates, reader)
+        if selector is not None:
+            subject = PodPeer(selector)
+        if selector is None or strange:
+            rules = ()  # allowances for pods, or in circumstances, that are not known
+    problems, count = tuple(reader.problems), generation(obj)
+    policy = Policy(ref, ref.namespace, subject, isolates, rules, scope, problems, generation=count)
+    return Parsed(ref, (policy,), problems, generation=count)
+
+
+class _Home(NamedTuple):
+    """Where the object lives, which says what its peers see."""
+
+    namespace: str
+    cluster: str
+    scope: Scope
+
+
+def _rules(spec: Mapping[str, object], home: _Home, isolates: frozenset[Direction], reader: Reader) -> tuple[Rule, ...]:
     rules: list[Rule] = []
-    cost = 0
     for direction, peers_key in ((Direction.INGRESS, "from"), (Direction.EGRESS, "to")):
         value = spec.get(direction.value)
         if value is None:
@@ -79,57 +100,11 @@ def parse(obj: Mapping[str, object], *, cluster: str, scope: Scope = Scope.CLUST
                 reader.complain(f"{path}.{unknown}", f"is not a field of a {direction.value} rule")
             if entry.keys() - {peers_key, "ports"}:
                 continue  # a condition that we cannot honour must not be dropped from an allowance
-            peers = _peers(
-                entry.get(peers_key),
-                f"{path}.{peers_key}",
-                reader,
-                namespace=ref.namespace,
-                cluster=cluster,
-                scope=scope,
-            )
+            peers = _peers(entry.get(peers_key), f"{path}.{peers_key}", reader, home)
             ports = _ports(entry.get("ports"), f"{path}.ports", reader)
-            if peers == () or ports == ():
-                continue
-            rule = Rule(direction, index, peers, ports, field=path)
-            if (more := _cost(rule)) > MAX_COST - cost:
-                reader.complain(path, f"costs {more} rules and set elements; a policy may cost {MAX_COST} in all")
-                continue
-            cost += more
-            rules.append(rule)
-    if subject is None:
-        return Policy(ref, ref.namespace, PodPeer(), isolates, (), scope, tuple(problems))
-    return Policy(ref, ref.namespace, PodPeer(subject), isolates, tuple(rules), scope, tuple(problems))
-
-
-def _cost(rule: Rule) -> int:
-    """Returns about what becomes of the rule in the kernel: every peer with every port.
-
-    An exception splits a network into one for each bit of its length, at worst. A port of pods is an element for each
-    identity, of which there may be thousands. Without this bound anyone who may write policies could stop the agents.
-    """
-    peers = 0
-    for peer in rule.peers if rule.peers is not None else ():
-        match peer:
-            case CidrPeer(network, excepts):
-                peers += 1 + sum(hole.prefixlen - network.prefixlen for hole in excepts)
-            case PodPeer():
-                peers += IDENTITIES
-    return max(1, peers) * max(1, len(rule.ports or ()))
-
-
-def _scope(obj: Mapping[str, object], default: Scope, reader: Reader) -> Scope:
-    metadata = obj.get("metadata")
-    annotations = metadata.get("annotations") if isinstance(metadata, Mapping) else None
-    if not isinstance(annotations, Mapping) or SCOPE_ANNOTATION not in annotations:
-        return default
-    try:
-        return Scope(annotations[SCOPE_ANNOTATION])
-    except ValueError:
-        reader.complain(
-            f"metadata.annotations[{SCOPE_ANNOTATION}]",
-            f'{show(annotations[SCOPE_ANNOTATION])} is neither "clusterset" nor "local"; "local" is used',
-        )
-        return Scope.LOCAL
+            if peers != () and ports != ():
+                rules.append(Rule(direction, index, peers, ports, field=path))
+    return tuple(rules)
 
 
 def _directions(spec: Mapping[str, object], reader: Reader) -> frozenset[Direction]:
@@ -150,9 +125,7 @@ def _directions(spec: Mapping[str, object], reader: Reader) -> frozenset[Directi
     return frozenset(found) if len(reader.problems) == before else BOTH
 
 
-def _peers(
-    value: object, field: str, reader: Reader, *, namespace: str, cluster: str, scope: Scope
-) -> tuple[Peer, ...] | None:
+def _peers(value: object, field: str, reader: Reader, home: _Home) -> tuple[Peer, ...] | None:
     """Returns None for anyone, or the peers that could be read: () if none could, which allows nobody."""
     if value is None or value == []:
         return None
@@ -171,21 +144,17 @@ def _peers(
         else:
             block = "ipBlock" in given
             peer: Peer | None = (
-                _block(entry["ipBlock"], f"{path}.ipBlock", reader)
-                if block
-                else _pods(entry, path, reader, namespace=namespace, cluster=cluster, scope=scope)
+                _block(entry["ipBlock"], f"{path}.ipBlock", reader) if block else _pods(entry, path, reader, home)
             )
             if peer is not None:
                 peers.append(peer)
     return tuple(dict.fromkeys(peers)) or _NOTHING
 
 
-def _pods(
-    entry: Mapping[str, object], field: str, reader: Reader, *, namespace: str, cluster: str, scope: Scope
-) -> PodPeer | None:
+def _pods(entry: Mapping[str, object], field: str, reader: Reader, home: _Home) -> PodPeer | None:
     pods: Selector | None = Selector()
     namespaces: Selector | None = Selector()
-    exact = namespace
+    exact = home.namespace
     if entry.get("podSelector") is not None:
         pods = reader.selector(entry["podSelector"], f"{field}.podSelector")
     if entry.get("namespaceSelector") is not None:
@@ -194,8 +163,8 @@ def _pods(
     if pods is None or namespaces is None:
         return None
     named = pods.names_clusters or namespaces.names_clusters
-    local = scope is Scope.LOCAL and not named
-    return PodPeer(pods=pods, namespaces=namespaces, namespace=exact, cluster=cluster if local else "")
+    local = home.scope is Scope.LOCAL and not named
+    return PodPeer(pods=pods, namespaces=namespaces, namespace=exact, cluster=home.cluster if local else "")
 
 
 def _block(value: object, field: str, reader: Reader) -> CidrPeer | None:

@@ -6,7 +6,8 @@ import pytest
 
 from isthmus.model.identity import Identity
 from isthmus.model.labels import CLUSTERSET_CLUSTER
-from isthmus.policy.networkpolicy import SCOPE_ANNOTATION, parse
+from isthmus.policy.metadata import SCOPE_ANNOTATION
+from isthmus.policy.networkpolicy import parse
 from isthmus.policy.rules import CidrPeer, Direction, PodPeer, PortName, PortRange, Scope
 
 BOTH = frozenset(Direction)
@@ -175,31 +176,3 @@ def test_a_quoted_value_cannot_break_out_of_the_message():
 
     text = str(policy.problems[0])
     assert text.isprintable() and len(text) < 200
-
-
-PORTS = [{"port": 1 + 2 * n} for n in range(3000)]
-
-
-@pytest.mark.parametrize(
-    "peers",
-    [
-        [{"ipBlock": {"cidr": f"10.{n // 250}.{n % 250}.0/24"}} for n in range(3000)],
-        [{"podSelector": {"matchLabels": {"app": f"a{n}"}}} for n in range(3000)],
-        [{"ipBlock": {"cidr": "::/0", "except": [f"2001:db8:{n:x}::/128" for n in range(3000)]}}],
-    ],
-    ids=["networks", "pods", "exceptions"],
-)
-def test_a_rule_that_would_be_millions_in_the_kernel_is_named_and_allows_nothing(peers):
-    policy = read({"podSelector": {}, "ingress": [{"from": peers, "ports": PORTS}, {"ports": PORTS}]})
-
-    assert [problem.field for problem in policy.problems] == ["spec.ingress[0]"]
-    assert "may cost" in policy.problems[0].message
-    assert [rule.index for rule in policy.rules] == [1]
-
-
-def test_the_rules_of_a_policy_share_its_bound():
-    many = {"from": [{"ipBlock": {"cidr": f"10.{n // 250}.{n % 250}.0/24"}} for n in range(300)], "ports": PORTS[:300]}
-    policy = read({"podSelector": {}, "ingress": [many] * 3})
-
-    assert [rule.index for rule in policy.rules] == [0, 1]
-    assert [problem.field for problem in policy.problems] == ["spec.ingress[2]"]

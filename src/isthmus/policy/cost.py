@@ -1,0 +1,60 @@
+"""What a policy may cost the kernel, and what becomes of one that would cost more.
+
+Without a bound anyone who may write policies could stop the agents: peers times ports is soon millions. A policy over
+the bound is refused as a whole, with both numbers, because half a policy is one that nobody wrote. What is left of it
+is closed: it isolates wherever it speaks, allows nothing, and denies all where it denied (or passed) something.
+Refusing single rules was rejected: which rule is one too many depends on the order in which they are written.
+"""
+
+import msgspec
+
+from isthmus.policy.context import Parsed
+from isthmus.policy.rules import Action, CidrPeer, Policy, Problem, Rule, Tier
+
+MAX_COST = 200_000
+"""Set elements and rules that one object may need, as `cost` counts them. About 2 s to load."""
+IDENTITIES = 32  # that a selector is taken to match
+
+
+def cost(policy: Policy) -> int:
+    """Returns about what becomes of a policy in the kernel, in set elements and rules."""
+    return sum(map(_cost, policy.rules))
+
+
+def _cost(rule: Rule) -> int:
+    """Returns every peer with every port.
+
+    An exception splits a network into one for each bit of its length, at worst. A port of pods is an element for each
+    identity, of which there may be thousands.
+    """
+    peers = 0
+    for peer in rule.peers if rule.peers is not None else ():
+        match peer:
+            case CidrPeer(network, excepts):
+                peers += 1 + sum(max(0, hole.prefixlen - network.prefixlen) for hole in excepts)
+            case _:
+                peers += IDENTITIES
+    return max(1, peers) * max(1, len(rule.ports or ()))
+
+
+def bounded(parsed: Parsed, limit: int = MAX_COST) -> Parsed:
+    """Returns `parsed` if what it needs is within `limit`; else what is left of it, with a problem that says so."""
+    needed = sum(map(cost, parsed.policies))
+    if needed <= limit:
+        return parsed
+    problem = Problem("spec", f"needs {needed} set elements and rules; a policy may need at most {limit}")
+    problems = (*parsed.problems, problem)
+    policies = tuple(
+        msgspec.structs.replace(_closed(policy), problems=(*policy.problems, problem)) for policy in parsed.policies
+    )
+    return msgspec.structs.replace(parsed, policies=policies, problems=problems)
+
+
+def _closed(policy: Policy) -> Policy:
+    denied = {rule.direction: rule for rule in reversed(policy.rules) if rule.action is not Action.ALLOW}
+    rules = tuple(
+        msgspec.structs.replace(rule, peers=None, ports=None, action=Action.DENY)
+        for rule in sorted(denied.values(), key=lambda rule: rule.direction.value)
+    )
+    isolates = policy.directions if policy.tier is Tier.NORMAL else policy.isolates
+    return msgspec.structs.replace(policy, isolates=isolates, rules=rules)

@@ -1,0 +1,69 @@
+"""Any policy object to rules: the one way in, whatever its kind.
+
+Invariant: `read` fails only for what cannot be told apart from other objects; a malformed object of a known kind is
+read, and fails closed. Every result is within the bound of what one policy may cost, whoever wrote the reader.
+One function with a branch for every kind was rejected: each API is its own module, and this one only points to it.
+"""
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from isthmus.policy import adminnetworkpolicy, clusternetworkpolicy, networkpolicy
+from isthmus.policy.context import Context, Parsed
+from isthmus.policy.cost import bounded
+from isthmus.policy.fields import show
+from isthmus.policy.metadata import reference, required
+from isthmus.policy.rules import ObjectRef
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """A kind of policy: where it lives in the API, and who reads it."""
+
+    group: str
+    versions: tuple[str, ...]
+    read: Callable[[Mapping[str, object], Context], Parsed]
+    namespaced: bool = False
+
+
+KINDS: dict[str, Kind] = {
+    "NetworkPolicy": Kind("networking.k8s.io", ("v1",), networkpolicy.read, namespaced=True),
+    "ClusterNetworkPolicy": Kind("policy.networking.k8s.io", ("v1alpha2", "v1beta1"), clusternetworkpolicy.read),
+    "AdminNetworkPolicy": Kind("policy.networking.k8s.io", ("v1alpha1",), adminnetworkpolicy.read),
+    "BaselineAdminNetworkPolicy": Kind("policy.networking.k8s.io", ("v1alpha1",), adminnetworkpolicy.read_baseline),
+}
+"""Every kind by its name; the names are unique among the groups that we read."""
+
+
+def kind_of(obj: Mapping[str, object], kind: str = "") -> str | None:
+    """Returns the name in KINDS of what `obj` is, or None if it is no policy that we know.
+
+    `kind` says what was asked for, where items of a list do not say it themselves.
+    """
+    said = obj.get("kind") or kind
+    if not isinstance(said, str) or said not in KINDS or (kind and said != kind):
+        return None
+    version = obj.get("apiVersion")
+    if version is None and kind:
+        return said
+    known = KINDS[said]
+    return said if version in {f"{known.group}/{one}" for one in known.versions} else None
+
+
+def identify(obj: Mapping[str, object], kind: str = "") -> ObjectRef | None:
+    """Returns which object this is, or None if that cannot be told; `kind` as for `kind_of`."""
+    known = kind_of(obj, kind)
+    return reference(obj, known, namespaced=KINDS[known].namespaced) if known else None
+
+
+def read(obj: Mapping[str, object], context: Context, *, kind: str = "") -> Parsed:
+    """Reads a policy object of any kind; `kind` as for `kind_of`.
+
+    Raises ValueError only if its kind, its name or (where it has one) its namespace cannot be told. Everything else
+    that is wrong is in `problems`, and fails closed.
+    """
+    known = kind_of(obj, kind)
+    if known is None:
+        raise ValueError(f"{show(obj.get('apiVersion'))} {show(obj.get('kind'))} is not a kind of policy that is known")
+    required(obj, known, namespaced=KINDS[known].namespaced)
+    return bounded(KINDS[known].read(obj, context))
