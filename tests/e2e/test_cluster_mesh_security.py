@@ -1,0 +1,213 @@
+"""The chapter on securing the Cluster Mesh lab, typed as it is written; each test goes on where the last one ended."""
+
+import json
+import re
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from .conftest import Lab, new_lab, remove_lab
+from .terminals import Tab
+from .test_cluster_mesh_lab import ASK, BOTH, FILES, KOORNACHT, Tabs, wait_until
+
+pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(300)]
+
+PATIENCE = 20.0  # seconds for something to come true; tens of milliseconds on an idle machine
+TIMED_OUT = re.compile(r"curl: \(28\) Connection timed out after \d+ milliseconds")
+ENDED = "command terminated with exit code 28"
+TEN = ASK.replace("curl", "curl --max-time 2")
+TWENTY = TEN.replace("seq 1 10", "seq 1 20").replace("--max-time 2", "--max-time 0.6")
+
+TALK = """
+import socket, sys, time
+with socket.create_connection((sys.argv[1], 80), 5) as sock:
+    sock.settimeout(2)
+    try:
+        while True:
+            sock.sendall(b"GET / HTTP/1.1\\r\\nHost: rebel-base\\r\\n\\r\\n")
+            print("answered" if sock.recv(4096).startswith(b"HTTP/1.1 200") else "ended", flush=True)
+            time.sleep(0.02)
+    except TimeoutError:
+        print("silence", flush=True)
+"""
+
+
+class Chapter(Tabs):
+    """The lab of the chapter, with the application on both clusters."""
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__(lab)
+        self.lab = lab
+
+    def talk(self, address: str) -> subprocess.Popen[str]:
+        """Begins a conversation of x-wing of Koornacht: one connection, one request after the other."""
+        words = ["kubectl", "--context", "kind-koornacht", "exec", "deployments/x-wing", "--"]
+        return subprocess.Popen(
+            [*words, "python3", "-c", TALK, address], env=self.lab.environ, stdout=subprocess.PIPE, text=True
+        )
+
+    def explain(self, source: str, destination: str, *, code: int) -> str:
+        """Asks why x-wing may, or may not, reach rebel-base."""
+        ends = f"--from {source}:default/x-wing --to {destination}:default/rebel-base --port 80/TCP"
+        return self.everything.type(f"isthmus policy explain {ends}", code=code)
+
+
+def outcomes(shown: str) -> Counter[str]:
+    """Returns how often each thing came: an answer of a cluster, `timed out`, or a line that is neither."""
+    return Counter("timed out" if TIMED_OUT.fullmatch(line) else line for line in shown.splitlines())
+
+
+def eventually(check: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not check():
+        if time.monotonic() > deadline:
+            pytest.fail(f"still not so after {PATIENCE:.0f} s: {what}")
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def chapter(kubectl_program: str) -> Iterator[Chapter]:
+    lab = new_lab()
+    try:
+        for name in ("koornacht", "tion"):
+            config = str(FILES / f"kind_{name}.yaml")
+            lab.isthmus("lab", "create", "--name", name, "--config", config, "--context-prefix", "kind-")
+        made = Chapter(lab)
+        for name, tab in (("koornacht", made.koornacht), ("tion", made.tion)):
+            tab.type(f"kubectl apply -f configmap_{name}.yaml -f deployment.yaml -f service.yaml")
+            tab.type('kubectl annotate service rebel-base service.cilium.io/global="true"')
+        for tab in (made.koornacht, made.tion):
+            for app in ("rebel-base", "x-wing"):
+                tab.type(f"kubectl rollout status deployment/{app} --timeout=60s")
+        wait_until(made.koornacht, BOTH)
+        yield made
+    finally:
+        remove_lab(lab)
+
+
+def enforced(tab: Tab, name: str) -> None:
+    """Waits until every node of the tab's cluster says that it has a policy in its kernel."""
+
+    def told() -> bool:
+        return "3/3" in tab.type(f"isthmus policy status {name}")
+
+    eventually(told, f"{name} is enforced on 3 of 3 nodes")
+
+
+def test_a_default_deny_in_both_clusters_ends_what_was_open_and_lets_nothing_begin(chapter: Chapter) -> None:
+    far = chapter.tion.type("kubectl get pod -l name=rebel-base -o jsonpath='{.items[0].status.podIP}'")
+    with chapter.talk(far) as talk:
+        assert talk.stdout is not None
+        assert [talk.stdout.readline() for _ in range(20)] == ["answered\n"] * 20
+        for tab in (chapter.koornacht, chapter.tion):
+            shown = tab.type("kubectl apply -f default-deny.yaml")
+            assert shown == "ciliumnetworkpolicy.cilium.io/default-deny created\n"
+        rest = talk.stdout.read().splitlines()
+        assert rest[-1] == "silence", "the open connection was cut, not closed"
+        assert set(rest[:-1]) <= {"answered"}
+
+    for tab in (chapter.koornacht, chapter.tion):
+        enforced(tab, "default-deny")
+    *lines, last = chapter.koornacht.type(TEN, code=28).splitlines()
+    assert (outcomes("\n".join(lines)), last) == (Counter({"timed out": 10}), ENDED)
+
+
+def test_kubectl_shows_that_the_policy_is_valid(chapter: Chapter) -> None:
+    def valid() -> bool:
+        # cnp is short for two kinds, of which kubectl takes Cilium's and says so.
+        rows = chapter.koornacht.table("kubectl get cnp 2>/dev/null")
+        return [(row["NAME"], row["VALID"]) for row in rows] == [("default-deny", "True")]
+
+    eventually(valid, "the VALID column is True")
+
+
+def test_names_are_still_resolved_by_the_clusters_own_dns(chapter: Chapter) -> None:
+    address = chapter.koornacht.type("kubectl get service rebel-base -o jsonpath='{.spec.clusterIP}'")
+    assert address in chapter.koornacht.type("kubectl exec deployments/x-wing -- getent hosts rebel-base")
+
+
+def test_both_halves_of_a_denial_are_explained(chapter: Chapter) -> None:
+    for destination in ("koornacht", "tion"):
+        shown = chapter.explain("koornacht", destination, code=2)
+        assert shown.count("default-deny") >= 2, "egress at the source, ingress at the destination"
+
+
+def test_an_egress_rule_alone_does_not_open_the_ingress_of_the_other_side(chapter: Chapter) -> None:
+    shown = chapter.koornacht.type("kubectl apply -f x-wing-to-rebel-base.yaml")
+    assert shown == "ciliumnetworkpolicy.cilium.io/x-wing-to-rebel-base created\n"
+    enforced(chapter.koornacht, "x-wing-to-rebel-base")
+
+    *lines, last = chapter.koornacht.type(TWENTY.replace("20", "5"), code=28).splitlines()
+    assert (outcomes("\n".join(lines)), last) == (Counter({"timed out": 5}), ENDED)
+    shown = chapter.explain("koornacht", "tion", code=2)
+    assert "x-wing-to-rebel-base" in shown, "which allows the egress"
+    assert "default-deny" in shown, "which denies the ingress"
+
+
+def test_an_ingress_rule_in_one_of_two_clusters_works_only_partially(chapter: Chapter) -> None:
+    shown = chapter.koornacht.type("kubectl apply -f rebel-base-from-x-wing.yaml")
+    assert shown == "ciliumnetworkpolicy.cilium.io/rebel-base-from-x-wing created\n"
+    enforced(chapter.koornacht, "rebel-base-from-x-wing")
+
+    # The exit code is that of the last curl, so either.
+    seen = outcomes(chapter.koornacht.type(f"{TWENTY} || true").replace(f"{ENDED}\n", ""))
+    assert set(seen) == {KOORNACHT, "timed out"}, "requests that go to Tion are dropped there"
+    assert seen.total() == 20
+    chapter.explain("koornacht", "koornacht", code=0)
+    shown = chapter.explain("koornacht", "tion", code=2)
+    assert "default-deny" in shown
+
+
+def test_with_the_same_rule_in_the_other_cluster_every_request_is_answered(chapter: Chapter) -> None:
+    shown = chapter.tion.type("kubectl apply -f rebel-base-from-x-wing.yaml")
+    assert shown == "ciliumnetworkpolicy.cilium.io/rebel-base-from-x-wing created\n"
+    enforced(chapter.tion, "rebel-base-from-x-wing")
+
+    wait_until(chapter.koornacht, BOTH)
+    seen = outcomes(chapter.koornacht.type(TEN))
+    assert (set(seen) <= BOTH, seen.total()) == (True, 10)
+    for destination in ("koornacht", "tion"):
+        chapter.explain("koornacht", destination, code=0)
+
+
+def test_the_other_clusters_x_wing_is_still_kept_out(chapter: Chapter) -> None:
+    shown = chapter.tion.type(TEN.replace("seq 1 10", "seq 1 3").replace("time 2", "time 0.6"), code=28)
+    assert outcomes(shown) == Counter({"timed out": 3, ENDED: 1})
+    for destination in ("koornacht", "tion"):
+        chapter.explain("tion", destination, code=2)
+
+
+def test_the_matrix_says_who_may_talk_to_whom(chapter: Chapter) -> None:
+    shown = chapter.everything.type("isthmus policy matrix")
+    assert "x-wing" in shown
+    assert "rebel-base" in shown
+
+
+def test_an_update_that_is_not_valid_leaves_the_last_valid_version_in_force(chapter: Chapter) -> None:
+    tab = chapter.tion
+    both = [{"fromEndpoints": [{}], "fromCIDR": ["10.0.0.0/8"]}]
+    patch = json.dumps({"spec": {"ingress": both}})
+    tab.type(f"kubectl patch ciliumnetworkpolicy rebel-base-from-x-wing --type=merge -p '{patch}'")
+
+    def condition() -> dict[str, Any]:
+        words = "get ciliumnetworkpolicy rebel-base-from-x-wing -o json"
+        found = json.loads(tab.type(f"kubectl {words}")).get("status", {}).get("conditions", [])
+        return next((one for one in found if one["type"] == "Valid"), {})
+
+    eventually(lambda: condition().get("status") == "False", "the object says that it is not valid")
+    assert "Combining FromEndpoints and FromCIDR" in condition()["message"]
+    assert outcomes(chapter.koornacht.type(TEN)).keys() <= BOTH, "what was valid before is still enforced"
+    assert "rebel-base-from-x-wing" in tab.type("isthmus policy status rebel-base-from-x-wing")
+    tab.type("kubectl apply -f rebel-base-from-x-wing.yaml")
+    eventually(lambda: condition().get("status") == "True", "and that it is again")
+
+
+def test_without_the_policies_everything_is_open_again(chapter: Chapter) -> None:
+    for tab in (chapter.koornacht, chapter.tion):
+        tab.type("kubectl delete ciliumnetworkpolicies --all")
+    for tab in (chapter.koornacht, chapter.tion):
+        wait_until(tab, BOTH)
