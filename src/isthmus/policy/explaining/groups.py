@@ -1,0 +1,141 @@
+"""Pods, and addresses outside, that no policy tells apart, under one name.
+
+Invariant: what is found for one member of a group holds for all of them, for every peer that is a pod or outside. What
+depends on the node (a pod and its own node) is asked of members one by one. Rejected: grouping by workload alone, which
+hides the pod that somebody labelled by hand.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from isthmus.model.endpoint import NamedPort, family_of
+from isthmus.model.identity import THE_WORLD, Identity
+from isthmus.policy.explaining.facts import PodSeen
+from isthmus.policy.explaining.networks import Networks, named_networks, representatives
+from isthmus.policy.explaining.scene import Scene
+from isthmus.policy.rules import Network
+
+MOST_NAMED = 3
+MOST_OUTSIDE = 256
+"""Networks outside that are looked at on their own."""
+
+_OUTSIDE = {4: ("192.0.2.1", "198.51.100.1", "203.0.113.1"), 6: ("2001:db8::1", "2001:db8:ffff::1", "3fff::1")}
+"""Addresses that nobody has (RFC 5737, RFC 3849, RFC 9637), to stand for one that no policy names."""
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """Members that look the same: pods of `cluster`, or (with no pods) addresses outside, of which `ips` has one."""
+
+    name: str
+    identity: Identity
+    cluster: str = ""
+    pods: tuple[PodSeen, ...] = ()
+    ips: tuple[str, ...] = ()
+    named_ports: tuple[NamedPort, ...] = ()
+
+    @property
+    def families(self) -> frozenset[int]:
+        """Returns 4, 6 or both."""
+        return frozenset(map(family_of, self.ips))
+
+    @property
+    def namespace(self) -> str:
+        """Returns the namespace of its pods."""
+        return self.identity.namespace
+
+
+class Grouping:
+    """How pods are told apart, given all `scenes` that are compared."""
+
+    def __init__(self, *scenes: Scene) -> None:
+        self.scenes = scenes
+        policies = [p for scene in scenes for found in scene.policies.values() for p in found.values()]
+        self._near = Networks(named_networks(policies, pods=True))
+        self._named = Networks(named_networks(policies, pods=False))
+        self._keys = frozenset().union(*(scene.keys for scene in scenes))
+
+    def pods(self, wanted: Iterable[tuple[str, PodSeen]]) -> list[Group]:
+        """Returns the groups of pods, given with their clusters, in the order of their names."""
+        scene = self.scenes[0]
+        found: dict[object, list[tuple[str, PodSeen]]] = {}
+        for cluster, pod in wanted:
+            if pod.host_network or not pod.ips:
+                continue
+            networks = tuple(self._near.holding(ip) for ip in pod.ips)
+            families = frozenset(map(family_of, pod.ips))
+            look = self._look(scene, cluster, pod)
+            found.setdefault((look, pod.named_ports, networks, families), []).append((cluster, pod))
+        groups = [self._group(scene, members) for members in found.values()]
+        return _told_apart(sorted(groups, key=lambda group: (group.cluster, group.namespace, group.name)))
+
+    def _look(self, scene: Scene, cluster: str, pod: PodSeen) -> object:
+        left_out = scene.picture.incidental - self._keys
+        labels = tuple(sorted((key, value) for key, value in pod.labels.items() if key not in left_out))
+        return cluster, pod.namespace, labels, pod.service_account
+
+    def _group(self, scene: Scene, members: Sequence[tuple[str, PodSeen]]) -> Group:
+        cluster, first = members[0]
+        pods = tuple(pod for _, pod in members)
+        owners = list(dict.fromkeys(pod.owner for pod in pods))
+        names = ", ".join(owners[:MOST_NAMED]) + (f" and {len(owners) - MOST_NAMED} more" if owners[3:] else "")
+        seen = scene.clusters[cluster]
+        left_out = scene.picture.incidental - self._keys
+        identity = Identity(
+            0,
+            cluster,
+            first.namespace,
+            {key: value for key, value in first.labels.items() if key not in left_out},
+            seen.namespaces.get(first.namespace, {}),
+            first.service_account,
+            seen.properties,
+        )
+        return Group(
+            name=f"{cluster}:{first.namespace}/{names}",
+            identity=identity,
+            cluster=cluster,
+            pods=pods,
+            ips=first.ips,
+            named_ports=first.named_ports,
+        )
+
+    def outside(self) -> list[Group]:
+        """Returns a group for each network that policies name, and one for every other address."""
+        scene = self.scenes[0]
+        taken = {*scene.pods_by_ip, *scene.nodes_by_ip}
+        taken.update(ip for cluster in scene.clusters.values() for ip in cluster.api_servers)
+        groups = []
+        rest = tuple(ip for family in (4, 6) if (ip := self._nowhere(family, taken)))
+        if rest:
+            groups.append(Group(name="outside", identity=THE_WORLD, ips=rest))
+        for ip, network in representatives(self._named, taken)[:MOST_OUTSIDE]:
+            if self._is_outside(network, taken):
+                groups.append(Group(name=f"outside {network}", identity=THE_WORLD, ips=(ip,)))
+        return groups
+
+    def _nowhere(self, family: int, taken: set[str]) -> str:
+        return next((ip for ip in _OUTSIDE[family] if ip not in taken and not self._narrow(ip)), "")
+
+    def _narrow(self, ip: str) -> bool:
+        return any(self._named.all[number].prefixlen for number in self._named.holding(ip))
+
+    def _is_outside(self, network: Network, taken: set[str]) -> bool:
+        # A network that is one pod or node stands for that, and those have groups of their own.
+        return network.prefixlen > 0 and not (network.num_addresses == 1 and str(network[0]) in taken)
+
+
+def _told_apart(groups: list[Group]) -> list[Group]:
+    """Gives groups of the same name what tells them apart."""
+    by_name: dict[str, list[Group]] = {}
+    for group in groups:
+        by_name.setdefault(group.name, []).append(group)
+    result = []
+    for group in groups:
+        same = by_name[group.name]
+        if len(same) > 1:
+            common = set.intersection(*(set(other.identity.labels.items()) for other in same))
+            own = sorted(set(group.identity.labels.items()) - common)
+            words = ",".join(f"{key}={value}" for key, value in own) or ", ".join(pod.name for pod in group.pods[:2])
+            group = msgspec.structs.replace(group, name=f"{group.name} ({words})")
+        result.append(group)
+    return result

@@ -1,0 +1,227 @@
+"""What policy says of every port at once, for groups of pods and outside addresses.
+
+The same rule as `policy.evaluate`, worked on sets of ports instead of one: the two agree on every flow
+(tests/property). Policies are found by subject once, peers are matched once a rule and group, and an answer is
+remembered for the set of rules that match; so 400 groups ask 160,000 questions and get a few hundred answers.
+Rejected: asking the evaluator for each pair and port, minutes for the same result.
+"""
+
+from ipaddress import ip_address
+
+import msgspec
+
+from isthmus.model.endpoint import NamedPort
+from isthmus.model.flow import PORT_PROTOCOLS
+from isthmus.model.identity import Identity
+from isthmus.policy.evaluate import resolve
+from isthmus.policy.explaining.cells import Cells
+from isthmus.policy.explaining.groups import Group
+from isthmus.policy.explaining.scene import Scene, local_pod
+from isthmus.policy.rules import (
+    Action,
+    CidrPeer,
+    Direction,
+    IcmpType,
+    NamePeer,
+    Peer,
+    Policy,
+    PortName,
+    PortRange,
+    Rule,
+    Tier,
+)
+
+_Ports = tuple[PortRange | IcmpType | PortName, ...] | None
+
+
+class Program(msgspec.Struct, frozen=True):
+    """What is asked for one subject and direction: rules of the three tiers in their order, and whether it isolates."""
+
+    admin: tuple[Rule, ...]
+    denials: tuple[Rule, ...]
+    allowances: tuple[Rule, ...]
+    baseline: tuple[Rule, ...]
+    isolated: bool
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Returns all of them; their places here are the bits of a match."""
+        return (*self.admin, *self.denials, *self.allowances, *self.baseline)
+
+    @property
+    def open(self) -> bool:
+        """Tells whether it cannot forbid anything."""
+        return not self.isolated and not any(
+            rule.action is Action.DENY for rule in (*self.admin, *self.denials, *self.baseline)
+        )
+
+
+class Judge:
+    """Judges groups in one scene, on the ports of `cells`."""
+
+    def __init__(self, scene: Scene, cells: Cells) -> None:
+        self.scene, self.cells = scene, cells
+        self._programs: dict[tuple[int, Direction], tuple[int, Program]] = {}
+        self._known: dict[tuple[object, ...], tuple[int, Program]] = {}
+        self._matches: dict[tuple[int, int], int] = {}
+        self._peers: dict[tuple[int, str, int], bool] = {}
+        self._answers: dict[tuple[int, int, tuple[NamedPort, ...]], int] = {}
+        self._keep: list[Group] = []
+
+    def program(self, group: Group, direction: Direction) -> Program | None:
+        """Returns what concerns a group of pods in a direction; None for what is outside."""
+        return self._program(group, direction)[1] if group.pods else None
+
+    def pair(self, source: Group, destination: Group) -> int:
+        """Returns the cells in which `source` may open connections to `destination`; 0 if no family is common."""
+        families = sorted(source.families & destination.families)
+        if not families:
+            return 0
+        found = self.cells.family(families[0])
+        if len(families) > 1:
+            found = self.cells.everything
+        if source.pods:
+            found &= self.half(source, Direction.EGRESS, destination)
+        if destination.pods and found:
+            found &= self.half(destination, Direction.INGRESS, source)
+        return found
+
+    def half(self, subject: Group, direction: Direction, other: Group) -> int:
+        """Returns the cells that one half leaves open."""
+        number, program = self._program(subject, direction)
+        if program.open:
+            return self.cells.everything
+        family = min(subject.families & other.families)
+        ip = next(ip for ip in other.ips if (6 if ":" in ip else 4) == family)
+        key = (number, id(other))
+        match = self._matches.get(key)
+        if match is None:
+            match = 0
+            for place, rule in enumerate(program.rules):
+                if rule.peers is None or self._means(rule.peers, ip, other):
+                    match |= 1 << place
+            self._matches[key] = match
+            self._keep.append(other)
+        named = subject.named_ports if direction is Direction.INGRESS else other.named_ports
+        answer = (number, match, named)
+        if answer not in self._answers:
+            self._answers[answer] = self._answer(program, match, named)
+        return self._answers[answer]
+
+    def _program(self, group: Group, direction: Direction) -> tuple[int, Program]:
+        key = (id(group), direction)
+        found = self._programs.get(key)
+        if found is None:
+            self._keep.append(group)
+            cluster = self.scene.clusters[group.cluster]
+            subject = local_pod(cluster, group.pods[0]).subject
+            mine = tuple(
+                policy
+                for policy in self.scene.policies[group.cluster].values()
+                if direction in policy.directions and policy.selects(subject)
+            )
+            refs = (direction, group.cluster, *(policy.ref for policy in mine))
+            if refs not in self._known:
+                self._known[refs] = (len(self._known), _program(mine, direction))
+            found = self._programs[key] = self._known[refs]
+        return found
+
+    def _means(self, peers: tuple[Peer, ...], ip: str, other: Group) -> bool:
+        key = (id(peers), ip, id(other))  # peers live as long as the scene, groups as long as this
+        found = self._peers.get(key)
+        if found is None:
+            found = self._peers[key] = any(_is(peer, ip, other.identity) for peer in peers)
+        return found
+
+    def _answer(self, program: Program, match: int, named: tuple[NamedPort, ...]) -> int:
+        everything = self.cells.everything
+        rules = iter(enumerate(program.rules))
+        allowed, left, passed = 0, everything, 0
+        for rule in program.admin:
+            place, _ = next(rules)
+            if match >> place & 1:
+                ports = self._ports(rule.ports, named) & left
+                left &= ~ports
+                if rule.action is Action.ALLOW:
+                    allowed |= ports
+                elif rule.action is Action.PASS:
+                    passed |= ports
+        left |= passed
+        for rule in program.denials:
+            place, _ = next(rules)
+            if match >> place & 1:
+                left &= ~self._ports(rule.ports, named)
+        union = 0
+        for rule in program.allowances:
+            place, _ = next(rules)
+            if match >> place & 1:
+                union |= self._ports(rule.ports, named)
+        if program.isolated:
+            return allowed | (left & union)
+        for rule in program.baseline:
+            place, _ = next(rules)
+            if match >> place & 1:
+                ports = self._ports(rule.ports, named) & left
+                left &= ~ports
+                if rule.action is not Action.DENY:
+                    allowed |= ports
+        return allowed | left
+
+    def _ports(self, ports: _Ports, named: tuple[NamedPort, ...]) -> int:
+        if ports is None:
+            return self.cells.everything
+        found = 0
+        for one in ports:
+            if isinstance(one, PortName):
+                for number in resolve(one, named):
+                    found |= self.cells.mask(number)
+            else:
+                found |= self.cells.mask(one)
+        return found
+
+
+def _program(policies: tuple[Policy, ...], direction: Direction) -> Program:
+    def rules(tier: Tier, *actions: Action) -> tuple[Rule, ...]:
+        ordered = sorted(policies, key=lambda policy: (policy.priority, policy.ref.name, policy.ref))
+        return tuple(
+            rule
+            for policy in ordered
+            if policy.tier is tier
+            for rule in policy.rules
+            if rule.direction is direction and rule.action in actions
+        )
+
+    every = tuple(Action)
+    return Program(
+        rules(Tier.ADMIN, *every),
+        rules(Tier.NORMAL, Action.DENY),
+        rules(Tier.NORMAL, Action.ALLOW),
+        rules(Tier.BASELINE, *every),
+        any(policy.tier is Tier.NORMAL and direction in policy.isolates for policy in policies),
+    )
+
+
+def _is(peer: Peer, ip: str, identity: Identity) -> bool:
+    match peer:
+        case CidrPeer():
+            return peer.matches(ip_address(ip), identity)
+        case NamePeer():
+            return False  # names are not learned here
+        case _:
+            return peer.matches(identity)
+
+
+def cells_of(*scenes: Scene) -> Cells:
+    """Returns the partition that the policies and the container ports of all scenes make."""
+    named: set[PortRange | IcmpType] = set()
+    ports: set[tuple[int, int]] = set()
+    for scene in scenes:
+        for policies in scene.policies.values():
+            for policy in policies.values():
+                for rule in policy.rules:
+                    named.update(one for one in rule.ports or () if not isinstance(one, PortName))
+        for cluster in scene.clusters.values():
+            for pod in cluster.pods:
+                ports.update(pod.ports)
+                ports.update((PORT_PROTOCOLS[port.protocol], port.port) for port in pod.named_ports)
+    return Cells(named, ports)
