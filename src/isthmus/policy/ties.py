@@ -1,0 +1,154 @@
+"""Policies of one tier and priority that could decide the same packet differently.
+
+The API leaves it open which of them decides, and says that users cannot know (reference: policy-apis §1.4). We go by
+name, always the same way, and say that it is so. Overlap is decided on the safe side: two selectors overlap unless some
+label tells them apart, so a warning may be about packets that do not exist, and its absence is a promise.
+Looking at the pods that exist now was rejected: the tie would come and go with them, and the warning after the fact.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import combinations
+
+import msgspec
+
+from isthmus.model.selector import Operator, Selector, Term
+from isthmus.policy.rules import (
+    CidrPeer,
+    EndpointPeer,
+    IcmpType,
+    NamePeer,
+    NodePeer,
+    ObjectRef,
+    Peer,
+    PodPeer,
+    Policy,
+    Port,
+    PortRange,
+    Rule,
+    Tier,
+)
+
+MAX_STEPS = 100_000
+"""Comparisons that are made for one pair of policies; one that needs more is taken to clash."""
+
+
+class Tie(msgspec.Struct, frozen=True):
+    """`first` (by name) decides where rule `first_field` and rule `second_field` of `second` both match."""
+
+    tier: Tier
+    priority: int
+    first: ObjectRef
+    second: ObjectRef
+    first_field: str
+    second_field: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.first} ({self.first_field}) and {self.second} ({self.second_field}) have tier {self.tier.value}, "
+            f"priority {self.priority}, and may match the same traffic with different actions; {self.first} is asked "
+            "first, by its name"
+        )
+
+
+def ties(policies: Iterable[Policy]) -> list[Tie]:
+    """Returns one tie for each pair of policies of one cluster that have one; quadratic in those of one priority."""
+    groups: dict[tuple[Tier, int], list[Policy]] = {}
+    for policy in policies:
+        groups.setdefault((policy.tier, policy.priority), []).append(policy)
+    return [
+        tie for group in groups.values() for a, b in combinations(group, 2) if (tie := tie_between(a, b)) is not None
+    ]
+
+
+def tie_between(a: Policy, b: Policy) -> Tie | None:
+    """Returns the first tie of two different policies, whichever way round they are given."""
+    if a.tier is Tier.NORMAL or (a.tier, a.priority) != (b.tier, b.priority):
+        return None
+    first, second = sorted((a, b), key=lambda policy: (policy.ref.name, policy.ref))
+    pair = next(_clashes(first, second), None)
+    if pair is None:
+        return None
+    return Tie(a.tier, a.priority, first.ref, second.ref, pair[0].field, pair[1].field)
+
+
+def _clashes(first: Policy, second: Policy) -> Iterator[tuple[Rule, Rule]]:
+    if not _peers_overlap(first.subject, second.subject):
+        return
+    left = MAX_STEPS
+    for one in first.rules:
+        for other in second.rules:
+            if one.direction is not other.direction or one.action is other.action:
+                continue
+            left -= len(one.peers or ()) * len(other.peers or ()) + len(one.ports or ()) * len(other.ports or ())
+            if left < 0 or (_any_peers_overlap(one, other) and _any_ports_overlap(one, other)):
+                yield one, other
+                return
+
+
+def _any_peers_overlap(one: Rule, other: Rule) -> bool:
+    if one.peers is None or other.peers is None:
+        return True
+    return any(_peers_overlap(a, b) for a in one.peers for b in other.peers)
+
+
+def _peers_overlap(a: Peer, b: Peer) -> bool:
+    """Tells whether some address could be meant by both; pods and nodes have addresses, so networks mean them too."""
+    match a, b:
+        case PodPeer(), PodPeer():
+            return (
+                not (a.cluster and b.cluster and a.cluster != b.cluster)
+                and not (a.namespace and b.namespace and a.namespace != b.namespace)
+                and _selectors_overlap(a.pods, b.pods)
+                and _selectors_overlap(a.namespaces, b.namespaces)
+            )
+        case NodePeer(), NodePeer():
+            return not (a.cluster and b.cluster and a.cluster != b.cluster) and _selectors_overlap(
+                a.selector, b.selector
+            )
+        case EndpointPeer(), EndpointPeer():
+            return _selectors_overlap(a.selector, b.selector)
+        case (PodPeer(), NodePeer() | NamePeer()) | (NodePeer() | NamePeer(), PodPeer()):
+            return False
+        case (NodePeer(), NamePeer()) | (NamePeer(), NodePeer()):
+            return False
+        case CidrPeer(), CidrPeer():
+            return a.network.version == b.network.version and (a.network[0] in b.network or b.network[0] in a.network)
+        case (CidrPeer(outside=True), PodPeer() | NodePeer()) | (PodPeer() | NodePeer(), CidrPeer(outside=True)):
+            return False
+    return True
+
+
+def _selectors_overlap(a: Selector, b: Selector) -> bool:
+    return not any(one.key == other.key and _exclude(one, other) for one in a.terms for other in b.terms)
+
+
+def _exclude(one: Term, other: Term) -> bool:
+    """Tells whether no value of their label meets both terms."""
+    match one.operator, other.operator:
+        case Operator.IN, Operator.IN:
+            return not set(one.values) & set(other.values)
+        case Operator.IN, Operator.NOT_IN:
+            return set(one.values) <= set(other.values)
+        case Operator.NOT_IN, Operator.IN:
+            return set(other.values) <= set(one.values)
+        case (Operator.DOES_NOT_EXIST, Operator.IN | Operator.EXISTS) | (
+            Operator.IN | Operator.EXISTS,
+            Operator.DOES_NOT_EXIST,
+        ):
+            return True
+    return False
+
+
+def _any_ports_overlap(one: Rule, other: Rule) -> bool:
+    if one.ports is None or other.ports is None:
+        return True
+    return any(_ports_overlap(a, b) for a in one.ports for b in other.ports)
+
+
+def _ports_overlap(a: Port, b: Port) -> bool:
+    match a, b:
+        case PortRange(), PortRange():
+            return a.protocol == b.protocol and a.first <= b.last and b.first <= a.last
+        case (IcmpType(), _) | (_, IcmpType()):
+            return a == b
+    return not (a.protocol and b.protocol and a.protocol != b.protocol)  # a name may stand for any number
