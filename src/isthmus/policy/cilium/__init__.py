@@ -1,0 +1,1 @@
+"""CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy (cilium.io/v2) to rules; one module for each part of them."""
