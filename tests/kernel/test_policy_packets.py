@@ -4,25 +4,18 @@ import socket
 import struct
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from isthmus.model.endpoint import Endpoint
 from isthmus.model.identity import Identity
-from isthmus.policy.evaluate import evaluate
 from isthmus.policy.networkpolicy import parse
 from isthmus.policy.world import LocalPod
 from isthmus.policy.world import World as PolicyWorld
 from isthmus.ruleset.compiler import Compiler
 from isthmus.ruleset.text import replacement, script
-from tests.support import worlds as w
-from tests.support.cases import Case, load
 from tests.support.netns import World
 from tests.support.probes import Attempt
 
 IPV6_HDRINCL = 36  # linux/in6.h; the socket module lacks it
-PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp", 1: "icmp"}
-E2E = load("kubernetes-e2e-netpol.json")
 
 
 def _write(world: World, compiler: Compiler) -> None:
@@ -38,72 +31,6 @@ def _push(world: World, compiler: Compiler) -> None:
             world.nft(script(step))
     elif delta:
         world.apply(*delta.changes)
-
-
-@pytest.fixture(scope="module")
-def xyz():
-    pods = {f"{pod['ns']}/{pod['name']}": (pod["ip"],) for pod in E2E[0].world["clusters"][0]["pods"]}
-    with World(pods) as world:
-        yield world
-
-
-@pytest.mark.parametrize("case", E2E, ids=str)
-def test_kernel_says_what_the_upstream_suite_expects(xyz: World, case: Case):
-    names = {xyz.address(name, 4): name for name in xyz.pods}
-    for step in case.steps():
-        (policies,) = step.worlds.values()
-        _write(xyz, Compiler(policies))
-        xyz.expect(
-            {
-                Attempt(
-                    names[p.flow.source], names[p.flow.destination], PROTOCOLS[p.flow.protocol], p.flow.port
-                ): p.allowed
-                for p in step.probes
-            }
-        )
-
-
-@pytest.fixture(scope="module")
-def random_world():
-    hosts = {
-        **{f"local-{n}": (w.LOCAL_IPS[n], w.LOCAL_IPS[n + 3]) for n in range(3)},
-        "remote-0": ("10.2.0.10", "fd00:2::a"),
-        "remote-1": ("10.2.0.11", "fd00:2::b"),
-        "outside": ("198.51.100.7", "2001:db8::7"),
-        "unknown": w.UNKNOWN_IPS,
-    }
-    with World(hosts, node=sorted(w.NODE_ADDRESSES)) as world:
-        yield world
-
-
-_ends = ["local-0", "local-1", "local-2", "remote-0", "remote-1", "outside", "unknown", "router"]
-_attempts = st.tuples(
-    st.sampled_from(_ends), st.sampled_from(_ends), st.sampled_from(sorted(PROTOCOLS)), st.sampled_from(w.PORTS),
-    st.sampled_from([4, 6]),
-).filter(lambda a: a[0] != a[1])  # fmt: skip
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    policies=w.worlds(),
-    more=st.lists(w.policies(), max_size=2),
-    attempts=st.lists(_attempts, min_size=30, max_size=40, unique=True),
-)
-def test_kernel_agrees_with_the_evaluator_on_random_worlds(random_world: World, policies, more, attempts):
-    compiler = Compiler(policies)
-    _write(random_world, compiler)
-    for policy in more:
-        compiler.put_policy(policy)
-    _push(random_world, compiler)
-    expected = {}
-    for source, target, protocol, port, version in attempts:
-        number = 58 if (protocol, version) == (1, 6) else protocol
-        ends = (random_world.address(source, version), random_world.address(target, version))
-        flow = w.Flow(ends[0], ends[1], number, 0 if protocol == 1 else port)
-        expected[Attempt(source, target, PROTOCOLS[protocol], port if protocol != 1 else 0, version)] = evaluate(
-            compiler.world, flow
-        ).allowed
-    random_world.expect(expected)
 
 
 def _one_policed_pod(**spec) -> Compiler:

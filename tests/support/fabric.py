@@ -19,11 +19,15 @@ from ipaddress import ip_address
 from types import TracebackType
 from typing import Self
 
+from isthmus.kernel.elements import ElementWriter
 from isthmus.kernel.nftables import Nft
+from isthmus.kernel.sockets import NetfilterSocket
 from isthmus.model.flow import Flow
 from isthmus.policy.world import World
 from isthmus.ruleset.compiler import Compiler
-from isthmus.ruleset.text import removal, replacement
+from isthmus.ruleset.table import Table
+from isthmus.ruleset.text import removal, replacement, script
+from isthmus.wire import conntrack, netlink
 from tests.support.netns import FORWARDING, GATEWAY4, GATEWAY6, SYSCTLS, Host
 from tests.support.volley import Outcome, Volley
 
@@ -40,6 +44,7 @@ class Node:
     def __init__(self, name: str, number: int, elsewhere: Host, stack: ExitStack) -> None:
         self.host = Host.make(name, (), stack, {**SYSCTLS, **FORWARDING, **UNLIMITED})
         self.nft = stack.enter_context(self.host.run(Nft))
+        self.elements = stack.enter_context(self.host.run(ElementWriter))
         self.link = f"node{number}"
         self.addresses: tuple[str, ...] = ()
         self.written = False
@@ -58,6 +63,22 @@ class Node:
             f"route add default via {FAR_END4} dev uplink onlink",
             f"route add default via {FAR_END6} dev uplink",
         )
+
+    def write(self, table: Table) -> None:
+        """Puts a whole table in the place of what there is, for connections of which there are none yet."""
+        self.nft.run(replacement(table.whole()))
+        self.host.run(_forget_connections)
+        table.forget_journal()
+        self.written = True
+
+    def push(self, table: Table) -> None:
+        """Writes what changed in a table since the last time, as the agent does."""
+        delta = table.take_delta()
+        if delta.structural:
+            for step in delta.steps:
+                self.nft.run(script(step))
+        elif delta:
+            self.elements.apply(delta.changes)
 
     def take(self, addresses: Iterable[str]) -> None:
         """Gives the node addresses of its own; it speaks as the first of each family."""
@@ -185,10 +206,10 @@ class Fabric:
         self.put(worlds, expected)
         for name, node in self.nodes.items():
             if name in worlds:
-                node.nft.run(replacement(compiler(worlds[name]).table.whole()))
+                node.write(compiler(worlds[name]).table)
             elif node.written:
                 node.nft.run(removal())
-            node.written = name in worlds
+                node.written = False
         self.expect(expected)
 
     def expect(self, expected: Mapping[Flow, bool]) -> None:
@@ -216,6 +237,16 @@ class Fabric:
             mine = {flow: ip for flow, ip in frontends.items() if self._seats[flow.source] == name}
             self.nodes[name].nft.run(_services(mine))
         return frontends
+
+
+def _forget_connections() -> None:
+    """Empties conntrack in the namespace of the calling thread."""
+    with NetfilterSocket() as sock:
+        sequence = sock.reserve(1)
+        flags = netlink.NLM_F_REQUEST | netlink.NLM_F_ACK
+        every = netlink.encode_nfgenmsg(netlink.GenericHeader(0))
+        request = netlink.encode_message(netlink.Message(conntrack.DELETE, flags, sequence, 0, every))
+        assert not sock.transact(request, last=sequence)
 
 
 def _services(frontends: Mapping[Flow, str]) -> str:

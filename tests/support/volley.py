@@ -174,9 +174,11 @@ class Volley:
             match flow.protocol:
                 case Protocol.SCTP:
                     tag = int.from_bytes(shot.token[:4], "big")
-                    message = messages.sctp_init(10000 + shot.number % 50000, flow.port, tag)
+                    message = messages.sctp_init(10000 + tag % 50000, flow.port, tag)
                 case Protocol.ICMP | Protocol.ICMPV6:
-                    message = messages.icmp(flow.protocol, flow.port, shot.number, shot.token)
+                    message = messages.icmp(
+                        flow.protocol, flow.port, int.from_bytes(shot.token[-4:], "big"), shot.token
+                    )
                 case _:
                     message = shot.token
             self._raw[flow.source, flow.protocol].sendto(message, (address, 0))
