@@ -1,8 +1,10 @@
 """Domain names as policies write them: what a name or a pattern means, and which addresses follow from it.
 
 Two grammars, both parsed into NamePattern: Cilium's matchName and matchPattern (reference: cilium-policy §4.1), and the
-domainNames of ClusterNetworkPolicy (NPEP-133). Names are compared in lower case with the final dot. The pattern is
-turned into a regular expression of fixed shape without nesting, so hostile input cannot make matching slow.
+domainNames of ClusterNetworkPolicy (NPEP-133). Names are compared in lower case with the final dot. A pattern is matched
+label by label, since no `*` reaches over a dot, and within a label from left to right without going back: the work is
+linear in the name, whatever the pattern. A regular expression was rejected: with many stars it is anything but linear,
+and both the pattern and the name come from outside.
 """
 
 import re
@@ -11,8 +13,12 @@ from functools import lru_cache
 import msgspec
 
 MAX_NAME = 255  # RFC 1035 2.3.4
-_LABEL_CHARS = "[-a-zA-Z0-9_]"
+_NAME = re.compile(r"[-a-z0-9_.]*")
 _ANY_NAME = re.compile(r"\*+\.?")
+_STARS = re.compile(r"\*+")
+
+Label = tuple[str, ...]
+"""One label of a pattern, split at its stars: a literal one is its own only part."""
 
 
 class NamePattern(msgspec.Struct, frozen=True, order=True):
@@ -32,7 +38,20 @@ class NamePattern(msgspec.Struct, frozen=True, order=True):
 
     def matches(self, name: str) -> bool:
         """Tells whether `name` (any case, with or without the final dot) is meant."""
-        return _compiled(self).fullmatch(absolute(name)) is not None
+        return self.covers(absolute(name))
+
+    def covers(self, name: str) -> bool:
+        """Tells whether `name`, in lower case and with its final dot, is meant; nothing else is a name."""
+        if len(name) > MAX_NAME or not name.endswith(".") or _NAME.fullmatch(name) is None:
+            return False
+        labels = name[:-1].split(".")
+        if self.everything:
+            return name == "." or all(labels)
+        deep, wanted = _parsed(self)
+        more = len(labels) - len(wanted)
+        if more < 1 if deep else more:
+            return False
+        return all(labels[:more]) and all(map(_fits, wanted, labels[more:]))
 
     def __str__(self) -> str:
         return self.text
@@ -44,15 +63,27 @@ def absolute(name: str) -> str:
     return name if name.endswith(".") else name + "."
 
 
+def _fits(label: Label, text: str) -> bool:
+    """Tells whether `text` is the parts of `label` in order, with anything between them."""
+    if len(label) == 1:
+        return text == label[0]
+    head, *middle, tail = label
+    if len(text) < len(head) + len(tail) or not text.startswith(head) or not text.endswith(tail):
+        return False
+    at, end = len(head), len(text) - len(tail)
+    for part in middle:  # the first place is as good as any later one
+        found = text.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True
+
+
 @lru_cache(maxsize=4096)
-def _compiled(pattern: NamePattern) -> re.Pattern[str]:
-    if pattern.everything:
-        return re.compile(rf"({_LABEL_CHARS}+\.)*\.?")
-    text = absolute(pattern.text)
-    head = ""
-    if pattern.whole_labels and text.startswith("*."):
-        head, text = rf"({_LABEL_CHARS}+\.)+", text[2:]
-    elif text.startswith("**."):
-        head, text = rf"({_LABEL_CHARS}+\.)+", text[3:]
-    parts = [re.escape(part) for part in re.split(r"\*+", text)]
-    return re.compile(head + f"{_LABEL_CHARS}*".join(parts))
+def _parsed(pattern: NamePattern) -> tuple[bool, tuple[Label, ...]]:
+    """Returns whether one label or more may stand before the rest, and the labels of the rest."""
+    text = absolute(pattern.text)[:-1]
+    prefix = "*." if pattern.whole_labels else "**."
+    deep = text.startswith(prefix)
+    labels = text.removeprefix(prefix) if deep else text
+    return deep, tuple(tuple(_STARS.split(label)) for label in labels.split("."))
