@@ -1,10 +1,10 @@
 """Domain names as policies write them: what a name or a pattern means, and which addresses follow from it.
 
 Two grammars, both parsed into NamePattern: Cilium's matchName and matchPattern (reference: cilium-policy §4.1), and the
-domainNames of ClusterNetworkPolicy (NPEP-133). Names are compared in lower case with the final dot. A pattern is matched
-label by label, since no `*` reaches over a dot, and within a label from left to right without going back: the work is
-linear in the name, whatever the pattern. A regular expression was rejected: with many stars it is anything but linear,
-and both the pattern and the name come from outside.
+domainNames of ClusterNetworkPolicy (NPEP-133). Names are compared in lower case with the final dot. A pattern is
+matched label by label, since no `*` reaches over a dot, and within a label from left to right without going back: the
+work is linear in the name, whatever the pattern. A regular expression was rejected: with many stars it is anything but
+linear, and both the pattern and the name come from outside.
 """
 
 import re
