@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from isthmus.policy import adminnetworkpolicy, clusternetworkpolicy, networkpolicy
+from isthmus.policy.cilium import objects as cilium
 from isthmus.policy.context import Context, Parsed
 from isthmus.policy.cost import bounded
 from isthmus.policy.fields import show
@@ -28,6 +29,8 @@ class Kind(msgspec.Struct, frozen=True):
 
 KINDS: dict[str, Kind] = {
     "NetworkPolicy": Kind("networking.k8s.io", ("v1",), networkpolicy.read, namespaced=True),
+    "CiliumNetworkPolicy": Kind("cilium.io", ("v2",), cilium.read, namespaced=True),
+    "CiliumClusterwideNetworkPolicy": Kind("cilium.io", ("v2",), cilium.read),
     "ClusterNetworkPolicy": Kind("policy.networking.k8s.io", ("v1alpha2", "v1beta1"), clusternetworkpolicy.read),
     "AdminNetworkPolicy": Kind("policy.networking.k8s.io", ("v1alpha1",), adminnetworkpolicy.read),
     "BaselineAdminNetworkPolicy": Kind("policy.networking.k8s.io", ("v1alpha1",), adminnetworkpolicy.read_baseline),
