@@ -13,26 +13,51 @@ TOKEN = 8
 """Bytes in a token; of an SCTP message it is the initiate tag, the first 4 of them."""
 
 
+INIT, INIT_ACK, COOKIE_ECHO, COOKIE_ACK, DATA = 1, 2, 10, 11, 0
+"""Types of SCTP chunks."""
+
+
+def sctp(source: int, destination: int, verification: int, chunk: bytes) -> bytes:
+    """Returns an SCTP packet of one chunk (RFC 9260), between two ports."""
+    head = struct.pack(">HHI", source, destination, verification)
+    return head + struct.pack("<I", _crc32c(head + bytes(4) + chunk)) + chunk
+
+
+def sctp_chunk(kind: int, value: bytes = b"", *, flags: int = 0) -> bytes:
+    """Returns a chunk; the length of `value` is a multiple of 4."""
+    return struct.pack(">BBH", kind, flags, 4 + len(value)) + value
+
+
+def sctp_opening(kind: int, tag: int) -> bytes:
+    """Returns an INIT or INIT ACK chunk; `tag`, the sender's own, is not 0."""
+    return sctp_chunk(kind, struct.pack(">IIHHI", tag, 65536, 1, 1, tag))
+
+
+def sctp_data(data: bytes) -> bytes:
+    """Returns a DATA chunk that is a whole message."""
+    return sctp_chunk(DATA, struct.pack(">IHHI", 1, 0, 0, 0) + data, flags=3)
+
+
 def sctp_init(source: int, destination: int, tag: int) -> bytes:
-    """Returns an SCTP packet that opens an association (RFC 9260); `tag` is not 0."""
-    return _sctp(source, destination, 0, 1, tag)
+    """Returns the packet that opens an association."""
+    return sctp(source, destination, 0, sctp_opening(INIT, tag))
 
 
 def sctp_init_ack(init: bytes) -> bytes:
-    """Returns the answer to a packet with an INIT chunk."""
+    """Returns the answer to a packet with an INIT chunk, with the same tag."""
     source, destination = struct.unpack_from(">HH", init)
     tag = int.from_bytes(init[16:20], "big")
-    return _sctp(destination, source, tag, 2, tag)
+    return sctp(destination, source, tag, sctp_opening(INIT_ACK, tag))
 
 
 def is_sctp_init(packet: bytes) -> bool:
     """Tells whether a packet opens an association."""
-    return len(packet) >= 20 and packet[12] == 1
+    return len(packet) >= 20 and packet[12] == INIT
 
 
 def is_sctp_init_ack(packet: bytes) -> bool:
     """Tells whether a packet answers an INIT chunk; its verification tag is the tag of that one."""
-    return len(packet) >= 20 and packet[12] == 2
+    return len(packet) >= 20 and packet[12] == INIT_ACK
 
 
 def icmp(protocol: int, kind: int, number: int, token: bytes) -> bytes:
@@ -45,12 +70,6 @@ def icmp(protocol: int, kind: int, number: int, token: bytes) -> bytes:
 def payload(packet: bytes, version: int) -> bytes:
     """Returns what follows the IP header in what a raw socket received; those for IPv6 do not show one."""
     return packet[(packet[0] & 15) * 4 :] if version == 4 and packet else packet
-
-
-def _sctp(source: int, destination: int, verification: int, chunk: int, tag: int) -> bytes:
-    body = struct.pack(">BBHIIHHI", chunk, 0, 20, tag, 65536, 1, 1, tag)
-    head = struct.pack(">HHI", source, destination, verification)
-    return head + struct.pack("<I", _crc32c(head + bytes(4) + body)) + body
 
 
 def _checksum(data: bytes) -> bytes:

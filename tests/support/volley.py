@@ -102,6 +102,12 @@ class Volley:
             self._forget_connections()
         return {shot.flow: self._outcome(shot) for shot in shots}
 
+    def pass_fence(self) -> None:
+        """Returns when every packet that the calling thread caused has come to its end; to be called on `one_cpu`."""
+        for _ in range(HOPS):
+            self._fence.send(b"|")
+            assert self._fence.recv(1) == b"|"
+
     def _outcome(self, shot: _Shot) -> Outcome:
         return Outcome.ARRIVED if shot.arrived and shot.outcome is Outcome.SILENCE else shot.outcome
 
@@ -184,23 +190,18 @@ class Volley:
             self._raw[flow.source, flow.protocol].sendto(message, (address, 0))
 
     def _look(self, shots: Sequence[_Shot]) -> None:
-        self._pass_fence()
+        self.pass_fence()
         for (_, protocol, _), sock in self._servers.items():
             if protocol == Protocol.UDP:
                 self._echo(sock)
         for (ip, protocol), sock in self._raw.items():
             self._read_raw(sock, ip, protocol)
-        self._pass_fence()
+        self.pass_fence()
         for (ip, protocol), sock in self._raw.items():
             self._read_raw(sock, ip, protocol)
         for shot in shots:
             if shot.client is not None and shot.outcome is Outcome.SILENCE:
                 shot.outcome = _connected(shot) if shot.flow.protocol == Protocol.TCP else _answered(shot)
-
-    def _pass_fence(self) -> None:
-        for _ in range(HOPS):
-            self._fence.send(b"|")
-            assert self._fence.recv(1) == b"|"
 
     def _echo(self, sock: socket.socket) -> None:
         with suppress(BlockingIOError):
