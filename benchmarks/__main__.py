@@ -13,6 +13,7 @@ import sys
 BENCHMARKS = {
     "enforcement": "in a lab: policy acknowledged -> enforced, pod -> known in the other cluster; memory",
     "agent": "the agent alone: a change told -> committed by the kernel; memory",
+    "policy.latency": "in a lab: a policy written -> enforced, live connections cut; a big cluster, idle and in churn",
     "dataplane": "TCP connections and bulk throughput of a policed pod against conntrack only",
     "services": "Services: a change of one backend, connections through a ClusterIP, a whole load",
     "merged": "global services: a change of one backend, of tiers and weights, connections",
@@ -31,7 +32,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="say what there is")
     arguments = parser.parse_args()
     if arguments.list:
-        print("\n".join(f"{name:12} {what}" for name, what in BENCHMARKS.items()))
+        print("\n".join(f"{name:16} {what}" for name, what in BENCHMARKS.items()))
         return 0
     unknown = [name for name in arguments.names if name not in BENCHMARKS]
     if unknown:
