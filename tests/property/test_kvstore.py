@@ -77,9 +77,17 @@ def test_nodes_round_trip(cluster, name, ips, cidrs, node_labels):
     assert kvstore.decode_node(KEY, value, name=name, cluster=cluster.name, cluster_id=cluster.id) == node
 
 
-@given(clusters, st.booleans(), st.booleans())
-def test_memberships_round_trip(cluster, cached, canaries):
-    membership = Membership(cluster, cached=cached, canaries=canaries)
+properties = st.dictionaries(
+    st.from_regex(r"[a-z0-9]([-.a-z0-9]{0,61}[a-z0-9])?", fullmatch=True),
+    st.from_regex(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?", fullmatch=True),
+    max_size=64,
+)
+
+
+@given(clusters, properties, st.booleans(), st.booleans())
+def test_memberships_round_trip(cluster, found, cached, canaries):
+    found.pop("cluster.clusterset.k8s.io", None)
+    membership = Membership(Cluster(cluster.name, cluster.id, found), cached=cached, canaries=canaries)
 
     assert kvstore.decode_membership(KEY, kvstore.encode_membership(membership), cluster=cluster.name) == membership
 

@@ -83,6 +83,8 @@ class Consumer:
 
     def __init__(self) -> None:
         self.ids: dict[str, int] = {}
+        self.properties: dict[str, dict[str, str]] = {}
+        """Of the clusters that have any."""
         self.synced: set[str] = set()
         self.nodes: dict[tuple[str, str], Node] = {}
         self.identities: dict[tuple[str, int], Identity] = {}
@@ -100,8 +102,12 @@ class Consumer:
         match event:
             case ClusterJoined(cluster):
                 self.ids[cluster.name] = cluster.id
+                self.properties.pop(cluster.name, None)
+                if cluster.properties:
+                    self.properties[cluster.name] = cluster.properties
             case ClusterLeft(name):
                 del self.ids[name]
+                self.properties.pop(name, None)
                 self.synced.discard(name)
                 self.stale.pop(name, None)
                 tables = (self.nodes, self.identities, self.endpoints, self.services, self.slices, self.exports)

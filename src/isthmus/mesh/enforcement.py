@@ -1,6 +1,6 @@
 """Whether the kernels of a cluster's nodes have a policy object as it is now, and since when. Pure.
 
-Agents say once for all of a kind up to which resourceVersion they are (`MeshNode.status.policies`), and besides it which
+Agents say once for all of a kind up to which resourceVersion they are (`MeshNode.status.policies`), and besides which
 objects changed last and which are not enforced as written. Invariants: a node that says nothing enforces nothing, so a
 node without agent, one that does not report and one that has fallen silent are told as such; an object that was
 deleted and made again is another one, also under the same generation. Rejected: a status for each object on each node,
@@ -21,9 +21,6 @@ SILENT_AFTER = 180.0
 
 MOST_RECENT = 64
 """Changes that an agent remembers; with fewer of them, it remembers all since it started."""
-
-FUTURE = 5.0
-"""Seconds by which the clock of a node may be behind the API server's."""
 
 NO_AGENT = "no agent runs there"
 UNTOLD = "its agent does not report policies"
@@ -177,9 +174,10 @@ class NodeReport:
         if told is None:
             return OnNode(self.node, Standing.UNTOLD, UNTOLD)
         recent = self._recent.get(policy.place)
-        # A generation counts from 1 again when an object is made anew under its old name.
+        # A generation counts from 1 again when an object is made anew under its old name. Where clocks differ by more
+        # than that, the watermark says it.
         known = recent is not None and (
-            recent.generation == policy.generation > 0 and _seconds(recent.since) + FUTURE >= _seconds(policy.created)
+            recent.generation == policy.generation > 0 and _seconds(recent.since) >= _seconds(policy.created)
         )
         if not known and not _reached(policy.version, told.watermarks.get(policy.kind, "")):
             return OnNode(self.node, Standing.PENDING, "not in its kernel yet")

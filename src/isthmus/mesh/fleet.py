@@ -3,9 +3,10 @@
 A source per configured cluster; what they tell is put together here. Invariants: a cluster that cannot be reached, or
 whose source fails, is degraded and keeps all that was told of it; only a cluster that is no longer configured leaves,
 with one `ClusterLeft`. A source that starts again (new credentials, a fault) is compared with what was told before and
-is silent until it has told everything, so a rejoin is a difference and never an empty moment, and its identities keep
-their numbers. An address that two clusters claim is told for one of them (`overlap`). Since when a source fails is told
-as well (`freshness`). What waits for the consumer is bounded; a slow consumer slows the watches.
+is silent until it has told everything, so a rejoin is a difference and never an empty moment: identities keep their
+numbers, and the cluster its properties. An address that two clusters claim is told for one of them (`overlap`). Since
+when a source fails is told as well (`freshness`). What waits for the consumer is bounded; a slow consumer slows the
+watches.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from isthmus.aio.backoff import Backoff
 from isthmus.kube.client import Client
 from isthmus.kube.errors import Forbidden, KubeError, NotFound
 from isthmus.kube.kubeconfig import load
-from isthmus.kube.resources import NAMESPACES, NETWORK_POLICIES, SERVICE_EXPORTS
+from isthmus.kube.resources import CLUSTER_PROPERTIES, NAMESPACES, POLICY_KINDS, SERVICE_EXPORTS
 from isthmus.kube.schema import Namespace
 from isthmus.mesh.clusters import ClusterSpec
 from isthmus.mesh.overlap import Overlaps
@@ -65,8 +66,8 @@ REMOVED = "Cluster no longer configured: {}. Stopping watcher."
 STOPPED = "Watcher for cluster {} has stopped."
 OVERLAP = "Clusters overlap"
 
-_ASIDE = (str(NETWORK_POLICIES), str(SERVICE_EXPORTS))
-"""Policies only refine identities, and exports say nothing of backends: what is told without them is as fresh."""
+_ASIDE = frozenset(map(str, (*POLICY_KINDS, SERVICE_EXPORTS, CLUSTER_PROPERTIES)))
+"""Policies only refine identities, and exports and properties say nothing of backends: those are as fresh without."""
 
 _log = structlog.get_logger("isthmus.mesh.fleet")
 
@@ -105,6 +106,11 @@ class _Slot:
 
     def __init__(self, spec: ClusterSpec, adopt: Mapping[int, Identity]) -> None:
         self.spec = spec
+        self.told_properties: dict[str, str] = {}
+        self.properties: dict[str, str] = {}
+        """What the present run of the source says; it counts once that has told everything."""
+        self.complete = False
+        """Whether the present run of the source has told everything."""
         self.adopt = dict(adopt)
         self.mirror = Mirror(spec.cluster.name)
         self.task: asyncio.Task[None] | None = None
@@ -121,8 +127,8 @@ class _Slot:
 class Fleet:
     """The configured clusters.
 
-    `adopt` holds the identities of an earlier life, by cluster name, and `seen` what it told of failing sources;
-    `clock` gives Unix seconds.
+    `adopt` holds the identities of an earlier life, by cluster name, `properties` the clusters' properties, and `seen`
+    what it told of failing sources; `clock` gives Unix seconds.
     """
 
     def __init__(
@@ -130,12 +136,14 @@ class Fleet:
         *,
         connect: Connect | None = None,
         adopt: Mapping[str, Mapping[int, Identity]] | None = None,
+        properties: Mapping[str, dict[str, str]] | None = None,
         seen: tuple[ClusterSeen, ...] = (),
         clock: Callable[[], float] = time.time,
         backoff: Callable[[], Backoff] = lambda: Backoff(base=0.5, cap=5.0),
     ) -> None:
         self._connect = connect or kubernetes_sources()
         self._adopt = dict(adopt or {})
+        self._properties = dict(properties or {})
         self._backoff = backoff
         self._slots: dict[str, _Slot] = {}
         self._queue: asyncio.Queue[tuple[_Slot, int, Sequence[MeshEvent]] | None] = asyncio.Queue(MAX_BATCHES)
@@ -162,7 +170,8 @@ class Fleet:
             if name not in self._slots:
                 _log.info(CONFIGURED.format(name), cluster=name, id=spec.cluster.id)
                 slot = self._slots[name] = _Slot(spec, self._adopt.pop(name, {}))
-                self._announced.append(ClusterJoined(spec.cluster))
+                slot.told_properties = self._properties.pop(name, {})
+                self._announced.append(_joined(slot))
                 self._start(slot)
         self._wake()
 
@@ -221,6 +230,8 @@ class Fleet:
         synced = False
         for event in batch:
             match event:
+                case ClusterJoined(cluster):
+                    slot.properties = cluster.properties
                 case NodeTold(fact) | IdentityTold(fact) | EndpointTold(fact):
                     mirror.put(fact)
                 case ServiceTold(fact) | SliceTold(fact) | ExportTold(fact):
@@ -242,7 +253,12 @@ class Fleet:
         if slot.resyncing and not synced:
             return []
         slot.resyncing = False
-        events = mirror.tell()
+        slot.complete = slot.complete or synced
+        events: list[MeshEvent] = []
+        if slot.complete and slot.properties != slot.told_properties:
+            slot.told_properties = slot.properties
+            events.append(_joined(slot))
+        events += mirror.tell()
         if synced:
             slot.told = True
             slot.last_synced = asyncio.get_running_loop().time()
@@ -281,6 +297,7 @@ class Fleet:
             run = slot.run
             # From here on the mirror holds what this run says; what was told stays told until it is complete.
             slot.mirror.clear()
+            slot.complete = False
             slot.resyncing = any((*slot.mirror.counts, slot.mirror.services))
             adopt = slot.mirror.identities() or slot.adopt
             try:
@@ -326,6 +343,10 @@ async def _uid(client: Client) -> str:
         return (await client.get(NAMESPACES, "kube-system", type=Namespace)).metadata.uid or "unknown"
     except (Forbidden, NotFound):
         return "unknown"
+
+
+def _joined(slot: _Slot) -> ClusterJoined:
+    return ClusterJoined(msgspec.structs.replace(slot.spec.cluster, properties=slot.told_properties))
 
 
 def _trouble(slot: _Slot) -> str | None:

@@ -29,7 +29,7 @@ from isthmus.mesh.membership import Membership, Refused, merge_peers
 from isthmus.mesh.peers import PeersFollower
 from isthmus.mesh.presence import Presence
 from isthmus.mesh.source.freshness import load_seen
-from isthmus.mesh.storing.publisher import Publisher, load_identities
+from isthmus.mesh.storing.publisher import Publisher, load_identities, load_properties
 from isthmus.mesh.tracker_metrics import TrackerMetrics
 from isthmus.mesh.tracker_options import TrackerOptions
 from isthmus.model.identity import Identity
@@ -69,6 +69,14 @@ class Clusters(NamedTuple):
     statuses: tuple[ClusterStatus, ...]
     known: bool
     refused: Mapping[str, str]
+
+
+class _Earlier(NamedTuple):
+    """What the store holds of an earlier life, by cluster; `seen` are clusters that failed."""
+
+    identities: dict[str, dict[int, Identity]]
+    seen: tuple[ClusterSeen, ...]
+    properties: dict[str, dict[str, str]]
 
 
 class Tracker:
@@ -134,8 +142,10 @@ class Tracker:
 
     async def run(self) -> None:
         """Runs until cancelled."""
-        adopt, seen = await self._earlier()
-        fleet = self._fleet = Fleet(connect=self._connect, adopt=adopt, seen=seen)
+        earlier = await self._earlier()
+        fleet = self._fleet = Fleet(
+            connect=self._connect, adopt=earlier.identities, seen=earlier.seen, properties=earlier.properties
+        )
         self._configure()
         _log.info(RECONCILING, clusters=",".join(spec.cluster.name for spec in self._listed))
         try:
@@ -174,8 +184,8 @@ class Tracker:
         self._all_known = self._all_known or membership is not None or self._names_others
         self._configure()
 
-    async def _earlier(self) -> tuple[dict[str, dict[int, Identity]], tuple[ClusterSeen, ...]]:
-        """Reads the identities of an earlier life and which clusters failed in it.
+    async def _earlier(self) -> _Earlier:
+        """Reads the identities and properties of an earlier life and which clusters failed in it.
 
         Waits for the store, since without identities all numbers would change.
         """
@@ -188,12 +198,14 @@ class Tracker:
                     on_report=lambda key, reason: _log.warning(UNREADABLE, key=key, reason=reason),
                 )
                 seen = await load_seen(self._store)
+                properties = await load_properties(self._store)
             except StoreError as error:
                 if delays.attempts == 0:
                     _log.warning(STORE_AWAY, error=str(error))
                 await asyncio.sleep(delays.next())
             else:
-                return {name: {i.number: i for i in identities} for name, identities in found.items()}, seen
+                numbered = {name: {i.number: i for i in identities} for name, identities in found.items()}
+                return _Earlier(numbered, seen, properties)
 
     async def _pump(self, fleet: Fleet) -> None:
         async with aclosing(fleet.events()) as batches:

@@ -14,7 +14,7 @@ from isthmus.model.sharing import SharedExport, SharedService, SharedSlice
 
 
 class ClusterJoined(msgspec.Struct, frozen=True):
-    """A cluster is a member (or its ID changed)."""
+    """A cluster is a member, or its properties changed; all that was told of it stays, as its name and ID do."""
 
     cluster: Cluster
 

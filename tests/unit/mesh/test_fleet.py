@@ -71,6 +71,7 @@ class Bench:
         self.fleet = Fleet(
             connect=self.connect,
             adopt={"c2": {C2.id << 16 | 9: identity(C2, 9)}},
+            properties={"c2": {"region": "south"}},
             clock=asyncio.get_running_loop().time,
             seen=(ClusterSeen("c2", -500.0, "away before"),),
             backoff=lambda: Backoff(base=1, cap=4, jitter=0),
@@ -206,6 +207,41 @@ async def test_new_credentials_start_the_source_again_and_tell_only_differences(
         assert bench.events()[told:] == [ClusterSynced("c1")]
         assert bench.sources["c1"][0].closed
         assert not bench.sources["c1"][1].closed
+
+
+def joined(**properties: str) -> ClusterJoined:
+    return ClusterJoined(Cluster("c1", 1, properties))
+
+
+async def test_properties_count_once_the_source_is_complete_and_survive_a_new_one():
+    first = [[joined()], [joined(region="north")], world(C1)[1:], [joined(region="south")], RuntimeError("broken")]
+    second = [[joined()], world(C1)[1:-1], [joined(region="west"), ClusterSynced("c1")]]
+    third = [[joined()], world(C1)[1:]]
+    async with running(Bench(c1=[first, second, third])) as bench:
+        bench.fleet.configure([S1])
+        await asyncio.sleep(0.5)
+        assert [event for event in bench.events() if isinstance(event, ClusterJoined)] == [
+            joined(),
+            joined(region="north"),
+            joined(region="south"),
+        ]
+        told = len(bench.events())
+        await asyncio.sleep(5)
+        assert bench.events()[told:] == [joined(region="west"), ClusterSynced("c1")]
+        bench.sources["c1"][-1].queue.put_nowait(RuntimeError("broken"))
+        told = len(bench.events())
+        await asyncio.sleep(5)
+        assert bench.events()[told:] == [joined(), ClusterSynced("c1")]
+
+
+async def test_properties_that_an_earlier_life_told_hold_until_the_source_is_complete():
+    async with running(Bench(c2=[[world(C2)[:-1]]])) as bench:
+        bench.fleet.configure([S2])
+        await asyncio.sleep(1)
+        assert bench.consumer.properties == {"c2": {"region": "south"}}
+        bench.sources["c2"][0].queue.put_nowait([ClusterSynced("c2")])
+        await asyncio.sleep(1)
+        assert bench.consumer.properties == {}
 
 
 async def test_a_cluster_with_another_id_leaves_and_joins():

@@ -1,5 +1,7 @@
 """Values as Cilium writes them, and what is refused in them."""
 
+import json
+
 import pytest
 
 from isthmus.model.endpoint import Cluster, Endpoint, NamedPort, Node
@@ -321,6 +323,58 @@ def test_membership_as_cilium_writes_it():
 def test_memberships_we_cannot_share_numbers_with_are_refused(value):
     with pytest.raises(CodecError):
         kvstore.decode_membership(KEY, value, cluster="cluster3")
+
+
+def test_properties_are_below_a_key_that_cilium_does_not_know():
+    membership = kvstore.Membership(Cluster("c1", 1, {"region": "north", "cluster.clusterset.k8s.io": "c1"}))
+    value = kvstore.encode_membership(membership)
+
+    record = json.loads(value)
+    assert set(record) == {"id", "capabilities", "isthmus"}
+    assert record["isthmus"] == {"properties": {"cluster.clusterset.k8s.io": "c1", "region": "north"}}
+    assert kvstore.decode_membership(KEY, value, cluster="c1") == membership
+
+
+def test_a_cluster_without_properties_is_written_as_cilium_writes_it():
+    assert set(json.loads(kvstore.encode_membership(kvstore.Membership(Cluster("c1", 1))))) == {"id", "capabilities"}
+
+
+@pytest.mark.parametrize("ours", [None, {}, {"properties": None}, {"properties": {}}, {"later": [1]}])
+def test_properties_may_be_absent_in_many_ways(ours):
+    value = json.dumps({"id": 3, "isthmus": ours}).encode()
+
+    assert kvstore.decode_membership(KEY, value, cluster="c3").cluster == Cluster("c3", 3)
+
+
+BAD_PROPERTIES = [
+    {"a": "not a label!"},
+    {"a": "x" * 64},
+    {"A": "x"},
+    {"a/b": "x"},
+    {"": "x"},
+    {"a" * 64: "x"},
+    {"cluster.clusterset.k8s.io": "c4"},
+    {f"p{i}": "x" for i in range(kvstore.MAX_PROPERTIES + 1)},
+    {"a": 7},
+    {"a": None},
+    ["a"],
+    "a",
+]
+
+
+@pytest.mark.parametrize("properties", BAD_PROPERTIES)
+def test_properties_that_no_policy_can_select_by_or_that_lie_are_refused(properties):
+    value = json.dumps({"id": 3, "isthmus": {"properties": properties}}).encode()
+
+    with pytest.raises(CodecError) as caught:
+        kvstore.decode_membership(KEY, value, cluster="c3")
+    assert caught.value.field.startswith("isthmus.properties")
+
+
+@pytest.mark.parametrize("properties", BAD_PROPERTIES[:8])
+def test_properties_that_no_reader_would_take_are_not_written(properties):
+    with pytest.raises(CodecError, match="cluster-config/c3"):
+        kvstore.encode_membership(kvstore.Membership(Cluster("c3", 3, properties)))
 
 
 @pytest.mark.parametrize("name", ["", "default", "A", "a_b", "-a", "a-", "a" * 33, "a.b", "a\n"])

@@ -1,8 +1,9 @@
 """One API server as a source of mesh events.
 
 Watches pods, namespaces and nodes of all namespaces, what is shared of them (Services, EndpointSlices, and where there
-are any, ServiceExports), and the NetworkPolicies only for the label keys that they select on. Invariants:
-`ClusterJoined` comes first and `ClusterSynced` when all that there was at the start has been told, and again after
+are any, ServiceExports), where there are any the ClusterProperties, and policies of every kind only for the label keys
+that they select on. Invariants: `ClusterJoined` comes first, again when the cluster's properties are others, and
+`ClusterSynced` when all that there was at the start has been told, and again after
 every new snapshot; an API server that fails, or answers nothing for ten seconds (`liveness`), degrades the source and
 takes nothing back; what waits between the watches and the consumer is bounded, and a consumer that is slow slows the
 watches down instead of losing events.
@@ -23,11 +24,13 @@ import structlog
 from isthmus.kube.client import Client
 from isthmus.kube.reflector import Change, Degraded, Dropped, Gone, Healthy, Put, Snapshot, State, follow
 from isthmus.kube.resources import (
+    CLUSTER_PROPERTIES,
     ENDPOINT_SLICES,
     NAMESPACES,
     NETWORK_POLICIES,
     NODES,
     PODS,
+    POLICY_KINDS,
     SERVICE_EXPORTS,
     SERVICES,
     Resource,
@@ -37,6 +40,8 @@ from isthmus.mesh.source.exports import follow_exports
 from isthmus.mesh.source.identities import Allocator, LabelFilter
 from isthmus.mesh.source.importer import Importer
 from isthmus.mesh.source.liveness import follow_liveness
+from isthmus.mesh.source.optional import Served, follow_optional
+from isthmus.mesh.source.properties import VERSIONS, ClusterProperty, Properties
 from isthmus.mesh.source.reports import Report
 from isthmus.mesh.source.selection import PolicyKeys, SelectedKeys
 from isthmus.mesh.source.sharing import Sharing
@@ -65,6 +70,8 @@ CONNECTION = "connection"
 SOURCE_SYNCED = "cluster synced"
 OBJECT_REPORTED = "object reported"
 ADOPTION_REFUSED = "identity not adopted"
+
+_OPTIONAL_POLICIES = tuple(resource for resource in POLICY_KINDS if resource is not NETWORK_POLICIES)
 
 _log = structlog.get_logger()
 
@@ -116,9 +123,19 @@ class KubernetesSource:
             self._log.warning(ADOPTION_REFUSED, reason=reason)
         self._importer = Importer(cluster, label_filter=label_filter, allocator=allocator)
         self._sharing = Sharing(cluster.name)
-        self._policies = PolicyKeys()
+        self._policies = PolicyKeys(label_filter)
+        self._properties = Properties(cluster)
         self._queue: asyncio.Queue[_Item] = asyncio.Queue(MAX_CHANGES)
-        self._waiting_for = {PODS, NAMESPACES, NODES, NETWORK_POLICIES, SERVICES, ENDPOINT_SLICES, SERVICE_EXPORTS}
+        self._waiting_for = {
+            PODS,
+            NAMESPACES,
+            NODES,
+            SERVICES,
+            ENDPOINT_SLICES,
+            SERVICE_EXPORTS,
+            CLUSTER_PROPERTIES,
+            *POLICY_KINDS,
+        }
         self._resynced = False
         self._synced = False
         self._healthy: set[Resource] = set()
@@ -164,6 +181,13 @@ class KubernetesSource:
             asyncio.create_task(self._pump(SERVICES, Service), name=f"{self.cluster.name} services"),
             asyncio.create_task(self._pump(ENDPOINT_SLICES, EndpointSlice), name=f"{self.cluster.name} endpointslices"),
             asyncio.create_task(self._pump_exports(), name=f"{self.cluster.name} serviceexports"),
+            asyncio.create_task(
+                self._pump_optional(ClusterProperty, *VERSIONS), name=f"{self.cluster.name} clusterproperties"
+            ),
+            *(
+                asyncio.create_task(self._pump_optional(dict, kind), name=f"{self.cluster.name} {kind.plural}")
+                for kind in _OPTIONAL_POLICIES
+            ),
             asyncio.create_task(follow_liveness(self._client, self._hear), name=f"{self.cluster.name} liveness"),
         ]
         for task in tasks:
@@ -211,6 +235,18 @@ class KubernetesSource:
             async for change in changes:
                 await self._queue.put(_Told(SERVICE_EXPORTS, change))
 
+    async def _pump_optional(self, type: type[Any], *versions: Resource) -> None:
+        """Follows a kind that many servers do not have, under the name of its first version."""
+        resource = versions[0]
+
+        def on_state(state: State) -> None:
+            self._note(resource, state)
+
+        changes = follow_optional(self._client, Served(self._client, *versions), type, on_state=on_state)
+        async with contextlib.aclosing(changes):
+            async for change in changes:
+                await self._queue.put(_Told(resource, change))
+
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A watch ends only by cancellation or by a fault of ours, which the consumer must see."""
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -231,7 +267,7 @@ class KubernetesSource:
                 self._healthy.discard(resource)
                 self._trouble[resource] = reason
                 self._last_error = f"{resource}: {reason}"
-                if resource is NETWORK_POLICIES:
+                if resource in POLICY_KINDS:
                     # They only refine identities: without leave to read them the cluster is still a member.
                     self._waiting_for.discard(resource)
                     self._poke()
@@ -275,6 +311,8 @@ class KubernetesSource:
                     events += self._importer.namespaces(change)
                     events += self._sharing.namespaces(change)
                 case "Service", Snapshot(services):
+                    self._policies.services(item.change)
+                    self._selection.tell(self.cluster.name, self._policies.keys)
                     events += self._sharing.retain_services(services)
                     for start in range(0, len(services), FEW):
                         events += self._sharing.put_services(services[start : start + FEW])
@@ -282,6 +320,8 @@ class KubernetesSource:
                         events = []
                         await asyncio.sleep(0)
                 case "Service", change:
+                    self._policies.services(change)
+                    self._selection.tell(self.cluster.name, self._policies.keys)
                     events += self._sharing.services(change)
                 case "EndpointSlice", Snapshot(slices):
                     events += self._sharing.retain_slices(slices)
@@ -296,8 +336,11 @@ class KubernetesSource:
                     events += self._sharing.exports(change)
                 case "Node", change:
                     events += self._importer.nodes(change)
-                case _, change:
-                    self._take_policies(change)
+                case "ClusterProperty", change:
+                    if self._properties.take(change):
+                        events.append(ClusterJoined(self._properties.cluster))
+                case kind, change:
+                    self._take_policies(kind, change)
             if isinstance(item.change, Snapshot):
                 self._waiting_for.discard(item.resource)
                 self._resynced = True
@@ -311,20 +354,20 @@ class KubernetesSource:
                 self._synced = True
                 self._importer.settle()
                 self._log.info(SOURCE_SYNCED, **self._importer.counts)
-        for report in (*self._importer.reports(), *self._sharing.reports()):
+        for report in (*self._importer.reports(), *self._sharing.reports(), *self._properties.reports()):
             self._log.warning(OBJECT_REPORTED, **msgspec.structs.asdict(report))
             if self._on_report is not None:
                 self._on_report(report)
         yield events
 
-    def _take_policies(self, change: Change[dict[str, Any]]) -> None:
+    def _take_policies(self, kind: str, change: Change[dict[str, Any]]) -> None:
         match change:
             case Put(policy):
-                self._policies.put(policy)
+                self._policies.put(kind, policy)
             case Gone(policy):
-                self._policies.drop(policy)
+                self._policies.drop(kind, policy)
             case Snapshot(policies):
-                self._policies.reset(policies)
+                self._policies.reset(kind, policies)
         self._selection.tell(self.cluster.name, self._policies.keys)
 
 

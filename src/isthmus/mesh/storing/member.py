@@ -24,6 +24,8 @@ class Member:
 
     def __init__(self, membership: Membership) -> None:
         self.membership = membership
+        self.told = membership.cluster
+        """The cluster with the properties that were told."""
         self.present = True
         self.marks: set[Kind] = set()
         self.whole = False

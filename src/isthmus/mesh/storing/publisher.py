@@ -243,10 +243,19 @@ class Publisher:
             known = None
         if known is None:
             self._members[cluster.name] = _Member(cluster)
+        else:
+            known.cluster = cluster
         own = cluster.name == self._own
         membership = kvstore.Membership(cluster, cached=not own, slices=True, services=own, exports=True, whole=True)
         key = kvstore.config_key(cluster.name)
-        self._ledger.want(key, kvstore.encode_membership(membership), rank=rank_of(key))
+        try:
+            value = kvstore.encode_membership(membership)
+        except CodecError as error:
+            # A cluster whose properties nobody can read is a member all the same.
+            _log.error("properties cannot be published", key=error.key, field=error.field, reason=error.reason)
+            plain = msgspec.structs.replace(membership, cluster=msgspec.structs.replace(cluster, properties={}))
+            value = kvstore.encode_membership(plain)
+        self._ledger.want(key, value, rank=rank_of(key))
 
     def _leave(self, name: str) -> None:
         self._members.pop(name, None)
@@ -314,6 +323,22 @@ class Publisher:
 
     def _pulse(self) -> Put:
         return Put(kvstore.HEARTBEAT, kvstore.encode_time(self._now()))
+
+
+async def load_properties(store: Store) -> dict[str, dict[str, str]]:
+    """Reads the properties of every cluster that has any in a store, by name; what cannot be read is left out."""
+    found: dict[str, dict[str, str]] = {}
+    async for page in store.pages(kvstore.CONFIGS):
+        for pair in page.pairs:
+            try:
+                key = kvstore.parse_key(pair.key)
+                if isinstance(key, kvstore.ConfigKey):
+                    cluster = kvstore.decode_membership(pair.key, pair.value, cluster=key.cluster).cluster
+                    if cluster.properties:
+                        found[cluster.name] = cluster.properties
+            except CodecError:
+                continue
+    return found
 
 
 async def load_identities(

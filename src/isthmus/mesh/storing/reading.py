@@ -9,7 +9,8 @@ the leases of a writer that died, changes nothing until it is whole and alive ag
 A cluster leaves when its membership is deleted by a living writer: the heartbeat was heard within `HEARTBEAT_LIMIT`. If
 the membership is missing for another reason (a listing lacks it, or its lease ran out), the cluster is kept for `GRACE`
 seconds of living heartbeat. The same rule for values: one that cannot be decoded is reported and counts as absent, so
-an address is outside the mesh (policies fail closed); an unreadable membership keeps the last good one.
+an address is outside the mesh (policies fail closed); an unreadable membership keeps the last good one. Properties of a
+cluster are part of its membership, and what changes of them is told by the same rule as any other fact.
 Of Services, slices are read of members that write them, and records of whole services of the others, never both.
 Rejected: Cilium's rule for marks, which ignores their deletion once seen; ours holds instead, since a mark that is gone
 means that the writer's leases ran out or that the cluster is being removed.
@@ -167,6 +168,9 @@ class Reading:
                 continue
             if silent:
                 continue
+            if member.told != member.membership.cluster:
+                member.told = member.membership.cluster
+                events.append(ClusterJoined(member.told))
             events.extend(member.mirror.tell())
             if not member.synced:
                 member.synced = True
@@ -221,7 +225,7 @@ class Reading:
             self._refused.add(name)
             raise CodecError(event.key, "id", fault)
         self._refused.discard(name)
-        if member is None or member.membership.cluster != membership.cluster:
+        if member is None or member.membership.cluster.id != membership.cluster.id:
             if member is not None:
                 # With another ID every number is another: nothing that was told holds any more.
                 events.append(ClusterLeft(name))

@@ -10,7 +10,14 @@ Source: Cilium `pkg/kvstore`, `pkg/identity`, `pkg/node/types`, `pkg/clustermesh
 v1.20).
 """
 
-from isthmus.wire.kvstore.checks import MAX_VALUE, CodecError, cluster_fault, name_fault
+from isthmus.wire.kvstore.checks import (
+    MAX_PROPERTIES,
+    MAX_VALUE,
+    CodecError,
+    cluster_fault,
+    name_fault,
+    property_fault,
+)
 from isthmus.wire.kvstore.keys import (
     CACHE,
     CONFIGS,
@@ -69,6 +76,7 @@ __all__ = [
     "EPOCH",
     "FOR_OTHERS",
     "HEARTBEAT",
+    "MAX_PROPERTIES",
     "MAX_VALUE",
     "ROOT",
     "SEEN",
@@ -113,6 +121,7 @@ __all__ = [
     "object_key",
     "parse_key",
     "prefixes_of",
+    "property_fault",
     "seen_key",
     "synced_key",
     "whole_key",

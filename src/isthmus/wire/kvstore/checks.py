@@ -5,7 +5,10 @@ field beside the reason. Lengths are looked at before patterns, and no pattern c
 """
 
 import re
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+from isthmus.model.labels import CLUSTERSET_CLUSTER
 
 MAX_KEY = 1024
 """Bytes; the longest honest key (a node of a cluster) has some 330."""
@@ -15,6 +18,9 @@ MAX_VALUE = 1536 * 1024
 
 MAX_CLUSTER_NAME = 32
 """Cilium refuses longer names since 1.17."""
+
+MAX_PROPERTIES = 64
+"""Of one cluster."""
 
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?")
 _DNS_SUBDOMAIN = re.compile(r"[a-z0-9](?:[-.a-z0-9]*[a-z0-9])?")
@@ -79,6 +85,29 @@ def label_value_fault(value: str) -> str | None:
     if value and (len(value) > 63 or not _QUALIFIED.fullmatch(value)):
         return f"label value {clip(value)} is not at most 63 letters, digits, '-', '_' and '.'"
     return None
+
+
+def properties_fault(properties: Mapping[str, str], *, cluster: str) -> tuple[str, str] | None:
+    """The first ClusterProperty of `cluster` that nobody could select by, or must not believe, and why.
+
+    A name becomes the second part of a label key and its value a label value; a value longer than that is valid in the
+    API (KEP-2149), and is then nothing that a cluster can tell of itself.
+    """
+    if len(properties) > MAX_PROPERTIES:
+        return "", f"more than {MAX_PROPERTIES} properties"
+    for name, value in properties.items():
+        fault = property_fault(name, value, cluster=cluster)
+        if fault is not None:
+            return name, fault
+    return None
+
+
+def property_fault(name: str, value: str, *, cluster: str) -> str | None:
+    """Why `cluster` cannot have a ClusterProperty `name` with `value`."""
+    fault = name_fault(name, limit=63) or label_value_fault(value)
+    if fault is None and name == CLUSTERSET_CLUSTER and value != cluster:
+        return f"{clip(value)} is not the name of the cluster, which is {cluster!r}"
+    return fault
 
 
 def is_plain_ipv4(text: str) -> bool:

@@ -26,7 +26,9 @@ from isthmus.wire.kvstore.checks import (
     name_fault,
     network_fault,
     pod_address_fault,
+    properties_fault,
 )
+from isthmus.wire.kvstore.keys import config_key
 
 MAX_NODE_ADDRESSES = 64
 MAX_NODE_NETWORKS = 256
@@ -48,9 +50,14 @@ class _Capabilities(msgspec.Struct, frozen=True, rename="camel", omit_defaults=F
     isthmus_whole_mark: bool = False
 
 
+class _Ours(msgspec.Struct, frozen=True):
+    properties: dict[str, str] | None = None
+
+
 class _Config(msgspec.Struct, frozen=True):
     id: _Number = 0
     capabilities: _Capabilities = _Capabilities()
+    isthmus: _Ours | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class _Address(msgspec.Struct, frozen=True, rename={"type": "Type", "ip": "IP"}):
@@ -167,7 +174,12 @@ _pair_decoder = msgspec.json.Decoder(_Pair)
 
 
 def encode_membership(membership: Membership) -> bytes:
-    """Writes a membership record (Cilium's ClusterConfig, and one capability of ours)."""
+    """Writes a membership record: Cilium's ClusterConfig, one capability of ours, and the cluster's properties.
+
+    These are below `isthmus`, a key that Cilium does not know. Raises CodecError for a property that no reader takes.
+    """
+    properties = membership.cluster.properties
+    _check_properties(config_key(membership.cluster.name), properties, membership.cluster.name)
     mode = (SERVICES_AND_SLICES if membership.services else SLICES_ONLY) if membership.slices else ""
     capabilities = _Capabilities(
         synced_canaries=membership.canaries,
@@ -177,7 +189,8 @@ def encode_membership(membership: Membership) -> bytes:
         endpoint_slices_export_mode=mode,
         isthmus_whole_mark=membership.whole,
     )
-    return _encode(_Config(membership.cluster.id, capabilities))
+    ours = _Ours(dict(sorted(properties.items()))) if properties else msgspec.UNSET
+    return _encode(_Config(membership.cluster.id, capabilities, ours))
 
 
 def decode_membership(key: bytes, value: bytes, *, cluster: str) -> Membership:
@@ -192,8 +205,10 @@ def decode_membership(key: bytes, value: bytes, *, cluster: str) -> Membership:
     if mode not in ("", SERVICES_AND_SLICES, SLICES_ONLY):
         # As Cilium: of a way that is not known, who could say where the backends are?
         raise CodecError(key, "capabilities.endpointSlicesExportMode", f"{clip(mode)} is not known")
+    properties = (config.isthmus.properties if config.isthmus else None) or {}
+    _check_properties(key, properties, cluster)
     return Membership(
-        Cluster(cluster, config.id),
+        Cluster(cluster, config.id, properties),
         cached=config.capabilities.cached,
         canaries=config.capabilities.synced_canaries,
         slices=mode != "",
@@ -201,6 +216,12 @@ def decode_membership(key: bytes, value: bytes, *, cluster: str) -> Membership:
         exports=config.capabilities.service_exports_enabled or False,
         whole=config.capabilities.isthmus_whole_mark,
     )
+
+
+def _check_properties(key: bytes, properties: dict[str, str], cluster: str) -> None:
+    fault = properties_fault(properties, cluster=cluster)
+    if fault is not None:
+        raise CodecError(key, f"isthmus.properties[{clip(fault[0])}]" if fault[0] else "isthmus.properties", fault[1])
 
 
 def encode_node(key: bytes, node: Node, *, cluster_id: int) -> bytes:

@@ -5,6 +5,7 @@ import pytest
 
 from isthmus.cli.agent import command as agent_command
 from isthmus.cli.tracker import command as tracker_command
+from isthmus.kube.resources import NETWORK_POLICIES, POLICY_KINDS
 from isthmus.mesh.joining import objects
 from isthmus.mesh.membership import LAB, Configuration
 from isthmus.model.endpoint import Cluster
@@ -28,8 +29,23 @@ def test_another_cluster_s_tracker_may_only_read_and_no_secrets() -> None:
     assert {verb for rule in granted for verb in rule["verbs"]} == {"get", "list", "watch"}
     resources = {resource for rule in granted for resource in rule["resources"]}
     assert resources == {
-        "pods", "namespaces", "nodes", "services", "endpointslices", "networkpolicies", "serviceexports"
+        "pods", "namespaces", "nodes", "services", "endpointslices", "networkpolicies", "serviceexports",
+        "clusterproperties", "ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicies",
+        "clusternetworkpolicies", "adminnetworkpolicies", "baselineadminnetworkpolicies",
     }  # fmt: skip
+
+
+def test_the_tracker_writes_the_status_of_policies_and_never_a_policy() -> None:
+    granted: dict[str, set[str]] = {}
+    for rule in rules("isthmus-tracker", objects.accounts()):
+        for resource in rule["resources"]:
+            granted.setdefault(resource, set()).update(rule["verbs"])
+    for kind in POLICY_KINDS:
+        assert granted[kind.plural] == {"get", "list", "watch"}
+        if kind is not NETWORK_POLICIES:
+            assert granted[f"{kind.plural}/status"] == {"get", "update", "patch"}
+    for plural in ("ciliumcidrgroups", "clusterproperties", "meshnodes"):
+        assert granted[plural] == {"get", "list", "watch"}
 
 
 def test_agents_write_nothing_but_events_and_their_own_state() -> None:

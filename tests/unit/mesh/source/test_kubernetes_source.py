@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from isthmus.kube.client import Client
+from isthmus.kube.resources import POLICY_KINDS
 from isthmus.mesh.source.kubernetes import KubernetesSource
+from isthmus.mesh.source.properties import VERSIONS
 from isthmus.mesh.source.reports import Report
 from isthmus.mesh.source.selection import SelectedKeys
 from isthmus.model.endpoint import Cluster
@@ -27,6 +29,10 @@ SERVICES, SLICES = "/api/v1/services", "/apis/discovery.k8s.io/v1/endpointslices
 GROUP = "/apis/multicluster.x-k8s.io"
 KINDS = {PODS: "Pod", NAMESPACES: "Namespace", NODES: "Node", POLICIES: "NetworkPolicy"}
 KINDS |= {SERVICES: "Service", SLICES: "EndpointSlice"}
+PROPERTIES, OLDER = (f"/apis/about.k8s.io/{version}/clusterproperties" for version in ("v1beta1", "v1alpha1"))
+CILIUM = "/apis/cilium.io/v2/ciliumnetworkpolicies"
+KINDS |= {PROPERTIES: "ClusterProperty", OLDER: "ClusterProperty", CILIUM: "CiliumNetworkPolicy"}
+ABSENT = answer(status(404, "NotFound"), status=404)
 
 
 def thing(path: str, name: str, **more: Any) -> dict[str, Any]:
@@ -86,7 +92,8 @@ async def following(**options: Any) -> AsyncIterator[Following]:
             POLICIES: deque([initial(server, POLICIES)]),
             SERVICES: deque([initial(server, SERVICES)]),
             SLICES: deque([initial(server, SLICES)]),
-            GROUP: deque([answer(status(404, "NotFound"), status=404)] * 1000),
+            GROUP: deque([ABSENT] * 1000),
+            **{kind.path(): deque([ABSENT] * 1000) for kind in (*POLICY_KINDS[1:], *VERSIONS)},
         }
         found = Following(server, client, **options)
         try:
@@ -225,6 +232,72 @@ async def test_labels_that_policies_of_any_cluster_select_on_are_kept() -> None:
         selection.tell("cluster-2", {"controller-uid"})
         await found.next()
         assert [i.labels for i in found.believer.identities.values()] == [{"job-name": "j", "controller-uid": "u"}]
+
+
+def declared(name: str, value: str) -> dict[str, Any]:
+    meta = {"name": name, "uid": f"uid-{name}", "resourceVersion": "5"}
+    return {"kind": "ClusterProperty", "metadata": meta, "spec": {"value": value}}
+
+
+@pytest.mark.parametrize("path", [PROPERTIES, OLDER])
+async def test_properties_of_the_cluster_are_told_before_it_is_complete(path: str) -> None:
+    async with following() as found:
+        objects = (declared("region", "north"), declared("cluster.clusterset.k8s.io", "cluster-2"))
+        found.server.scripts[path] = deque([answer({"items": []}), initial(found.server, path, *objects)])
+        told: list[Any] = []
+        while not found.believer.synced:
+            told += await found.next()
+
+        joined = ClusterJoined(Cluster("cluster-1", 1, {"region": "north"}))
+        assert told[0] == ClusterJoined(C1)
+        assert 0 < told.index(joined) < told.index(ClusterSynced("cluster-1"))
+        assert [(r.kind, r.name) for r in found.reports] == [("ClusterProperty", "cluster.clusterset.k8s.io")]
+
+
+async def test_properties_that_change_are_told_again() -> None:
+    async with following() as found:
+        later = (event("MODIFIED", declared("region", "south")),)
+        found.server.scripts[PROPERTIES] = deque(
+            [answer({"items": []}), initial(found.server, PROPERTIES, declared("region", "north"), later=later)]
+        )
+        while found.believer.properties != {"cluster-1": {"region": "south"}}:
+            await found.next()
+        await found.until_synced()
+
+
+async def test_a_cluster_whose_properties_may_not_be_read_has_none() -> None:
+    async with following() as found:
+        for kind in VERSIONS:
+            found.server.scripts[kind.path()] = deque([answer(status(403, "Forbidden"), status=403)] * 1000)
+        await found.until_synced()
+
+        assert found.believer.properties == {}
+        assert found.source.health.trouble == {}
+
+
+async def test_a_cluster_is_not_complete_while_nobody_can_say_what_its_properties_are() -> None:
+    async with following() as found:
+        away = answer(status(503, "ServiceUnavailable"), status=503)
+        path = PROPERTIES
+        one = declared("region", "north")
+        found.server.scripts[path] = deque([away] * 5 + [answer({"items": []}), initial(found.server, path, one)])
+        await found.until_synced()
+
+        assert found.believer.properties == {"cluster-1": {"region": "north"}}
+
+
+async def test_policies_of_other_kinds_are_read_where_the_server_has_them() -> None:
+    async with following() as found:
+        found.server.scripts[PODS] = deque(
+            [initial(found.server, PODS, a_pod("a", "10.1.0.1", **{"job-name": "j", "controller-uid": "u"}))]
+        )
+        rule = {"fromEndpoints": [{"matchLabels": {"k8s:job-name": "j"}}]}
+        found.server.scripts[CILIUM] = deque(
+            [answer({"items": []}), initial(found.server, CILIUM, thing(CILIUM, "p", specs=[{"ingressDeny": [rule]}]))]
+        )
+        await found.until_synced()
+
+        assert [i.labels for i in found.believer.identities.values()] == [{"job-name": "j"}]
 
 
 async def test_persisted_numbers_are_adopted() -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from isthmus.mesh.storing.publisher import Publisher, load_identities
+from isthmus.mesh.storing.publisher import Publisher, load_identities, load_properties
 from isthmus.model.endpoint import Cluster, Node
 from isthmus.model.mesh import (
     ClusterJoined,
@@ -63,6 +63,35 @@ def history(store: MemoryStore) -> list[tuple[str, bool]]:
 
 def is_mark(key: str) -> bool:
     return key.startswith(("cilium/synced/", "cilium/isthmus/whole/"))
+
+
+async def test_properties_are_written_with_the_membership_and_can_be_read_by_a_later_life():
+    store = MemoryStore()
+    async with publishing(store) as publisher:
+        for properties in ({"region": "north"}, {"region": "south", "tier": "gold"}):
+            publisher.apply([ClusterJoined(Cluster("c1", 1, properties)), ClusterJoined(C2)])
+            await publisher.settled()
+            assert await load_properties(store) == {"c1": properties}
+        publisher.apply([ClusterJoined(C1)])
+        await publisher.settled()
+        assert await load_properties(store) == {}
+
+
+async def test_properties_that_no_reader_takes_do_not_keep_a_cluster_from_being_a_member():
+    store = MemoryStore()
+    async with publishing(store) as publisher:
+        publisher.apply([ClusterJoined(Cluster("c1", 1, {"region": "not a label!"}))])
+        await publisher.settled()
+        key = kvstore.config_key("c1")
+        assert kvstore.decode_membership(key, store.data[key], cluster="c1").cluster == C1
+
+
+async def test_properties_of_records_that_cannot_be_read_are_left_out():
+    store = MemoryStore()
+    good = kvstore.encode_membership(kvstore.Membership(Cluster("c1", 1, {"region": "north"})))
+    await store.commit([Put(kvstore.config_key("c1"), good), Put(kvstore.config_key("c2"), b"{"), Put(b"x", b"y")])
+
+    assert await load_properties(store) == {"c1": {"region": "north"}}
 
 
 C1_KEYS = {

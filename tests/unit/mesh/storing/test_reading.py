@@ -77,6 +77,41 @@ def gone(pair: KeyValue) -> Removed:
     return Removed(pair.key)
 
 
+def with_properties(**properties: str) -> KeyValue:
+    return config(Cluster("c1", 1, properties), cached=False)
+
+
+def test_properties_of_a_cluster_come_change_and_go_without_the_rest(bench: Bench) -> None:
+    bench.list(whole(C1, cached=False)[1:], [with_properties(region="north")])
+    assert bench.consumer.properties == {"c1": {"region": "north"}}
+    bench.change(with_properties(region="south"))
+    assert bench.told == [ClusterJoined(Cluster("c1", 1, {"region": "south"}))]
+    bench.change(with_properties(region="south"))
+    assert bench.told == []
+    bench.change(with_properties())
+    assert bench.told == [ClusterJoined(C1)]
+    assert bench.consumer.synced == {"c1"}
+
+
+@pytest.mark.parametrize("name", ["cluster.clusterset.k8s.io", "not/a/name"])
+def test_properties_that_cannot_be_are_reported_and_the_last_good_ones_stay(bench: Bench, name: str) -> None:
+    bench.list(whole(C1, cached=False)[1:], [with_properties(region="north")])
+    bad = with_properties(xx="c2")
+    bench.change(KeyValue(bad.key, bad.value.replace(b'"xx"', f'"{name}"'.encode())))
+
+    assert bench.told == []
+    assert bench.consumer.properties == {"c1": {"region": "north"}}
+    assert [key for key, _ in bench.reports] == ["cilium/cluster-config/c1"]
+
+
+def test_a_store_that_fills_up_again_does_not_take_properties_back(bench: Bench) -> None:
+    bench.list(whole(C1, cached=False)[1:], [with_properties(region="north")])
+    bench.list([with_properties()])
+    assert bench.told == []
+    bench.list(whole(C1, cached=False)[1:], [with_properties(region="north")])
+    assert bench.told == [ClusterSynced("c1")]
+
+
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
