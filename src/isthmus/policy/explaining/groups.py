@@ -14,7 +14,7 @@ from isthmus.model.identity import THE_WORLD, Identity
 from isthmus.policy.explaining.facts import PodSeen
 from isthmus.policy.explaining.networks import Networks, named_networks, representatives
 from isthmus.policy.explaining.scene import Scene
-from isthmus.policy.rules import Network
+from isthmus.policy.rules import Network, NodePeer
 
 MOST_NAMED = 3
 MOST_OUTSIDE = 256
@@ -54,6 +54,14 @@ class Grouping:
         self._near = Networks(named_networks(policies, pods=True))
         self._named = Networks(named_networks(policies, pods=False))
         self._keys = frozenset().union(*(scene.keys for scene in scenes))
+        self._node_keys = {
+            term.key
+            for policy in policies
+            for rule in policy.rules
+            for peer in rule.peers or ()
+            if isinstance(peer, NodePeer)
+            for term in peer.selector.terms
+        }
 
     def pods(self, wanted: Iterable[tuple[str, PodSeen]]) -> list[Group]:
         """Returns the groups of pods, given with their clusters, in the order of their names."""
@@ -98,6 +106,32 @@ class Grouping:
             ips=first.ips,
             named_ports=first.named_ports,
         )
+
+    def nodes(self) -> list[Group]:
+        """Returns the nodes as pods of other nodes see them, those of a cluster that look the same as one group."""
+        scene = self.scenes[0]
+        found: dict[object, Group] = {}
+        for cluster in scene.picture.clusters:
+            for node in cluster.nodes:
+                if not node.addresses:
+                    continue
+                at_api = not set(node.addresses).isdisjoint(cluster.api_servers)
+                reserved = ("kube-apiserver", "remote-node") if at_api else ("remote-node",)
+                identity = Identity(
+                    0, cluster.name, "", node.labels, {}, properties=cluster.properties, reserved=reserved
+                )
+                families = frozenset(map(family_of, node.addresses))
+                near = tuple(self._near.holding(ip) for ip in node.addresses)
+                look = (cluster.name, at_api, near, families, self._seen(node.labels))
+                known = found.get(look)
+                name = f"{cluster.name}:node/{node.name}" if known is None else f"{known.name}, {node.name}"
+                ips = node.addresses if known is None else known.ips
+                found[look] = Group(name=name, identity=identity, cluster=cluster.name, ips=ips)
+        return list(found.values())
+
+    def _seen(self, labels: dict[str, str]) -> tuple[tuple[str, str], ...]:
+        """Returns the labels of a node that rules select on."""
+        return tuple(sorted((key, value) for key, value in labels.items() if key in self._node_keys))
 
     def outside(self) -> list[Group]:
         """Returns a group for each network that policies name, and one for every other address."""

@@ -15,7 +15,7 @@ from isthmus.model.flow import Flow
 from isthmus.model.identity import THE_WORLD, Identity
 from isthmus.model.labels import POD_NAMESPACE, names_clusters
 from isthmus.model.selector import Selector
-from isthmus.policy.evaluate import Half, Reason, evaluate
+from isthmus.policy.evaluate import Half, Reason, evaluate, resolve
 from isthmus.policy.explaining.facts import PodSeen
 from isthmus.policy.explaining.scene import Scene
 from isthmus.policy.rules import (
@@ -161,7 +161,7 @@ def _report(scene: Scene, flow: Flow, direction: Direction, mine: Party, other: 
         )
     concerned = _concerned(scene, mine, direction)
     troubles = tuple(_troubles(scene, mine.cluster, direction, half, concerned))
-    close = ()
+    close: tuple[Close, ...] = ()
     if half.reason is Reason.DEFAULT_DENY and mine.pod is not None:
         close = tuple(_close(scene, flow, direction, mine, other, concerned))[:MOST_CLOSE]
     return HalfReport(
@@ -170,7 +170,7 @@ def _report(scene: Scene, flow: Flow, direction: Direction, mine: Party, other: 
         reason=half.reason,
         cluster=mine.cluster,
         node=mine.node,
-        decider=_decider(scene, mine.cluster, half.policy, half.rule),
+        decider=None if half.policy is None else _decider(scene, mine.cluster, half.policy, half.rule),
         passed=tuple(_decider(scene, mine.cluster, ref, rule) for ref, rule in half.passed),
         isolating=tuple(_decider(scene, mine.cluster, ref, None) for ref in half.isolating),
         close=close,
@@ -178,9 +178,7 @@ def _report(scene: Scene, flow: Flow, direction: Direction, mine: Party, other: 
     )
 
 
-def _decider(scene: Scene, cluster: str, ref: ObjectRef | None, rule: Rule | None) -> Decider | None:
-    if ref is None:
-        return None
+def _decider(scene: Scene, cluster: str, ref: ObjectRef, rule: Rule | None) -> Decider:
     policy = scene.policies[cluster][ref]
     return Decider(
         cluster=cluster,
@@ -239,8 +237,6 @@ def _close(
 
 
 def _port_matches(rule: Rule, flow: Flow, pod: PodSeen | None) -> bool:
-    from isthmus.policy.evaluate import resolve
-
     named = pod.named_ports if pod is not None else ()
     return rule.ports is None or any(
         any(number.matches(flow.protocol, flow.port) for number in resolve(one, named))

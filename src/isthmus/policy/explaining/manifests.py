@@ -18,7 +18,7 @@ from isthmus.model.labels import CILIUM_CLUSTER, CLUSTERSET_CLUSTER, NAMESPACE_N
 from isthmus.policy.rules import Direction, Tier
 
 CILIUM_KINDS = ("CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy")
-_PROTOCOL_NAMES = {number: name for name, number in PORT_PROTOCOLS.items()}
+_PROTOCOL_NAMES: dict[int, str] = {int(number): name for name, number in PORT_PROTOCOLS.items()}
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
 MOST_EXCLUDED = 8
 """Labels that one selector excludes."""

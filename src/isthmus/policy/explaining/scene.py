@@ -33,10 +33,13 @@ class Unreadable(msgspec.Struct, frozen=True):
 
 
 class Scene:
-    """What a picture means to policy."""
+    """What a picture means to policy. What `reuse` has read already, and is the same, is not read again."""
 
-    def __init__(self, picture: Picture) -> None:
+    def __init__(self, picture: Picture, *, reuse: "Scene | None" = None) -> None:
         self.picture = picture
+        self._reuse = reuse
+        self._read_as: dict[tuple[str, int], Parsed] = {}
+        """What was read, by cluster and id of the object, which the picture keeps alive."""
         self.clusters = {cluster.name: cluster for cluster in picture.clusters}
         self.parsed: dict[str, list[Parsed]] = {}
         self.objects: dict[tuple[str, str, str, str], Object] = {}
@@ -44,6 +47,7 @@ class Scene:
         self.unreadable: list[Unreadable] = []
         for cluster in picture.clusters:
             self.parsed[cluster.name] = list(self._read(cluster))
+        self._reuse = None  # it is not to be kept alive for this
         self.policies: dict[str, dict[ObjectRef, Policy]] = {
             name: {policy.ref: policy for parsed in found for policy in parsed.policies}
             for name, found in self.parsed.items()
@@ -64,14 +68,18 @@ class Scene:
 
     def _read(self, cluster: ClusterSeen) -> Iterator[Parsed]:
         context = context_of(cluster)
+        before = self._reuse.clusters.get(cluster.name) if self._reuse is not None else None
+        same = before is not None and _about(before) == _about(cluster)
         for obj in cluster.policies:
+            known = self._reuse._read_as.get((cluster.name, id(obj))) if self._reuse is not None and same else None
             try:
-                parsed = parsing.read(obj, context)
+                parsed = known or parsing.read(obj, context)
             except ValueError as error:
                 self.unreadable.append(Unreadable(cluster.name, place(obj), str(error)))
                 continue
             ref = parsed.ref
             self.objects[cluster.name, ref.kind, ref.namespace, ref.name] = obj
+            self._read_as[cluster.name, id(obj)] = parsed
             yield parsed
 
     def object_of(self, cluster: str, ref: ObjectRef) -> Object | None:
@@ -192,6 +200,13 @@ class Scene:
             pod_cidrs=tuple(ip_network(text) for text in node.pod_cidrs),
             nodes=nodes,
         )
+
+
+def _about(cluster: ClusterSeen) -> ClusterSeen:
+    """Returns what the reading of policies depends on besides them."""
+    return ClusterSeen(
+        name=cluster.name, scope=cluster.scope, services=cluster.services, cidr_groups=cluster.cidr_groups
+    )
 
 
 def context_of(cluster: ClusterSeen) -> Context:

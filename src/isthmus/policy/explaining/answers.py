@@ -1,0 +1,141 @@
+"""The answer to "why": both halves of a connection between two ends, and what would allow it.
+
+Every pair of members is judged by the evaluator in the worlds of their own nodes; pairs with the same answer are one.
+Invariant: an answer is what the nodes would do with these policies, whatever was suggested before. Rejected: answering
+for one pod of a workload, which hides the one that is different.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from isthmus.model.endpoint import family_of
+from isthmus.model.flow import Flow, Protocol
+from isthmus.policy.explaining.halves import HalfReport, Party, PartyKind, halves
+from isthmus.policy.explaining.remedies import Remedies, remedies
+from isthmus.policy.explaining.scene import Scene
+from isthmus.policy.explaining.targets import End, TargetError
+
+MOST_PAIRS = 64
+"""Pairs of ends that one question may mean."""
+
+MOST_MEMBERS = 24
+"""Pods of one end that are judged one by one where their nodes make a difference."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """From one end to another, on one port. `families` are 4, 6 or both; `remedies` is None where it is allowed."""
+
+    source: End
+    destination: End
+    protocol: int
+    port: int
+    families: tuple[int, ...]
+    egress: HalfReport
+    ingress: HalfReport
+    remedies: Remedies | None = None
+
+    @property
+    def allowed(self) -> bool:
+        """Tells whether the connection may be."""
+        return self.egress.allowed and self.ingress.allowed
+
+
+def explain(
+    scene: Scene,
+    sources: Sequence[End],
+    destinations: Sequence[End],
+    port: tuple[int, int] | None,
+    *,
+    suggest: bool = True,
+) -> list[Answer]:
+    """Answers for every pair of ends; `port` is (protocol, number or type of ICMP), unless the destination has one.
+
+    Raises TargetError if no port can be told, if no address family is common, or if there are too many pairs.
+    """
+    if len(sources) * len(destinations) > MOST_PAIRS:
+        raise TargetError(
+            f"this means {len(sources)} sources and {len(destinations)} destinations that differ; ask for fewer"
+        )
+    found = []
+    for source in sources:
+        for destination in destinations:
+            for protocol, number in _ports(destination, port):
+                found += _answers(scene, source, destination, (protocol, number), suggest=suggest)
+    return found
+
+
+def _ports(destination: End, port: tuple[int, int] | None) -> list[tuple[int, int]]:
+    if destination.port is not None:
+        return [destination.port]
+    if port is not None:
+        return [port]
+    pod = destination.parties[0].pod
+    if pod is not None and pod.ports:
+        return sorted(set(pod.ports))[:8]
+    raise TargetError(f"{destination.name} declares no ports; say which with --port, as 80/TCP, or --icmp")
+
+
+def _answers(scene: Scene, source: End, destination: End, port: tuple[int, int], *, suggest: bool) -> list[Answer]:
+    merged: dict[object, Answer] = {}
+    flows = list(_flows(source, destination, port))
+    if not flows:
+        raise TargetError(f"{source.name} and {destination.name} have no address family in common")
+    for flow, mine, other in flows:
+        egress, ingress = halves(scene, flow, mine, other)
+        key = tuple(msgspec.structs.replace(half, node="") for half in (egress, ingress))
+        family = family_of(flow.source)
+        known = merged.get(key)
+        if known is not None:
+            merged[key] = msgspec.structs.replace(known, families=tuple(sorted({*known.families, family})))
+            continue
+        answer = Answer(
+            source=source,
+            destination=destination,
+            protocol=flow.protocol,
+            port=flow.port,
+            families=(family,),
+            egress=egress,
+            ingress=ingress,
+        )
+        if not answer.allowed and suggest:
+            found = remedies(scene, flow, mine, other)
+            answer = msgspec.structs.replace(answer, remedies=found)
+        merged[key] = answer
+    return list(merged.values())
+
+
+def _flows(source: End, destination: End, port: tuple[int, int]) -> Iterable[tuple[Flow, Party, Party]]:
+    """Yields what is to be judged: a pair of members for each combination that can make a difference."""
+    near = PartyKind.NODE in (source.kind, destination.kind)
+    protocol, number = port
+    for mine in _members(source, near=near):
+        for other in _members(destination, near=near):
+            if family_of(mine.ip) != family_of(other.ip):
+                continue
+            theirs = other
+            if mine.ip == other.ip and len(destination.parties) > 1:
+                # The pods of one workload among themselves: another one is meant.
+                same = [p for p in destination.parties if p.ip != mine.ip and family_of(p.ip) == family_of(mine.ip)]
+                theirs = same[0] if same else other
+            if protocol in (Protocol.ICMP, Protocol.ICMPV6):
+                wanted = Protocol.ICMPV6 if family_of(mine.ip) == 6 else Protocol.ICMP
+                flow = Flow(mine.ip, theirs.ip, wanted, _type(number, wanted))
+            else:
+                flow = Flow(mine.ip, theirs.ip, protocol, number, bool(destination.service) and mine.ip == theirs.ip)
+            yield flow, mine, theirs
+
+
+def _type(number: int, protocol: int) -> int:
+    """Returns the type of an echo request in the family that is used; other types are as they were said."""
+    if number in (8, 128):
+        return 128 if protocol == Protocol.ICMPV6 else 8
+    return number
+
+
+def _members(end: End, *, near: bool) -> list[Party]:
+    """Returns one member of each family, or (where nodes matter) of each family and node."""
+    found: dict[tuple[int, str], Party] = {}
+    for party in end.parties:
+        found.setdefault((family_of(party.ip), party.node if near else ""), party)
+    return list(found.values())[:MOST_MEMBERS]

@@ -1,0 +1,39 @@
+"""Who may talk to whom: every pair of groups, on every port. Rejected: pairs of pods, of which there are too many."""
+
+import msgspec
+
+from isthmus.policy.explaining.cells import Cells
+from isthmus.policy.explaining.effects import within
+from isthmus.policy.explaining.groups import Group, Grouping
+from isthmus.policy.explaining.judging import Judge, cells_of
+from isthmus.policy.explaining.scene import Scene
+
+
+class Matrix(msgspec.Struct, frozen=True, kw_only=True):
+    """`allowed[i][j]` are the cells that `groups[i]` may open to `groups[j]`, of those in `possible[i][j]`."""
+
+    groups: tuple[Group, ...]
+    allowed: tuple[tuple[int, ...], ...]
+    possible: tuple[tuple[int, ...], ...]
+    cells: Cells
+
+
+def matrix(scene: Scene, *, namespaces: frozenset[str] = frozenset(), outside: bool = True) -> Matrix:
+    """Judges all groups of pods (of some namespaces, or of all if none is named), and what is outside."""
+    grouping = Grouping(scene)
+    groups = grouping.pods(
+        (cluster.name, pod)
+        for cluster in scene.picture.clusters
+        for pod in cluster.pods
+        if not namespaces or pod.namespace in namespaces
+    )
+    if outside:
+        groups += grouping.outside()
+    cells = cells_of(scene)
+    judge = Judge(scene, cells)
+    return Matrix(
+        groups=tuple(groups),
+        allowed=tuple(tuple(judge.pair(source, destination) for destination in groups) for source in groups),
+        possible=tuple(tuple(within(cells, source, destination) for destination in groups) for source in groups),
+        cells=cells,
+    )

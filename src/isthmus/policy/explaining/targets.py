@@ -1,0 +1,336 @@
+"""What people write for an end of a connection -> pods, nodes, addresses.
+
+    [CLUSTER:][NAMESPACE/]NAME              a pod, else the pods of the workload of that name
+    [CLUSTER:][NAMESPACE/]KIND/NAME         pod, deploy, sts, ds, rs, job, svc (short or long, as for kubectl)
+    KIND/NAMESPACE/NAME                     the same
+    [CLUSTER:][NAMESPACE/]KEY=VALUE[,...]   pods by labels
+    [CLUSTER:]node/NAME                     a node
+    10.0.0.1, fd00::1                       an address, whoever has it
+    outside                                 an address that nobody knows
+    www.example.com                         a domain name
+
+Invariant: what is found is named in full, with its cluster; what is not found is said with what there is instead.
+Rejected: a flag for each kind, four times the flags for what kubectl users write in one word.
+"""
+
+from collections.abc import Iterable, Sequence
+from ipaddress import ip_address
+
+import msgspec
+
+from isthmus.model.flow import PORT_PROTOCOLS
+from isthmus.policy.explaining.cells import port_text
+from isthmus.policy.explaining.facts import ClusterSeen, PodSeen, ServicePortSeen, ServiceSeen
+from isthmus.policy.explaining.groups import Grouping
+from isthmus.policy.explaining.halves import Party, PartyKind, party_at
+from isthmus.policy.explaining.scene import Scene
+
+KINDS = {
+    **dict.fromkeys(("pod", "pods", "po"), "Pod"),
+    **dict.fromkeys(("deployment", "deployments", "deploy"), "Deployment"),
+    **dict.fromkeys(("statefulset", "statefulsets", "sts"), "StatefulSet"),
+    **dict.fromkeys(("daemonset", "daemonsets", "ds"), "DaemonSet"),
+    **dict.fromkeys(("replicaset", "replicasets", "rs"), "ReplicaSet"),
+    **dict.fromkeys(("job", "jobs"), "Job"),
+    **dict.fromkeys(("service", "services", "svc"), "Service"),
+    **dict.fromkeys(("node", "nodes", "no"), "Node"),
+}
+OUTSIDE = ("outside", "world", "internet")
+MOST_LISTED = 8
+
+
+class TargetError(Exception):
+    """What was written names nothing, or nothing that can be told; the message says what to write."""
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """What was written, taken apart. `kind` is a value of KINDS, `Labels`, `Address`, `Outside`, `Name` or "" (any)."""
+
+    text: str
+    cluster: str = ""
+    kind: str = ""
+    namespace: str = ""
+    name: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+def parse(text: str, *, namespace: str = "default") -> Target:
+    """Takes an end apart; `namespace` is meant where none is written. Raises TargetError."""
+    said = text.strip()
+    if not said:
+        raise TargetError("is empty; write for example CLUSTER:NAMESPACE/POD, svc/NAME or an IP address")
+    address = _address(said)
+    if address:
+        return Target(text=said, kind="Address", name=address)
+    if said.lower() in OUTSIDE:
+        return Target(text=said, kind="Outside")
+    cluster, colon, rest = said.partition(":")
+    if not colon:
+        cluster, rest = "", said
+    if not rest or (colon and not cluster) or "/" in cluster:
+        raise TargetError(f"{said!r}: expected [CLUSTER:][NAMESPACE/]NAME")
+    return _within(said, cluster, rest, namespace)
+
+
+def _within(said: str, cluster: str, rest: str, namespace: str) -> Target:
+    head, equals, _ = rest.partition("=")
+    if equals:
+        # A key may have a slash itself: what is before the first one is a namespace only if a key is left.
+        space, slash, _ = head.partition("/")
+        if slash and "." not in space:
+            namespace, rest = space, rest[len(space) + 1 :]
+        return Target(text=said, cluster=cluster, kind="Labels", namespace=namespace, labels=_labels(said, rest))
+    parts = rest.split("/")
+    if not all(parts) or len(parts) > 3:
+        raise TargetError(f"{said!r}: expected [CLUSTER:][NAMESPACE/]NAME or [CLUSTER:][NAMESPACE/]KIND/NAME")
+    match parts:
+        case [name]:
+            if not cluster and "." in name:
+                return Target(text=said, kind="Name", name=name.rstrip(".").lower())
+            return Target(text=said, cluster=cluster, namespace=namespace, name=name)
+        case [first, name]:
+            kind = KINDS.get(first.lower(), "")
+            space = namespace if kind else first
+            return Target(text=said, cluster=cluster, kind=kind, namespace=space, name=name)
+        case [first, second, name] if second.lower() in KINDS:
+            return Target(text=said, cluster=cluster, kind=KINDS[second.lower()], namespace=first, name=name)
+        case [first, second, name] if first.lower() in KINDS:
+            return Target(text=said, cluster=cluster, kind=KINDS[first.lower()], namespace=second, name=name)
+    known = ", ".join(sorted(KINDS))
+    raise TargetError(f"{said!r}: neither {parts[0]!r} nor {parts[1]!r} is a kind (known: {known})")
+
+
+def _labels(said: str, text: str) -> tuple[tuple[str, str], ...]:
+    found = []
+    for part in text.split(","):
+        key, equals, value = part.strip().partition("=")
+        if not key or not equals:
+            raise TargetError(f"{said!r}: expected KEY=VALUE[,KEY=VALUE...]")
+        found.append((key, value.removeprefix("=")))
+    return tuple(found)
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ip_address(text.strip("[]")))
+    except ValueError:
+        return ""
+
+
+class End(msgspec.Struct, frozen=True, kw_only=True):
+    """An end: parties that look the same, one or more for each node. `port` is where a Service leads to there.
+
+    `name` is for people; `members` are the names of all pods; `domain` is a name that stands for its address.
+    """
+
+    name: str
+    kind: PartyKind
+    parties: tuple[Party, ...]
+    cluster: str = ""
+    members: tuple[str, ...] = ()
+    port: tuple[int, int] | None = None
+    domain: str = ""
+    service: str = ""
+
+    @property
+    def imaginary(self) -> bool:
+        """Tells whether its pods do not exist yet."""
+        return any(party.pod is not None and party.pod.imaginary for party in self.parties)
+
+
+def resolve(scene: Scene, target: Target, *, cluster: str, port: tuple[int, int] | None) -> tuple[list[End], list[str]]:
+    """Returns the ends that a target means, and notes for people; `cluster` is meant where none is written.
+
+    `port` (protocol, number) is what a Service is asked for; None takes its only one. Raises TargetError.
+    """
+    match target.kind:
+        case "Address":
+            return [_of_party(party_at(scene, target.name), target.text)], []
+        case "Outside":
+            groups = Grouping(scene).outside()
+            return [_of_party(party_at(scene, ip), "outside") for ip in groups[0].ips[:1]], []
+        case "Name":
+            groups = Grouping(scene).outside()
+            end = _of_party(party_at(scene, groups[0].ips[0]), target.name)
+            note = f"{target.name}: taken for an address outside that no policy names; ask for its address to be exact"
+            return [msgspec.structs.replace(end, domain=target.name)], [note]
+    seen = _cluster(scene, target, cluster)
+    if target.kind == "Node":
+        return _node(seen, target), []
+    if target.kind == "Service":
+        return _service(scene, seen, target, port)
+    pods = _pods(seen, target)
+    return _ends(scene, [(seen.name, pod) for pod in pods]), []
+
+
+def _cluster(scene: Scene, target: Target, default: str) -> ClusterSeen:
+    name = target.cluster or default
+    known = ", ".join(sorted(scene.clusters)) or "none"
+    if not name:
+        raise TargetError(f"{target.text!r}: say which cluster, as {sorted(scene.clusters)[0]}:{target.text}")
+    if name not in scene.clusters:
+        raise TargetError(f"{target.text!r}: there is no cluster {name!r} (known: {known})")
+    return scene.clusters[name]
+
+
+def _of_party(party: Party, name: str) -> End:
+    if party.pod is not None:
+        full = f"{party.cluster}:{party.pod.namespace}/{party.pod.name} ({party.ip})"
+        return End(name=full, kind=party.kind, parties=(party,), cluster=party.cluster, members=(party.pod.name,))
+    if party.kind is PartyKind.NODE:
+        full = f"{party.cluster}:node/{party.node} ({party.ip})"
+        return End(name=full, kind=party.kind, parties=(party,), cluster=party.cluster)
+    if party.kind is PartyKind.UNKNOWN_POD:
+        full = f"{party.ip} (no known pod of {party.cluster}:node/{party.node})"
+        return End(name=full, kind=party.kind, parties=(party,), cluster=party.cluster)
+    return End(name=name, kind=party.kind, parties=(party,))
+
+
+def _node(seen: ClusterSeen, target: Target) -> list[End]:
+    for node in seen.nodes:
+        if node.name == target.name:
+            if not node.addresses:
+                raise TargetError(f"{target.text!r}: node {node.name} has no address")
+            party = Party(kind=PartyKind.NODE, ip=node.addresses[0], cluster=seen.name, node=node.name, name=node.name)
+            return [_of_party(party, node.name)]
+    raise TargetError(_none(target, "node", seen, [node.name for node in seen.nodes]))
+
+
+def _pods(seen: ClusterSeen, target: Target) -> list[PodSeen]:
+    here = [pod for pod in seen.pods if pod.namespace == target.namespace]
+    if target.kind == "Labels":
+        found = [pod for pod in here if all(pod.labels.get(key) == value for key, value in target.labels)]
+    elif target.kind in ("", "Pod"):
+        found = [pod for pod in here if pod.name == target.name]
+        if not found and not target.kind:
+            found = [pod for pod in here if pod.workload and pod.owner == target.name]
+    else:
+        found = [pod for pod in here if pod.workload == f"{target.kind}/{target.name}"]
+    if not found:
+        names = [pod.owner for pod in here] if target.kind != "Pod" else [pod.name for pod in here]
+        what = {"": "pod or workload", "Labels": "pod with these labels"}.get(target.kind, target.kind.lower())
+        raise TargetError(_none(target, what, seen, names))
+    usable = [pod for pod in found if pod.ips]
+    if not usable:
+        raise TargetError(f"{target.text!r}: {seen.name}:{found[0].namespace}/{found[0].name} has no address yet")
+    return usable
+
+
+def _none(target: Target, what: str, seen: ClusterSeen, names: Iterable[str]) -> str:
+    place = f"cluster {seen.name}" if what == "node" else f"namespace {target.namespace} of cluster {seen.name}"
+    there = sorted(set(names))
+    listed = ", ".join(there[:MOST_LISTED]) + (", ..." if len(there) > MOST_LISTED else "")
+    named = f" {target.name}" if target.name else ""
+    return f"{target.text!r}: no {what}{named} in {place}" + (f"; there are {listed}" if there else "; it has none")
+
+
+def _ends(scene: Scene, pods: Sequence[tuple[str, PodSeen]], *, service: str = "") -> list[End]:
+    ends = []
+    for cluster, pod in pods:
+        if pod.host_network:
+            party = Party(kind=PartyKind.NODE, ip=pod.ips[0], cluster=cluster, node=pod.node, name=pod.node)
+            name = f"{cluster}:{pod.namespace}/{pod.name} (network of node {pod.node})"
+            ends.append(
+                End(
+                    name=name,
+                    kind=PartyKind.NODE,
+                    parties=(party,),
+                    cluster=cluster,
+                    members=(pod.name,),
+                    service=service,
+                )
+            )
+    for group in Grouping(scene).pods(pods):
+        parties = tuple(
+            Party(kind=PartyKind.POD, ip=ip, cluster=group.cluster, node=pod.node, pod=pod, name=pod.name)
+            for pod in group.pods
+            for ip in pod.ips
+        )
+        members = tuple(pod.name for pod in group.pods)
+        ends.append(
+            End(
+                name=group.name,
+                kind=PartyKind.POD,
+                parties=parties,
+                cluster=group.cluster,
+                members=members,
+                service=service,
+            )
+        )
+    return ends
+
+
+# -- Services ------------------------------------------------------------------------------------------------------
+
+
+def _service(
+    scene: Scene, seen: ClusterSeen, target: Target, port: tuple[int, int] | None
+) -> tuple[list[End], list[str]]:
+    here = {service.name: service for service in seen.services if service.namespace == target.namespace}
+    service = here.get(target.name)
+    if service is None:
+        raise TargetError(_none(target, "Service", seen, here))
+    holders = [seen]
+    if service.is_global:
+        for other in scene.picture.clusters:
+            twin = _find(other, service)
+            if other.name != seen.name and twin is not None and twin.is_global and twin.shared:
+                holders.append(other)
+    name = f"service {service.namespace}/{service.name}"
+    ends: list[End] = []
+    notes = []
+    for holder in holders:
+        twin = _find(holder, service)
+        found = _backends(scene, holder, twin, port, name=name) if twin is not None else []
+        if not found:
+            notes.append(f"{name} has no backends in {holder.name}")
+        ends += found
+    if not ends:
+        raise TargetError(f"{target.text!r}: {name} of cluster {seen.name} has no backends")
+    kind = "global" if service.is_global else f"of {seen.name} alone (not global)"
+    notes.insert(0, f"{name}: {kind}, backends in {', '.join(dict.fromkeys(end.cluster or 'outside' for end in ends))}")
+    return ends, notes
+
+
+def _find(cluster: ClusterSeen, service: ServiceSeen) -> ServiceSeen | None:
+    wanted = (service.namespace, service.name)
+    return next((found for found in cluster.services if (found.namespace, found.name) == wanted), None)
+
+
+def _backends(
+    scene: Scene, cluster: ClusterSeen, service: ServiceSeen, port: tuple[int, int] | None, *, name: str
+) -> list[End]:
+    """Returns the backends that a cluster has, with the port that the Service leads to on each."""
+    wanted = _service_port(cluster, service, port)
+    pods, ends = [], []
+    for ip in service.backends:
+        held = scene.pods_by_ip.get(ip)
+        if held is None or held[0] != cluster.name:
+            ends.append(msgspec.structs.replace(_of_party(party_at(scene, ip), ip), service=name))
+        elif held[1] not in pods:
+            pods.append(held[1])
+    ends += _ends(scene, [(cluster.name, pod) for pod in pods], service=name)
+    return [msgspec.structs.replace(end, port=_target_port(wanted, end)) for end in ends]
+
+
+def _service_port(cluster: ClusterSeen, service: ServiceSeen, port: tuple[int, int] | None) -> ServicePortSeen:
+    listed = ", ".join(port_text(one.protocol, one.port) for one in service.ports) or "none"
+    where = f"service {service.namespace}/{service.name} of cluster {cluster.name}"
+    if port is None:
+        if len(service.ports) == 1:
+            return service.ports[0]
+        raise TargetError(f"{where} has several ports; say which with --port (it has {listed})")
+    for one in service.ports:
+        if (one.protocol, one.port) == port:
+            return one
+    raise TargetError(f"{where} has no port {port_text(*port)} (it has {listed})")
+
+
+def _target_port(port: ServicePortSeen, end: End) -> tuple[int, int]:
+    if isinstance(port.target, int):
+        return port.protocol, port.target or port.port
+    pod = end.parties[0].pod
+    for named in pod.named_ports if pod is not None else ():
+        if named.name == port.target and PORT_PROTOCOLS[named.protocol] == port.protocol:
+            return port.protocol, named.port
+    raise TargetError(f"{end.name} has no container port named {port.target!r}, to which {end.service} leads")
