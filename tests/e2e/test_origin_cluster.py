@@ -114,3 +114,25 @@ def test_the_same_manifest_on_every_cluster_admits_the_named_cluster_everywhere(
     application.tab.type(f"for c in {' '.join(CLUSTERS)}; do kubectl apply -f {form} --context=$c; done")
 
     application.eventually({pair: answer if pair[0] == "cluster1" else "28" for pair, answer in OPEN.items()})
+
+
+def test_clusters_are_chosen_by_what_they_say_of_themselves_and_followed(application: Application) -> None:
+    tab = application.tab
+    closed = {pair: "28" if pair[1] == "cluster2" else answer for pair, answer in OPEN.items()}
+    try:
+        tab.type("kubectl apply -f by-property.yaml --context=cluster2")
+        application.eventually(closed)
+
+        for name in ("cluster1", "cluster3"):
+            tab.type(f"kubectl apply -f production.yaml --context={name}")
+        application.eventually(
+            {**closed, **{(name, "cluster2"): "backend of cluster2" for name in ("cluster1", "cluster3")}}
+        )
+
+        change = """kubectl patch clusterproperty environment --type=merge -p '{"spec":{"value":"test"}}'"""
+        tab.type(f"{change} --context=cluster1")
+        application.eventually({**closed, ("cluster3", "cluster2"): "backend of cluster2"})
+    finally:
+        tab.type("kubectl delete -f by-property.yaml --context=cluster2")
+        for name in ("cluster1", "cluster3"):
+            tab.type(f"kubectl delete clusterproperty environment --context={name} --ignore-not-found")
