@@ -1,85 +1,238 @@
 """Gates: the compiled form of one distinct set of policies in one direction, before it is anybody's rule text.
 
-Pods that the same policies isolate share a gate. A gate allows; what nothing in it allows is denied. Its content
+Pods that the same policies concern share a gate. A gate is what the evaluator asks, in its order: three stages (Admin,
+Normal, Baseline) of segments; a segment is a run of rules of one action, in which order does not matter. Its content
 follows from the policies alone (and, for ingress, from the numbers that the pod gives to port names), so an identity
-or an address that comes or goes never changes a gate, only which peers of it match.
+or an address that comes or goes never changes a gate, only which peers of it match. What a change of one policy costs
+is its own part and the merging: `piece` is kept by the compiler for each policy.
+Rejected: one flat list of rules with verdicts, which would have the datapath try thousands of them one by one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from hashlib import blake2b
+from itertools import groupby
 
 import msgspec
 
 from isthmus.model.endpoint import NamedPort
 from isthmus.policy.evaluate import resolve
-from isthmus.policy.rules import Direction, IcmpType, ObjectRef, Peer, Policy, PortName, PortRange
+from isthmus.policy.rules import (
+    Action,
+    CidrPeer,
+    Direction,
+    IcmpType,
+    ObjectRef,
+    Peer,
+    PodPeer,
+    Policy,
+    PortName,
+    PortRange,
+    Rule,
+    Tier,
+)
 
-Ports = PortRange | None
-"""A range of one protocol, or None: any protocol and port."""
+Ports = PortRange | IcmpType | None
+"""A range of one protocol, a type of ICMP, or None: any protocol and port."""
+
+_ANY: tuple[Ports, ...] = (None,)
+_UNORDERED = (Action.DENY, Action.ALLOW)
 
 
 class Opening(msgspec.Struct, frozen=True):
-    """What `peer` (None = anyone) may reach: `ports` by number, `names` as the destination pod resolves them."""
+    """What of `peer` (None = anyone) is meant: `ports` by number, `names` as the destination pod resolves them."""
 
     peer: Peer | None
     ports: tuple[Ports, ...]
     names: tuple[PortName, ...] = ()
 
 
+class Segment(msgspec.Struct, frozen=True):
+    """Does `action` for whatever any of `openings` means."""
+
+    action: Action
+    openings: tuple[Opening, ...]
+
+    @property
+    def total(self) -> bool:
+        """Tells whether everything is meant."""
+        return any(opening.peer is None and None in opening.ports for opening in self.openings)
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """What one policy says in one direction; equal content has an equal `digest`."""
+
+    policy: Policy
+    digest: bytes
+    segments: tuple[Segment, ...]
+
+
 class Gate(msgspec.Struct, frozen=True):
-    """The openings of a set of policies; `name` is stable for equal content."""
+    """The segments of a set of policies; `name` is stable for equal content.
+
+    `isolates` says that the normal tier denies what it does not allow (then nothing gets to Baseline), `spares_node`
+    that the pod's own node is not denied by that (see `Policy.spares_own_node`; in ingress it always is spared).
+    """
 
     name: str
     direction: Direction
     policies: tuple[ObjectRef, ...]
-    openings: tuple[Opening, ...]
+    admin: tuple[Segment, ...] = ()
+    normal: tuple[Segment, ...] = ()
+    baseline: tuple[Segment, ...] = ()
+    isolates: bool = False
+    spares_node: bool = False
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Returns all segments, in the order in which they are asked."""
+        return self.admin + self.normal + self.baseline
+
+    @property
+    def denies(self) -> bool:
+        """Tells whether some segment denies."""
+        return any(segment.action is Action.DENY for segment in self.segments)
 
     @property
     def open(self) -> bool:
-        """Tells whether anyone may use any port, so that the pod is isolated in name only."""
-        return any(opening.peer is None and None in opening.ports for opening in self.openings)
+        """Tells whether it never denies anything: then the pod needs none."""
+        allows_all = any(segment.action is Action.ALLOW and segment.total for segment in self.normal)
+        return not self.denies and (not self.isolates or allows_all)
+
+    @property
+    def plain(self) -> bool:
+        """Tells whether it is as NetworkPolicies make it: it never matters whether a peer is the node or the world."""
+        return (
+            not self.admin
+            and not self.baseline
+            and not self.denies
+            and (self.spares_node or not self.isolates)
+            and all(_plain(opening.peer) for segment in self.normal for opening in segment.openings)
+        )
+
+    @property
+    def judges_node(self) -> bool:
+        """Tells whether it may deny the pod to call its own node."""
+        return self.direction is Direction.EGRESS and (self.denies or (self.isolates and not self.spares_node))
 
 
-def build(direction: Direction, policies: Sequence[Policy], *, named_ports: tuple[NamedPort, ...]) -> Gate:
-    """Merges the rules that `policies` have for `direction`; `named_ports` are those of the subject (for ingress)."""
+def _plain(peer: Peer | None) -> bool:
+    return peer is None or isinstance(peer, PodPeer) or (isinstance(peer, CidrPeer) and not peer.outside)
+
+
+def closed(gate: Gate) -> Gate:
+    """Returns a gate of the same name that lets nothing through, but the own node where `gate` never judges it."""
+    return Gate(gate.name, gate.direction, gate.policies, isolates=True, spares_node=not gate.judges_node)
+
+
+def piece(policy: Policy, direction: Direction, *, named_ports: tuple[NamedPort, ...] = ()) -> Piece:
+    """Compiles what `policy` says in `direction`; `named_ports` are those of the subject (for ingress)."""
+    rules = [rule for rule in policy.rules if rule.direction is direction]
+    if policy.tier is Tier.NORMAL:
+        runs = [(action, [rule for rule in rules if rule.action is action]) for action in _UNORDERED]
+    else:
+        runs = [(action, list(run)) for action, run in groupby(rules, key=lambda rule: rule.action)]
+    segments = []
+    for action, run in runs:
+        openings = _openings(run, direction, named_ports)
+        if openings:
+            segments.append(Segment(action, openings))
+    content = (
+        policy.ref,
+        policy.tier,
+        policy.priority,
+        direction in policy.isolates,
+        policy.spares_own_node,
+        segments,
+    )
+    return Piece(policy, blake2b(repr(content).encode(), digest_size=12).digest(), tuple(segments))
+
+
+def _openings(rules: Iterable[Rule], direction: Direction, named_ports: tuple[NamedPort, ...]) -> tuple[Opening, ...]:
     ports: dict[Peer | None, dict[Ports, None]] = {}
     names: dict[Peer | None, dict[PortName, None]] = {}
-    for policy in policies:
-        for rule in policy.rules:
-            if rule.direction is not direction:
-                continue
-            for peer in rule.peers if rule.peers is not None else (None,):
-                mine = ports.setdefault(peer, {})
-                for port in rule.ports if rule.ports is not None else (None,):
-                    if isinstance(port, IcmpType):
-                        continue
-                    if not isinstance(port, PortName):
-                        mine[port] = None
-                    elif direction is Direction.INGRESS:
-                        mine.update(dict.fromkeys(resolve(port, named_ports)))
-                    else:
-                        names.setdefault(peer, {})[port] = None
-    openings = tuple(
-        Opening(peer, _simplest(tuple(ports[peer])), tuple(sorted(names.get(peer, ()))))
-        for peer in ports
-        if ports[peer] or peer in names
+    for rule in rules:
+        numbers: dict[Ports, None] = {}
+        words: dict[PortName, None] = {}
+        for port in rule.ports if rule.ports is not None else _ANY:
+            if not isinstance(port, PortName):
+                numbers[port] = None
+            elif direction is Direction.INGRESS:
+                numbers.update(dict.fromkeys(resolve(port, named_ports)))
+            else:
+                words[port] = None
+        for peer in rule.peers if rule.peers is not None else (None,):
+            if numbers or words:
+                ports.setdefault(peer, {}).update(numbers)
+            if words:
+                names.setdefault(peer, {}).update(words)
+    return tuple(Opening(peer, simplest(mine), tuple(names.get(peer, ()))) for peer, mine in ports.items())
+
+
+def build(direction: Direction, pieces: Iterable[Piece]) -> Gate:
+    """Merges what policies (of any tiers) say in `direction`."""
+    pieces = sorted(pieces, key=lambda one: _order(one.policy))
+    name = blake2b(b"".join(one.digest for one in pieces), digest_size=6).hexdigest()
+    normal = [one for one in pieces if one.policy.tier is Tier.NORMAL]
+    isolating = [one.policy for one in normal if direction in one.policy.isolates]
+    unordered = [
+        Segment(action, _merged(segment for one in normal for segment in one.segments if segment.action is action))
+        for action in (_UNORDERED if isolating else (Action.DENY,))
+    ]
+    return Gate(
+        ("in_" if direction is Direction.INGRESS else "eg_") + name,
+        direction,
+        tuple(one.policy.ref for one in pieces),
+        admin=_ordered(one for one in pieces if one.policy.tier is Tier.ADMIN),
+        normal=tuple(segment for segment in unordered if segment.openings),
+        baseline=() if isolating else _ordered(one for one in pieces if one.policy.tier is Tier.BASELINE),
+        isolates=bool(isolating),
+        spares_node=bool(isolating)
+        and (direction is Direction.INGRESS or any(policy.spares_own_node for policy in isolating)),
     )
-    refs = tuple(policy.ref for policy in policies)
-    return Gate(_name(direction, refs, openings), direction, refs, openings)
 
 
-def _simplest(ports: tuple[Ports, ...]) -> tuple[Ports, ...]:
+def _order(policy: Policy) -> tuple[int, str, ObjectRef]:
+    return policy.priority, policy.ref.name, policy.ref
+
+
+def _ordered(pieces: Iterable[Piece]) -> tuple[Segment, ...]:
+    """Returns the segments of a tier in which the first match decides; what comes after a match of all is left out."""
+    found: list[Segment] = []
+    runs = groupby((segment for one in pieces for segment in one.segments), key=lambda segment: segment.action)
+    for action, run in runs:
+        found.append(Segment(action, _merged(run)))
+        if found[-1].total:
+            break
+    return tuple(found)
+
+
+def _merged(segments: Iterable[Segment]) -> tuple[Opening, ...]:
+    merged: dict[Peer | None, Opening] = {}
+    for segment in segments:
+        for opening in segment.openings:
+            before = merged.get(opening.peer)
+            if before is None:
+                merged[opening.peer] = opening
+            elif before != opening:
+                ports = simplest((*before.ports, *opening.ports))
+                merged[opening.peer] = Opening(
+                    opening.peer, ports, tuple(dict.fromkeys((*before.names, *opening.names)))
+                )
+    return tuple(merged.values())
+
+
+def simplest(ports: Iterable[Ports]) -> tuple[Ports, ...]:
     """Leaves out what another of `ports` covers."""
+    ports = tuple(ports)
+    if len(ports) < 2:
+        return ports
     if None in ports:
-        return (None,)
+        return _ANY
     # By first port, the longest first: what covers a range comes before it.
     kept: list[PortRange] = []
-    for one in sorted((p for p in ports if p is not None), key=lambda p: (p.protocol, p.first, -p.last)):
+    for one in sorted((p for p in ports if isinstance(p, PortRange)), key=lambda p: (p.protocol, p.first, -p.last)):
         if not kept or kept[-1].protocol != one.protocol or kept[-1].last < one.last:
             kept.append(one)
-    return tuple(kept)
-
-
-def _name(direction: Direction, refs: tuple[ObjectRef, ...], openings: tuple[Opening, ...]) -> str:
-    digest = blake2b(repr((refs, openings)).encode(), digest_size=6).hexdigest()
-    return ("in_" if direction is Direction.INGRESS else "eg_") + digest
+    whole = {one.protocol for one in kept if one.whole}
+    types = sorted({one for one in ports if isinstance(one, IcmpType) and one.protocol not in whole})
+    return (*kept, *types)

@@ -16,8 +16,10 @@ from isthmus.model.service import Target
 from isthmus.policy.rules import Address
 from isthmus.ruleset.rules import (
     AddressIn,
+    AddressPortIn,
     ByState,
     Drop,
+    Established,
     Expr,
     Family,
     Forget,
@@ -25,6 +27,7 @@ from isthmus.ruleset.rules import (
     GoBy,
     GoTo,
     HasProtocol,
+    IcmpIs,
     InDirection,
     JumpTo,
     Keep,
@@ -34,6 +37,7 @@ from isthmus.ruleset.rules import (
     Lookup,
     Masquerade,
     NeighbourDiscovery,
+    PeerIs,
     PortIn,
     Refuse,
     RelatedError,
@@ -43,6 +47,7 @@ from isthmus.ruleset.rules import (
     Statement,
     Translate,
     Translated,
+    Unjudgeable,
 )
 from isthmus.ruleset.sets import Jump, Key, Value
 from isthmus.ruleset.table import Table
@@ -52,6 +57,8 @@ MAX_JUMPS = 16  # NFT_JUMP_STACK_SIZE
 
 class Packet(msgspec.Struct):
     """A packet of the connection `flow` (original tuple, after DNAT) as it passes the node's postrouting hook.
+
+    Or, with `to_node`, its input hook: then it is delivered to the node itself.
 
     It opens the connection (`new`) unless it is a reply or said to be a later one. `client_port` is the client's
     choice, and may be one that policy names.
@@ -66,6 +73,7 @@ class Packet(msgspec.Struct):
     later: bool = False
     client_port: int = 50000
     from_node: bool = False
+    to_node: bool = False
     related_error: bool = False
     scratch: int = 0
     translated: bool = False
@@ -107,8 +115,11 @@ class UnsetScratch(AssertionError):
     """A packet left the table with our scratch value still in its priority."""
 
 
-def passes(table: Table, packet: Packet, *, chain: str = "postrouting") -> bool:
+def passes(table: Table, packet: Packet) -> bool:
     """Tells whether the packet gets through the base chain. Raises UnsetScratch if it leaves with a mark of ours."""
+    chain = "input" if packet.to_node else "postrouting"
+    if chain not in table.chains:
+        return True
     before = packet.scratch
     allowed = _run(table, packet, chain, MAX_JUMPS) is not _Verdict.DROP
     if allowed and packet.scratch not in (before, 0):
@@ -216,6 +227,26 @@ def _holds(table: Table, packet: Packet, statement: Statement) -> bool:
         case AddressIn(field, networks):
             text = _value(packet, field)
             return isinstance(text, str) and any(ip_address(text) in network for network in networks)
+        case AddressPortIn(field, side, boxes):
+            text, number = _value(packet, field), _value(packet, side)
+            return (
+                isinstance(text, str)
+                and isinstance(number, int)
+                and any(
+                    int(first) <= int(ip_address(text)) <= int(last)
+                    and _value(packet, Expr.PROTOCOL) == protocol
+                    and low <= number <= high
+                    for first, last, protocol, low, high in boxes
+                )
+            )
+        case IcmpIs(protocol, kind):
+            return packet.tracked and (packet.flow.protocol, packet.flow.port) == (protocol, kind)
+        case PeerIs(numbers):
+            return packet.scratch in numbers
+        case Established():
+            return packet.tracked and not packet.new
+        case Unjudgeable():
+            return not packet.tracked
         case Family(version):
             return ip_address(packet.flow.source).version == version
         case Lookup(fields, name, negated):
@@ -225,8 +256,8 @@ def _holds(table: Table, packet: Packet, statement: Statement) -> bool:
             return packet.from_node
         case RelatedError():
             return packet.related_error
-        case Translated():
-            return packet.translated
+        case Translated(negated):
+            return (packet.translated or packet.flow.translated) is not negated
         case NeighbourDiscovery():
             return packet.flow.protocol == 58 and not packet.tracked and 133 <= packet.flow.port <= 137
     raise TypeError(f"not a condition: {statement}")

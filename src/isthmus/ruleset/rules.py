@@ -8,7 +8,7 @@ from enum import Enum
 
 import msgspec
 
-from isthmus.policy.rules import Network, PortRange
+from isthmus.policy.rules import Address, Network
 
 
 class Expr(Enum):
@@ -57,6 +57,30 @@ class AddressIn(msgspec.Struct, frozen=True):
     networks: tuple[Network, ...]
 
 
+class AddressPortIn(msgspec.Struct, frozen=True):
+    """Is the packet of a protocol and port that `boxes` has for its address; all of one family, none overlap.
+
+    A box is first and last address, protocol, first and last port.
+    """
+
+    address: Expr
+    port: Expr
+    boxes: tuple[tuple[Address, Address, int, int, int], ...]
+
+
+class IcmpIs(msgspec.Struct, frozen=True):
+    """Was the connection opened by an ICMP (`protocol` 1) or ICMPv6 (58) message of this type."""
+
+    protocol: int
+    type: int
+
+
+class PeerIs(msgspec.Struct, frozen=True):
+    """Is the identity in the scratch one of `numbers`."""
+
+    numbers: tuple[int, ...]
+
+
 class Family(msgspec.Struct, frozen=True):
     """Is the packet IPv4 or IPv6."""
 
@@ -77,6 +101,14 @@ class FromThisNode(msgspec.Struct, frozen=True):
 
 class RelatedError(msgspec.Struct, frozen=True):
     """Is the packet an ICMP error about a connection that is already known."""
+
+
+class Established(msgspec.Struct, frozen=True):
+    """Is the packet of a connection that both sides have sent packets of."""
+
+
+class Unjudgeable(msgspec.Struct, frozen=True):
+    """Is the packet of no connection that conntrack follows."""
 
 
 class ByState(msgspec.Struct, frozen=True):
@@ -146,7 +178,9 @@ class Drop(msgspec.Struct, frozen=True):
 
 
 class Translated(msgspec.Struct, frozen=True):
-    """Is the packet of a connection whose destination was translated, by us or by others."""
+    """Is the packet of a connection whose destination was translated, by us or by others (or is it not)."""
+
+    negated: bool = False
 
 
 class Translate(msgspec.Struct, frozen=True):
@@ -187,10 +221,15 @@ Statement = (
     | HasProtocol
     | PortIn
     | AddressIn
+    | AddressPortIn
+    | IcmpIs
+    | PeerIs
     | Family
     | Lookup
     | FromThisNode
     | RelatedError
+    | Established
+    | Unjudgeable
     | ByState
     | NeighbourDiscovery
     | Keep
@@ -227,11 +266,3 @@ class Chain(msgspec.Struct, frozen=True):
     rules: tuple[Rule, ...] = ()
     hook: str = ""
     comment: str = ""
-
-
-def ports_of(ports: PortRange, *, reply: bool) -> tuple[Statement, ...]:
-    """Returns the statements that hold for packets to (or, of replies, from) `ports`."""
-    if ports.whole:
-        return (HasProtocol(ports.protocol),)
-    side = Expr.SOURCE_PORT if reply else Expr.DESTINATION_PORT
-    return (InDirection(reply), HasProtocol(ports.protocol), PortIn(side, ((ports.first, ports.last),)))

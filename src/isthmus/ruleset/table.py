@@ -92,8 +92,9 @@ class Table:
 
     def drop_set(self, name: str) -> None:
         """Removes a set with its elements."""
-        self._old_sets.setdefault(name, self.sets.pop(name))
         content = self.elements.pop(name)
+        if self._old_sets.setdefault(name, self.sets.pop(name)) is ABSENT:
+            return
         old = self._old_elements.setdefault(name, {})
         for key, value in content.items():
             old.setdefault(key, value)
@@ -114,14 +115,30 @@ class Table:
         content = self.elements[name]
         before = content.get(key, ABSENT)
         if before != value:
-            self._old_elements.setdefault(name, {}).setdefault(key, before)
+            self._note(name, key, before)
             content[key] = value
+
+    def fill(self, name: str, keys: Iterable[Key]) -> None:
+        """Adds many elements to a set (not a map)."""
+        content = self.elements[name]
+        if self._old_sets.get(name) is not ABSENT:
+            old = self._old_elements.setdefault(name, {})
+            for key in keys:
+                if key not in content:
+                    old.setdefault(key, ABSENT)
+                    content[key] = None
+            return
+        content.update(dict.fromkeys(keys))
 
     def discard(self, name: str, key: Key) -> None:
         """Removes an element if it is there."""
         content = self.elements[name]
         before = content.pop(key, ABSENT)
         if before is not ABSENT:
+            self._note(name, key, before)
+
+    def _note(self, name: str, key: Key, before: Value | Absent) -> None:
+        if self._old_sets.get(name) is not ABSENT:  # of a set that is new, all is
             self._old_elements.setdefault(name, {}).setdefault(key, before)
 
     def take_delta(self) -> Delta:
@@ -139,7 +156,8 @@ class Table:
                 remade.add(name)
         if remade:  # names are hashes of the content, so this is a fault of the caller
             raise ValueError(f"set changed its shape under one name: {sorted(remade)}")
-        changes = []
+        filled = [(spec, tuple(self.elements[spec.name].items())) for spec in new_sets]
+        changes = [ElementChange(spec, add=elements) for spec, elements in filled if elements]
         for name, touched in self._old_elements.items():
             if name in self.sets:
                 change = _net_change(self.sets[name], touched, self.elements[name])

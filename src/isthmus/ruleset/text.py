@@ -9,12 +9,14 @@ import re
 from collections.abc import Iterable, Iterator
 
 from isthmus.model.service import Target
-from isthmus.policy.rules import Network
+from isthmus.policy.rules import Address, Network
 from isthmus.ruleset.rules import (
     MAX_COMMENT,
     AddressIn,
+    AddressPortIn,
     ByState,
     Drop,
+    Established,
     Expr,
     Family,
     Forget,
@@ -22,6 +24,7 @@ from isthmus.ruleset.rules import (
     GoBy,
     GoTo,
     HasProtocol,
+    IcmpIs,
     InDirection,
     JumpTo,
     Keep,
@@ -31,6 +34,7 @@ from isthmus.ruleset.rules import (
     Lookup,
     Masquerade,
     NeighbourDiscovery,
+    PeerIs,
     PortIn,
     Refuse,
     RelatedError,
@@ -40,6 +44,7 @@ from isthmus.ruleset.rules import (
     Statement,
     Translate,
     Translated,
+    Unjudgeable,
 )
 from isthmus.ruleset.sets import ElementChange, Field, Jump, Key, Memory, SetSpec, Value
 from isthmus.ruleset.table import NAME, Delta, chains_first
@@ -161,6 +166,17 @@ def _statement(statement: Statement) -> str:
             return f"{port.value} {_braces([str(a) if a == b else f'{a}-{b}' for a, b in ranges])}"
         case AddressIn(address, networks):
             return f"{address.value} {_braces([_network(network) for network in networks])}"
+        case AddressPortIn(address, port, boxes):
+            return f"{address.value} . meta l4proto . {port.value} {{ {', '.join(map(_box, boxes))} }}"
+        case IcmpIs(protocol, kind):
+            # The original tuple has type and code in the place of a port, for echo replies too.
+            return f"meta l4proto {protocol} ct original proto-dst {kind << 8}-{kind << 8 | 255}"
+        case PeerIs(numbers):
+            return f"meta priority {_braces([identity_text(number) for number in numbers])}"
+        case Established():
+            return "ct state established"
+        case Unjudgeable():
+            return "ct state invalid,untracked"
         case Family(version):
             return f"meta nfproto ipv{version}"
         case Lookup(fields, name, negated):
@@ -199,8 +215,8 @@ def _statement(statement: Statement) -> str:
 
 def _translation(statement: Statement) -> str:
     match statement:
-        case Translated():
-            return "ct status dnat"
+        case Translated(negated):
+            return f"ct status {'! ' if negated else ''}dnat"
         case Translate(version, fields, name):
             return f"dnat {'ip6' if version == 6 else 'ip'} to {_concatenated(fields)} map @{name}"
         case Masquerade():
@@ -216,6 +232,12 @@ def _translation(statement: Statement) -> str:
 
 def _concatenated(fields: tuple[Expr, ...]) -> str:
     return " . ".join(field.value for field in fields)
+
+
+def _box(box: tuple[Address, Address, int, int, int]) -> str:
+    first, last, protocol, low, high = box
+    addresses = f"{first}" if first == last else f"{first}-{last}"
+    return f"{addresses} . {protocol} . {low if low == high else f'{low}-{high}'}"
 
 
 def _braces(items: list[str]) -> str:
