@@ -1,4 +1,4 @@
-"""The policies among the examples are read without a complaint, and say what their comments say."""
+"""The policies among the examples are valid, and nothing of them is left unenforced."""
 
 from pathlib import Path
 from typing import Any
