@@ -15,16 +15,26 @@ from isthmus.model.selector import Operator, Selector, Term
 from isthmus.policy.rules import Grade, Network, Problem
 
 MAX_ITEMS = 10_000  # of one list; etcd refuses objects over 1.5 MiB, which is about as many small items
+MAX_FIELD = 256  # characters of a path that a problem names
+MAX_SHOWN = 64  # characters of a value that a problem quotes
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _PREFIX = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?")
 
 
 def show(value: object) -> str:
-    """Returns `value` as an error message may quote it: short, printable, on one line."""
-    text = repr(value) if not isinstance(value, str) else f'"{value}"'
-    text = "".join(ch if ch.isprintable() else "?" for ch in text)
-    return text if len(text) <= 64 else text[:61] + "..."
+    """Returns `value` as an error message may quote it: short, printable, on one line, and made in no time."""
+    if isinstance(value, Mapping | list):
+        if value:  # which may be deep, and megabytes
+            return f"{'an object' if isinstance(value, Mapping) else 'a list'} with {len(value)} items"
+    elif isinstance(value, int) and value.bit_length() > 64:  # Python refuses to write down a very long one
+        return "a number of more than 64 bits"
+    return _printable(f'"{value[:MAX_SHOWN]}"' if isinstance(value, str) else repr(value), MAX_SHOWN)
+
+
+def _printable(text: str, limit: int) -> str:
+    text = text if len(text) <= limit else text[: limit - 3] + "..."
+    return text if text.isprintable() else "".join(ch if ch.isprintable() else "?" for ch in text)
 
 
 class Reader(msgspec.Struct):
@@ -33,8 +43,8 @@ class Reader(msgspec.Struct):
     problems: list[Problem]
 
     def complain(self, field: str, message: str, grade: Grade = Grade.INVALID) -> None:
-        """Notes a problem."""
-        self.problems.append(Problem(field, message, grade))
+        """Notes a problem; `field` may have keys of the object in it, and is cut as what is quoted is."""
+        self.problems.append(Problem(_printable(field, MAX_FIELD), message, grade))
 
     def mapping(self, value: object, field: str) -> Mapping[str, object] | None:
         """Returns a JSON object, or None (with a problem) for anything else."""

@@ -50,7 +50,7 @@ def kind_of(obj: Mapping[str, object], kind: str = "") -> str | None:
     if version is None and kind:
         return said
     known = KINDS[said]
-    return said if version in {f"{known.group}/{one}" for one in known.versions} else None
+    return said if version in [f"{known.group}/{one}" for one in known.versions] else None
 
 
 def identify(obj: Mapping[str, object], kind: str = "") -> ObjectRef | None:
