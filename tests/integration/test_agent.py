@@ -132,7 +132,7 @@ async def test_a_malformed_policy_is_named_in_an_event_fails_closed_and_leaves_t
 
         await asyncio.wait_for(events(), PATIENCE)
         (event,) = found
-        assert (event["involvedObject"]["name"], event["reason"], event["type"]) == ("bad", "InvalidPolicy", "Warning")
+        assert (event["involvedObject"]["name"], event["reason"], event["type"]) == ("bad", "PolicyInvalid", "Warning")
         assert "spec.ingress[0].from[0].ipBlock.cidr" in event["message"]
 
 

@@ -8,34 +8,37 @@ leave the node's new pods and policies without enforcement for as long as any on
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import msgspec
 import structlog
 from prometheus_client import CollectorRegistry
 
+from isthmus.agent.enforced import Enforced
+from isthmus.agent.inputs import Inputs
 from isthmus.agent.isolation import Isolation
 from isthmus.agent.metrics import AgentMetrics
 from isthmus.agent.presence import Counts, OtherCluster, Presence, State
 from isthmus.agent.services.serving import ServiceSettings, Serving
-from isthmus.agent.view import Report, View
+from isthmus.agent.telling import Telling
+from isthmus.agent.view import View
 from isthmus.aio.backoff import Backoff
 from isthmus.aio.health import HealthServer
 from isthmus.aio.runner import BoundedRunner
 from isthmus.kernel.errors import KernelError
 from isthmus.kube.client import Client
 from isthmus.kube.events import EventRecorder
-from isthmus.kube.reflector import Change, Snapshot, follow
-from isthmus.kube.resources import NETWORK_POLICIES, NODES, PODS, Resource
-from isthmus.kube.schema import Node, ObjectReference, Pod
+from isthmus.kube.reflector import Change, Snapshot
+from isthmus.kube.schema import Node
 from isthmus.model.mesh import MeshEvent
 from isthmus.policy.rules import ObjectRef, Scope
 from isthmus.ruleset.table import Delta
 
-MOST_NAMED = 20  # of a long list in a log line or Event, or policies of one gate that get an Event each
+MOST_NAMED = 20  # of a long list in a log line
 COALESCE = 0.004  # seconds: what changes together is written together, far below what a user could notice
 CHECK_INTERVAL = 1.0  # seconds between looks whether somebody else removed our table, and left every pod open
 REFUSALS = 2  # of the whole table in a row, after which the policies at fault are looked for
@@ -50,13 +53,10 @@ SYNCED = "ruleset replaced"
 APPLIED = "ruleset changed"
 REFUSED = "ruleset refused by the kernel"
 TAMPERED = "table inet isthmus was changed by someone else; restoring it"
-PROBLEM = "policy has a problem"
-MENDED = "policy is well again"
 SHUT = "policies refused by the kernel: their pods get no traffic that they could restrict"
 OPENED = "policies accepted by the kernel at last"
 
 _log = structlog.get_logger()
-T = TypeVar("T")
 
 
 class Writer(Protocol):
@@ -76,13 +76,17 @@ class Writer(Protocol):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """Who and where the agent is; `sync_timeout` in seconds, `services` None serves none."""
+    """Who and where the agent is; `sync_timeout` in seconds, `services` None serves none.
+
+    `keep_live` lets established connections be, whatever policy says of them later.
+    """
 
     node: str
     cluster: str
     scope: Scope = Scope.CLUSTERSET
     sync_timeout: float = 30.0
     services: ServiceSettings | None = None
+    keep_live: bool = False
 
 
 class Agent:
@@ -100,13 +104,24 @@ class Agent:
     ) -> None:
         """`silence` tells for how many seconds nothing has been heard of the mesh, 0 while it is."""
         self.settings = settings
-        self.view = View(cluster=settings.cluster, scope=settings.scope)
-        self._client = client
+        self.view = View(cluster=settings.cluster, scope=settings.scope, keep_live=settings.keep_live)
         self._writer = writer
         self._mesh = mesh
         self._metrics = AgentMetrics(registry)
         self._events = EventRecorder(client, "isthmus-agent", settings.node)
         self.services = self._make_services(settings.services, registry, silence) if settings.services else None
+        self._telling = Telling(self._events)
+        self.inputs = Inputs(
+            client,
+            self.view,
+            node=settings.node,
+            services=self.services,
+            telling=self._telling,
+            on_change=self._changed,
+            on_node=self._on_node,
+        )
+        self.enforced = Enforced(self.view.book)
+        self._metrics.watch(self.view.book)
         across = self.services.across if self.services is not None else None
         self._presence = Presence(
             client,
@@ -132,6 +147,7 @@ class Agent:
         self._isolation = Isolation(self.view.compiler, writer)
         self._shut: dict[str, tuple[ObjectRef, ...]] = {}
         self._reopen = 0.0
+        self._arrivals: list[float] = []  # changes of policies that the kernel does not have yet
 
     def _make_services(
         self, wanted: ServiceSettings, registry: CollectorRegistry, silence: Callable[[], float]
@@ -147,6 +163,7 @@ class Agent:
             endpoint=lambda ip: self.view.compiler.world.endpoints.get(ip),
             silence=silence,
             on_change=self._changed,
+            also_slices=self.view.api_servers,
         )
 
     def add_checks(self, health: HealthServer) -> None:
@@ -157,25 +174,12 @@ class Agent:
     async def run(self) -> None:
         """Runs until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follow(NETWORK_POLICIES, dict, self._on_policies))
-            on_this_node = f"spec.nodeName={self.settings.node}"
-            tasks.create_task(self._follow(PODS, Pod, self.view.pods, selector=on_this_node))
-            itself = f"metadata.name={self.settings.node}"
-            tasks.create_task(self._follow(NODES, Node, self._on_node, selector=itself))
-            if self.services is not None:
-                tasks.create_task(self.services.run(self._client))
+            tasks.create_task(self.inputs.run())
             tasks.create_task(self._presence.serve())
             tasks.create_task(self._follow_mesh())
             tasks.create_task(self._events.serve())
             tasks.create_task(self._runner.serve())
             tasks.create_task(self._lose_patience())
-
-    async def _follow(
-        self, resource: Resource, kind: type[T], sink: Callable[[Change[T]], None], *, selector: str | None = None
-    ) -> None:
-        async for change in follow(self._client, resource, kind, field_selector=selector):
-            sink(change)
-            self._changed()
 
     async def _follow_mesh(self) -> None:
         async with aclosing(self._mesh()) as batches:
@@ -205,9 +209,6 @@ class Agent:
         return self.view.locally_ready and not (self.services is not None and self.services.missing)
 
     def _on_node(self, change: Change[Node]) -> None:
-        self.view.node(change)
-        if self.services is not None:
-            self.services.set_node(self.view.node_addresses)
         for node in change.objects if isinstance(change, Snapshot) else (change.object,):
             self._presence.node_uid = node.metadata.uid
 
@@ -218,26 +219,6 @@ class Agent:
         if self._since is None:
             self._since = asyncio.get_running_loop().time()
         self._runner.trigger()
-
-    def _on_policies(self, change: Change[dict[str, object]]) -> None:
-        for report in self.view.policies(change):
-            self._report(report)
-
-    def _report(self, report: Report) -> None:
-        ref = report.ref
-        about = ObjectReference("NetworkPolicy", ref.namespace, ref.name, ref.uid)
-        if not report.problems:
-            _log.info(MENDED, policy=str(ref))
-            self._events.emit(about, type="Normal", reason="Valid", message="Every part of the policy is enforced.")
-        more = len(report.problems) - MOST_NAMED
-        for problem in report.problems[:MOST_NAMED]:
-            _log.error(PROBLEM, policy=str(ref), field=problem.field, problem=problem.message)
-        if more > 0:
-            _log.error(PROBLEM, policy=str(ref), field="", problem=f"and {more} more")
-        if report.problems and ref.namespace:
-            text = "; ".join(map(str, report.problems[:MOST_NAMED])) + (f"; and {more} more" if more > 0 else "")
-            message = f"Fails closed where it restricts: {text}"
-            self._events.emit(about, reason="InvalidPolicy", message=message)
 
     async def _sync(self) -> None:
         view = self.view
@@ -250,6 +231,8 @@ class Agent:
             self._isolation.reopen()
         gates = frozenset(view.compiler.gates)
         delta = table.take_delta()
+        self.enforced.taken()
+        self._arrivals += self.inputs.take_arrivals()
         if self.services is not None:
             self.services.taken()
         since, self._since = self._since or loop.time(), None
@@ -267,6 +250,10 @@ class Agent:
             kind = "structure" if delta.structural else "elements"
             self._note(APPLIED, kind, delta, loop.time() - since)
         self._unknown, self._written, self._refusal = False, True, ""
+        self.enforced.written(time.time())
+        for arrival in self._arrivals:
+            self._metrics.enforcement.observe(loop.time() - arrival)
+        self._arrivals.clear()
         self._isolation.accepted(gates)
         self._report_shut(loop.time())
         if self.services is not None:
@@ -290,10 +277,7 @@ class Agent:
             self._reopen = now + REOPEN
             reason = self._isolation.reasons.get(name, "")
             _log.error(SHUT, gate=name, policies=[str(ref) for ref in shut[name][:MOST_NAMED]], error=reason)
-            for ref in shut[name][:MOST_NAMED]:
-                about = ObjectReference("NetworkPolicy", ref.namespace, ref.name, ref.uid)
-                message = f"The kernel refuses the rules, so the pods that this isolates get no traffic: {reason}"
-                self._events.emit(about, reason="NotEnforceable", message=message)
+            self._telling.refused(shut[name], reason)
         for name in self._shut.keys() - shut.keys():
             if name in self.view.compiler.gates:
                 _log.info(OPENED, gate=name, policies=[str(ref) for ref in self._shut[name][:MOST_NAMED]])
@@ -304,8 +288,6 @@ class Agent:
         metrics = self._metrics
         metrics.transactions.labels(kind).inc()
         metrics.duration.observe(seconds)
-        metrics.policies.set(len(world.policies))
-        metrics.faulty.set(self.view.faulty)
         metrics.pods.set(len(world.pods))
         metrics.endpoints.set(len(world.endpoints))
         metrics.identities.set(len(world.identities))
@@ -343,11 +325,18 @@ class Agent:
                 reason = reason or across.reason(name)
                 clusters.append(OtherCluster(name, synced, reason, across.health(name), across.unreachable(name)))
         reason = self._refusal or ("" if self._written else ", ".join(self._missing))
-        return State(self._written and not self._refusal, reason, across.count if across else 0, tuple(clusters))
+        refused = {
+            ref: self._isolation.reasons.get(name, "")
+            for name, gate in self.view.compiler.shut.items()
+            for ref in gate.policies
+        }
+        policies = self.enforced.status(refused)
+        services = across.count if across else 0
+        return State(self._written and not self._refusal, reason, services, tuple(clusters), policies)
 
     def _counts(self) -> dict[str, Counts]:
         endpoints = Counter(endpoint.cluster for endpoint in self.view.compiler.world.endpoints.values())
         across = self.services.across if self.services is not None else None
         services = across.globals.shared_by() if across is not None else Counter[str]()
-        nodes = self.view.nodes
-        return {name: Counts(len(nodes.get(name, ())), endpoints[name], services[name]) for name in self.view.clusters}
+        nodes = self.view.nodes.count()
+        return {name: Counts(nodes[name], endpoints[name], services[name]) for name in self.view.clusters}

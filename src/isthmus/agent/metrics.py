@@ -1,6 +1,12 @@
 """What the agent counts, as Prometheus shows it. One instance a process; names are part of the interface."""
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from isthmus.agent.policies import PolicyBook
+from isthmus.kube.resources import POLICY_KINDS
+from isthmus.policy.rules import Grade
 
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
@@ -72,10 +78,17 @@ class AgentMetrics:
     """The agent's metrics on `registry`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.policies = Gauge("isthmus_agent_policies", "NetworkPolicies in force.", registry=registry)
+        self.policies = Gauge("isthmus_agent_policies", "Policy objects by kind.", ["kind"], registry=registry)
         self.faulty = Gauge(
             "isthmus_agent_policies_with_problems",
-            "NetworkPolicies of which some part fails closed.",
+            "Policy objects by what their problems mean: Invalid, NotEnforced (that part fails closed), Warning.",
+            ["grade"],
+            registry=registry,
+        )
+        self.enforcement = Histogram(
+            "isthmus_agent_policy_enforcement_seconds",
+            "From a policy's change as the watch tells it to the kernel's commit.",
+            buckets=_LATENCY,
             registry=registry,
         )
         self.pods = Gauge("isthmus_agent_pods", "Pods of this node that policies can select.", registry=registry)
@@ -97,6 +110,20 @@ class AgentMetrics:
             buckets=_LATENCY,
             registry=registry,
         )
+
+    def watch(self, book: PolicyBook) -> None:
+        """Lets what `book` holds be counted when somebody asks."""
+
+        def count(kind: str) -> float:
+            return book.counts.get(kind, 0)
+
+        def faulty(grade: Grade) -> float:
+            return book.grades[grade]
+
+        for resource in POLICY_KINDS:
+            self.policies.labels(resource.kind).set_function(partial(count, resource.kind))
+        for grade in Grade:
+            self.faulty.labels(grade.value).set_function(partial(faulty, grade))
 
 
 class ServiceMetrics:

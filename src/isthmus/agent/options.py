@@ -24,6 +24,13 @@ class GlobalServices(Enum):
     OFF = "off"
 
 
+class LiveConnections(Enum):
+    """What a change of policy does to connections that are there already."""
+
+    CUT = "cut"
+    KEEP = "keep"
+
+
 class OptionsError(Exception):
     """Options that cannot work; the message names the flag."""
 
@@ -43,6 +50,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     standalone: bool = False
     clusters_file: Path | None = None
     policy_scope: Scope = Scope.CLUSTERSET
+    live_connections: LiveConnections = LiveConnections.CUT
     metrics_bind_address: str = "127.0.0.1:9080"
     sync_timeout: float = 30.0
     kube_proxy_replacement: bool = False

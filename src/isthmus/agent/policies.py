@@ -46,8 +46,8 @@ class Outcome(msgspec.Struct):
     def replace(self, old: Iterable[Policy], new: Iterable[Policy]) -> None:
         """Takes the policies of one object out, and others in."""
         for policy in old:
-            self.put.pop(policy.ref, None)
-            self.drop[policy.ref] = None
+            if self.put.pop(policy.ref, None) is None:
+                self.drop[policy.ref] = None
         for policy in new:
             self.put[policy.ref] = policy
 
@@ -114,6 +114,16 @@ class PolicyBook:
         return {kind: len(entries) for kind, entries in self._entries.items()}
 
     @property
+    def total(self) -> int:
+        """Returns how many objects there are."""
+        return sum(map(len, self._entries.values()))
+
+    def entry(self, ref: ObjectRef) -> Entry | None:
+        """Returns what is known of an object (whatever part of it `ref` names) if it is there."""
+        found = self._entries.get(ref.kind, {}).get(_place(ref))
+        return found if found is not None and found.ref.uid == ref.uid else None
+
+    @property
     def versions(self) -> dict[str, str]:
         """Returns the resourceVersion of each kind up to which everything is taken in, where that is known."""
         return dict(self._versions)
@@ -144,9 +154,8 @@ class PolicyBook:
                 self._advance(resource.kind, objects)
         return outcome
 
-    def refer(self, use: Use, context: Context) -> Outcome:
-        """Takes in that what policies refer to is known, or has changed: `context` is the new one."""
-        self.context = context
+    def refer(self, use: Use) -> Outcome:
+        """Takes in that what the context has of `use` is known now, or has changed."""
         self.known.add(use)
         outcome = Outcome()
         for entry in [entry for entry in self._referring.values() if use in entry.uses]:

@@ -1,10 +1,11 @@
 """Tells the own cluster how this agent is: the status of the MeshNode that is named as the node.
 
 Invariants: written when what matters has changed, at most every PAUSE seconds, and every HEARTBEAT seconds in any case;
-what merely counts (endpoints, nodes) goes along with the next write and causes none, because pods come and go all the
-time and there may be thousands of agents. The object is made if it is not there, and stays when the agent ends: its
-heartbeat then says so. Where it cannot be written (no such kind, no permission) that is said once, tried again slowly,
-and hinders nothing. Rejected: Leases, which every node has one of already, and which say nothing but that.
+that policies were taken in which change nothing else (watermarks) is written within PROGRESS seconds; what merely
+counts (endpoints, nodes) goes along with the next write and causes none, because pods come and go all the time and
+there may be thousands of agents. The object is made if it is not there, and stays when the agent ends: its heartbeat
+then says so. Where it cannot be written (no such kind, no permission) that is said once, tried again slowly, and
+hinders nothing. Rejected: Leases, which every node has one of already, and which say nothing but that.
 """
 
 import asyncio
@@ -20,11 +21,12 @@ from isthmus import __version__
 from isthmus.aio.backoff import Backoff
 from isthmus.kube.client import Client
 from isthmus.kube.errors import AlreadyExists, BadAnswer, Forbidden, KubeError, NotFound
-from isthmus.kube.meshobjects import ClusterSeenByNode, MeshNode, MeshNodeStatus
-from isthmus.kube.resources import MESH_NODES
+from isthmus.kube.meshobjects import ClusterSeenByNode, MeshNode, MeshNodeStatus, PoliciesOnNode
+from isthmus.kube.resources import MESH_NODES, POLICY_KINDS
 from isthmus.kube.schema import Bare
 
 PAUSE = 2.0
+PROGRESS = 10.0
 HEARTBEAT = 60.0
 SLOW = 60.0
 """Seconds between two tries at most, where one fails after the other."""
@@ -60,6 +62,14 @@ class State(msgspec.Struct, frozen=True):
     reason: str = ""
     services: int = 0
     clusters: tuple[OtherCluster, ...] = ()
+    policies: PoliciesOnNode | None = None
+
+    @property
+    def standing(self) -> "State":
+        """Returns the same without how far policies were taken in."""
+        if self.policies is None:
+            return self
+        return msgspec.structs.replace(self, policies=msgspec.structs.replace(self.policies, watermarks={}))
 
 
 class Presence:
@@ -91,6 +101,7 @@ class Presence:
         self._told: State | None = None
         self._since: dict[str, tuple[str, str]] = {}  # health of a cluster, and since when
         self._trouble = ""
+        self._kinds: set[str] = {resource.kind for resource in POLICY_KINDS}  # an earlier run may have told of them
 
     def changed(self) -> None:
         """Says that the state may be another one; cheap."""
@@ -103,7 +114,8 @@ class Presence:
         written = float("-inf")
         while True:
             state = self._state()
-            if state != self._told or loop.time() - written >= HEARTBEAT:
+            age = loop.time() - written
+            if self._due(state, age):
                 try:
                     await self._write(self.status(state))
                 except (KubeError, ValueError) as error:
@@ -116,11 +128,20 @@ class Presence:
             # Cleared before the pause: what changes in it is looked at after it.
             self._wake.clear()
             await asyncio.sleep(PAUSE)
+            # What is not due yet is looked at again when it is.
+            limit = HEARTBEAT if state == self._told else PROGRESS
             try:
-                async with asyncio.timeout(max(0.0, written + HEARTBEAT - loop.time())):
+                async with asyncio.timeout(max(0.0, written + limit - loop.time())):
                     await self._wake.wait()
             except TimeoutError:
                 pass
+
+    def _due(self, state: State, age: float) -> bool:
+        """Tells whether `state` must be written, `age` seconds after the last time."""
+        told = self._told
+        if told is None or age >= HEARTBEAT or state.standing != told.standing:
+            return True
+        return state != told and age >= PROGRESS
 
     def status(self, state: State) -> MeshNodeStatus:
         """Returns the status to be written now."""
@@ -153,10 +174,11 @@ class Presence:
             connected=f"{sum(seen.ready for seen in state.clusters)}/{len(state.clusters)}",
             globalServices=state.services,
             clusters=tuple(clusters),
+            policies=state.policies,
         )
 
     async def _write(self, status: MeshNodeStatus) -> None:
-        patch = {"status": status}
+        patch = self._patch(status)
         if not self._read:
             with contextlib.suppress(NotFound, Forbidden, BadAnswer):
                 self._recall((await self._client.get(MESH_NODES, self._node, type=MeshNode)).status)
@@ -169,6 +191,18 @@ class Presence:
             except AlreadyExists:
                 pass  # made by an agent that this one replaces, just now
             await self._client.patch(MESH_NODES, self._node, patch, type=Bare, subresource="status")
+
+    def _patch(self, status: MeshNodeStatus) -> dict[str, object]:
+        """Returns the merge patch that makes the status what it is to be, also where something goes."""
+        patch: dict[str, object] = msgspec.to_builtins(status)
+        if status.policies is not None:
+            now = status.policies.watermarks
+            patch["policies"] = {
+                **msgspec.to_builtins(status.policies),
+                "watermarks": {**dict.fromkeys(self._kinds), **now},
+            }
+            self._kinds |= now.keys()
+        return {"status": patch}
 
     def _body(self) -> dict[str, object]:
         metadata: dict[str, object] = {"name": self._node}

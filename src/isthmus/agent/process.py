@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Gauge, GCCollector, PlatformCol
 
 from isthmus import __version__
 from isthmus.agent.daemon import Agent, Settings
-from isthmus.agent.options import Options, OptionsError
+from isthmus.agent.options import LiveConnections, Options, OptionsError
 from isthmus.agent.writer import KernelWriter, UnfitKernel
 from isthmus.aio.health import HealthServer
 from isthmus.kube.client import Client
@@ -64,6 +64,7 @@ async def serve(options: Options) -> None:
             scope=options.policy_scope,
             sync_timeout=options.sync_timeout,
             services=options.services,
+            keep_live=options.live_connections is LiveConnections.KEEP,
         )
         # Without a store each cluster's own watch tells how fresh it is.
         silence = partial(_silence, None if options.standalone else state)
@@ -77,6 +78,7 @@ async def serve(options: Options) -> None:
             cluster=options.cluster_name,
             mesh="standalone" if options.standalone else ",".join(options.etcd_endpoints),
             scope=options.policy_scope.value,
+            live_connections=options.live_connections.value,
             services="all" if options.kube_proxy_replacement else "global" if options.services else "none",
             global_services=options.global_services.value,
         )

@@ -40,6 +40,14 @@ def _fail(error: Exception) -> NoReturn:
     help="Which clusters a peer selector sees when it names none.",
 )
 @click.option(
+    "--live-connections",
+    type=click.Choice(["cut", "keep"]),
+    envvar="ISTHMUS_LIVE_CONNECTIONS",
+    default="cut",
+    show_default=True,
+    help="What becomes of established connections that policy forbids by now.",
+)
+@click.option(
     "--kube-proxy-replacement",
     is_flag=True,
     help="Serve the cluster's Services on this node too; for nodes without a kube-proxy.",
@@ -90,7 +98,7 @@ def command(
     /,
     **options: object,
 ) -> None:
-    """Enforce NetworkPolicies on this node, for peers in every cluster of the ClusterSet."""
+    """Enforce policies of every kind on this node, for peers in every cluster of the ClusterSet."""
     if context.invoked_subcommand is None:
         _run(context.params)
 

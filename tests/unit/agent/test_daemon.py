@@ -11,11 +11,13 @@ from isthmus.kernel.errors import KernelError, NftError
 from isthmus.kube.access import Access
 from isthmus.kube.client import Client
 from isthmus.kube.reflector import Put, Snapshot
+from isthmus.kube.resources import NETWORK_POLICIES
 from isthmus.model.endpoint import Cluster, Endpoint
-from isthmus.model.mesh import ClusterJoined, ClusterSynced, EndpointTold
+from isthmus.model.identity import Identity
+from isthmus.model.mesh import ClusterJoined, ClusterSynced, EndpointTold, IdentityTold
 from isthmus.ruleset.layout import PEERS
 from tests.support.agent_writer import FakeWriter
-from tests.unit.agent.test_view import NODE, pod, policy
+from tests.unit.agent.test_view import pod, policy, tell_inputs
 
 
 @pytest.fixture
@@ -31,10 +33,9 @@ def agent(writer: FakeWriter) -> Agent:
 
 
 def _tell_all(agent: Agent) -> None:
-    agent.view.policies(Snapshot((policy(),)))
-    agent.view.pods(Snapshot((pod(),)))
-    agent.view.node(Snapshot((NODE,)))
+    tell_inputs(agent.view, policy(), pods=(pod(),))
     agent.view.mesh([ClusterJoined(Cluster("east", 1)), ClusterSynced("east")])
+    agent.view.mesh([IdentityTold(Identity(0x20100, "west", "x", {}, {}))])
 
 
 async def test_nothing_is_written_before_everything_is_known(agent: Agent, writer: FakeWriter):
@@ -123,7 +124,7 @@ async def test_a_cluster_that_never_comes_delays_a_restarted_agent_and_does_not_
 async def test_a_policy_with_thousands_of_problems_is_a_few_lines_in_the_log(agent: Agent):
     bad = policy(ingress=[{"ports": [{"port": -1}] * 5000}])
     with capture_logs() as logs:
-        agent._on_policies(Snapshot((bad,)))
+        agent.inputs.on_policies(NETWORK_POLICIES, Snapshot((bad,)))
 
     assert len(logs) < 30
     assert "4980 more" in logs[-1]["problem"]
@@ -189,7 +190,7 @@ async def test_a_policy_that_the_kernel_refuses_is_shut_and_told_and_keeps_no_ot
     assert any("80" in rule for rule in _chain_of(picky, "10.1.0.10"))
     assert not any("10.0.0.0" in rule for rule in _chain_of(picky, "10.1.0.11"))
     assert "drop" in _chain_of(picky, "10.1.0.11")[-1]
-    assert ("poison", "NotEnforceable") in told
+    assert ("poison", "PolicyRefused") in told
     assert agent._refusal == ""
 
 

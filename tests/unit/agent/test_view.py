@@ -5,7 +5,8 @@ import pytest
 
 from isthmus.agent.view import View
 from isthmus.kube.reflector import Gone, Put, Snapshot
-from isthmus.kube.schema import Node, Pod
+from isthmus.kube.resources import NETWORK_POLICIES, POLICY_KINDS
+from isthmus.kube.schema import Bare, Node, ObjectMeta, Pod
 from isthmus.model.endpoint import Cluster, Endpoint
 from isthmus.model.identity import Identity
 from isthmus.model.mesh import (
@@ -17,8 +18,8 @@ from isthmus.model.mesh import (
     IdentityTold,
 )
 from isthmus.policy.gate import build
-from isthmus.policy.rules import Scope
-from isthmus.ruleset import compiler
+from isthmus.policy.rules import Grade, Scope
+from isthmus.ruleset import subjects
 
 
 def pod(name="a", *, uid="1", ip="10.1.0.10", phase="Running", dying="", **spec) -> Pod:
@@ -53,16 +54,38 @@ def policy(name="p", **spec):
     return {"metadata": {"namespace": "x", "name": name}, "spec": {"podSelector": {}, **spec}}
 
 
+def namespace(name="x", **labels: str) -> Bare:
+    return Bare(metadata=ObjectMeta(name, labels=labels))
+
+
+def tell_inputs(view: View, *policies, pods=(), namespaces=None) -> None:
+    """Tells all that the own API server has to say."""
+    for resource in POLICY_KINDS:
+        view.policies(Snapshot(policies if resource is NETWORK_POLICIES else ()), resource)
+    view.namespaces(Snapshot((namespace(),) if namespaces is None else tuple(namespaces)))
+    view.pods(Snapshot(tuple(pods)))
+    view.node(Snapshot((NODE,)))
+    view.api_servers(Snapshot(()))
+
+
 @pytest.fixture
 def view() -> View:
-    return View(cluster="east", scope=Scope.CLUSTERSET)
+    view = View(cluster="east", scope=Scope.CLUSTERSET)
+    view.namespaces(Snapshot((namespace(),)))
+    return view
 
 
-def test_nothing_is_known_until_every_input_and_every_member_of_the_set_has_told_all(view: View):
-    assert view.missing == ["policies", "pods", "node", "mesh state of east"]
-    view.policies(Snapshot(()))
-    view.pods(Snapshot(()))
-    view.node(Snapshot((NODE,)))
+def test_nothing_is_known_until_every_input_and_every_member_of_the_set_has_told_all():
+    view = View(cluster="east", scope=Scope.CLUSTERSET)
+    assert view.missing == [
+        *map(str, POLICY_KINDS),
+        "pods",
+        "namespaces",
+        "node",
+        "addresses of the API server",
+        "mesh state of east",
+    ]
+    tell_inputs(view)
     assert view.locally_ready
     view.mesh([ClusterJoined(Cluster("east", 1)), ClusterJoined(Cluster("west", 2)), ClusterSynced("east")])
     assert view.missing == ["mesh state of west"]
@@ -90,7 +113,7 @@ def test_a_snapshot_that_says_the_same_changes_nothing(view: View):
 
 def test_a_snapshot_of_many_policies_builds_the_gates_of_pods_that_look_the_same_once(view: View, monkeypatch):
     built = []
-    monkeypatch.setattr(compiler, "build", lambda *a, **k: built.append(a) or build(*a, **k))
+    monkeypatch.setattr(subjects, "build", lambda *a, **k: built.append(a) or build(*a, **k))
     view.pods(Snapshot(tuple(pod(f"a{n}", ip=f"10.1.0.{n}") for n in range(1, 6))))
     view.policies(Snapshot(tuple(policy(f"p{n}") for n in range(20))))
 
@@ -169,10 +192,10 @@ def test_problems_of_a_policy_are_told_once_and_so_is_their_end(view: View):
     (report,) = view.policies(Put(bad))
     assert report.problems[0].field == "spec.ingress[0].from[0].ipBlock.cidr"
     assert view.policies(Put(bad)) == []
-    assert view.faulty == 1
+    assert view.book.grades[Grade.INVALID] == 1
     (report,) = view.policies(Put(policy()))
     assert report.problems == ()
-    assert view.faulty == 0
+    assert view.book.grades[Grade.INVALID] == 0
 
 
 def test_an_object_without_a_name_is_reported_and_nothing_else_happens(view: View):
@@ -192,7 +215,7 @@ def test_a_cluster_that_leaves_takes_all_its_facts_with_it_and_nobody_elses(view
     view.mesh([ClusterLeft("west")])
 
     assert list(view.compiler.world.endpoints) == ["10.1.0.1"]
-    assert list(view.compiler.world.identities) == [0x10100]
+    assert [n for n, one in view.compiler.world.identities.items() if one.is_pod] == [0x10100]
 
 
 def test_only_the_cluster_that_holds_an_address_can_give_it_up(view: View):

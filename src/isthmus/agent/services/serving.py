@@ -24,7 +24,7 @@ from isthmus.kube.client import Client
 from isthmus.kube.events import EventRecorder
 from isthmus.kube.meshobjects import MeshCluster
 from isthmus.kube.reflector import Change, follow
-from isthmus.kube.resources import ENDPOINT_SLICES, MESH_CLUSTERS, NAMESPACES, SERVICES
+from isthmus.kube.resources import ENDPOINT_SLICES, MESH_CLUSTERS, SERVICES
 from isthmus.kube.schema import Bare, EndpointSlice, Service
 from isthmus.model.endpoint import Endpoint
 from isthmus.model.mesh import MeshEvent
@@ -62,9 +62,14 @@ class Serving:
         endpoint: Callable[[str], Endpoint | None],
         silence: Callable[[], float],
         on_change: Callable[[], None],
+        also_slices: Callable[[Change[EndpointSlice]], None] = lambda _: None,
     ) -> None:
-        """`members` are the other clusters, `endpoint` finds a pod by address, `silence` as in GlobalWatch."""
+        """`members` are the other clusters, `endpoint` finds a pod by address, `silence` as in GlobalWatch.
+
+        `also_slices` hears of EndpointSlices too.
+        """
         self._on_change = on_change
+        self._also_slices = also_slices
         compiler = ServiceCompiler(table, node=node)
         self.across: GlobalWatch | None = None
         stage = Stage(compiler)
@@ -98,8 +103,14 @@ class Serving:
 
     def on_slices(self, change: Change[EndpointSlice]) -> None:
         """Takes in a change of EndpointSlices."""
+        self._also_slices(change)
         self.own.on_slices(change)
         self._catch_up()
+
+    def on_namespaces(self, change: Change[Bare]) -> None:
+        """Takes in a change of Namespaces."""
+        if self.across is not None:
+            self.across.on_namespaces(change)
 
     def mesh(self, events: Sequence[MeshEvent]) -> None:
         """Takes in a batch of mesh events."""
@@ -123,14 +134,12 @@ class Serving:
             self.across.measure()
 
     async def run(self, client: Client) -> None:
-        """Follows what there is to follow, until cancelled."""
+        """Follows what there is to follow, until cancelled; of namespaces somebody else tells."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._take(follow(client, SERVICES, Service), self.on_services))
             tasks.create_task(self._take(follow(client, ENDPOINT_SLICES, EndpointSlice), self.on_slices))
             tasks.create_task(self.own.serve())
             if self.across is not None:
-                namespaces = follow(client, NAMESPACES, Bare, metadata_only=True)
-                tasks.create_task(self._take(namespaces, self.across.on_namespaces))
                 clusters = follow_if_there(client, MESH_CLUSTERS, MeshCluster, on_absent=self.across.on_no_clusters)
                 tasks.create_task(self._take(clusters, self.across.on_clusters))
                 tasks.create_task(self.across.serve())

@@ -14,8 +14,8 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from isthmus.agent.metrics import ServiceMetrics
+from isthmus.agent.reports import Report
 from isthmus.agent.services.view import ServiceView
-from isthmus.agent.view import Report
 from isthmus.kernel.errors import KernelError
 from isthmus.kube.events import EventRecorder
 from isthmus.kube.reflector import Change

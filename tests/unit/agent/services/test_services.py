@@ -358,7 +358,7 @@ async def test_nothing_is_written_before_services_and_slices_are_known_and_then_
     assert agent._missing == ["endpoint slices"]
 
     agent.services.on_slices(Snapshot((slice_("10.1.0.1"),)))
-    agent._on_node(Snapshot(()))
+    agent.inputs.on_node(Snapshot(()))
     await agent._sync()
     assert writer.calls == ["replace"]
     assert set(writer.kernel.elements["services4"]) == {(VIP, 6, 80), ("172.18.0.2", 6, 30080)}
