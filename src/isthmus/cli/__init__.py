@@ -16,7 +16,7 @@ if "structlog" not in sys.modules:
 class _Commands(LazyGroup):
     places: ClassVar = {
         name: f"isthmus.cli.{name}:command"
-        for name in ("agent", "clustermesh", "completion", "demo", "lab", "service", "tracker")
+        for name in ("agent", "clustermesh", "completion", "demo", "lab", "policy", "service", "tracker")
     }
 
 

@@ -4,9 +4,8 @@ One step for each reason in the way, until the connection passes: where nothing 
 that is missing here (if it opens nothing else), or a new one for exactly these pods; where a rule of a tier denies it,
 a rule before it for exactly these pods; where a rule of the normal tier denies it, that rule without this peer.
 
-Invariants: a step is told
-only if judging with it shows that it removes its reason; what else it would open is told with it. Rejected:
-suggesting to delete the policy that isolates, which is the change that people make without being told.
+Invariants: a step is told only if judging with it shows that it removes its reason; what else it would open is told
+with it. Rejected: suggesting to delete the policy that isolates, the change that people make without being told.
 """
 
 from collections.abc import Iterator
@@ -246,7 +245,8 @@ def _draft(scene: Scene, flow: Flow, half: HalfReport, mine: Party, other: Party
         called = other.pod.owner
     else:
         called = other.name or other.ip
-    taken = [place(obj)[2] for obj in scene.clusters[mine.cluster].policies if place(obj)[0] == kind]
+    # A name that another cluster has for something else would be taken for the same by whoever deploys to all of them.
+    taken = [place(obj)[2] for cluster in scene.picture.clusters for obj in cluster.policies if place(obj)[0] == kind]
     return Draft(
         direction=half.direction,
         subject=selected(subject, identities),

@@ -1,0 +1,305 @@
+"""Answers to "why" as text for people, and as data with stable keys. Pure."""
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from isthmus.cli.policy.sources import as_yaml
+from isthmus.model.flow import Protocol
+from isthmus.policy.evaluate import Reason
+from isthmus.policy.explaining.answers import Answer
+from isthmus.policy.explaining.cells import port_text
+from isthmus.policy.explaining.halves import Decider, HalfReport, PartyKind
+from isthmus.policy.explaining.remedies import Remedies, Remedy, RemedyKind
+from isthmus.policy.explaining.targets import End
+from isthmus.policy.rules import Grade, ObjectRef, Tier
+
+WIDTH = 100
+MOST_PODS = 4
+
+_WORDS = {
+    Reason.RULE: "AllowedByRule",
+    Reason.DENIED: "DeniedByRule",
+    Reason.DEFAULT_DENY: "DefaultDeny",
+    Reason.OPEN: "NotIsolated",
+    Reason.OWN_NODE: "OwnNode",
+    Reason.ITSELF: "Itself",
+    Reason.UNKNOWN: "UnknownPod",
+}
+_FAMILIES = {4: "IPv4", 6: "IPv6"}
+
+
+def text(answers: Sequence[Answer], notes: Iterable[str]) -> str:
+    """Returns everything for people, 100 columns wide."""
+    lines: list[str] = []
+    for note in notes:
+        lines += _wrapped(note, "")
+    for answer in answers:
+        lines += ([""] if lines else []) + _answer(answer)
+    if len(answers) > 1:
+        allowed = sum(answer.allowed for answer in answers)
+        lines += ["", f"{allowed} of {len(answers)} allowed"]
+    return "\n".join(lines) + "\n"
+
+
+def _answer(answer: Answer) -> list[str]:
+    sign = "✅" if answer.allowed else "❌"
+    port = port_text(answer.protocol, answer.port)
+    family = f" ({_FAMILIES[answer.families[0]]} only)" if _partial(answer) else ""
+    ends = f"{answer.source.name} -> {answer.destination.name}"
+    lines = _wrapped(f"{sign} {ends}  {port}{family}: {_verdict(answer)}", "", hanging=3)
+    for word, end in (("from", answer.source), ("to", answer.destination)):
+        pods = _pods(end)
+        if pods:
+            lines += _wrapped(f"{word + ':':<6}{pods}", "   ", hanging=6)
+    lines.append("")
+    width = max(len(half.cluster or "-") for half in (answer.egress, answer.ingress))
+    for half in (answer.egress, answer.ingress):
+        lines += _half(half, width)
+    if answer.remedies is not None:
+        lines += ["", *_remedies(answer.remedies)]
+    return lines
+
+
+def _partial(answer: Answer) -> bool:
+    both = {4 if ":" not in p.ip else 6 for p in answer.source.parties} & {
+        4 if ":" not in p.ip else 6 for p in answer.destination.parties
+    }
+    return len(both) > len(answer.families)
+
+
+def _verdict(answer: Answer) -> str:
+    if answer.allowed:
+        return "allowed"
+    where = [
+        f"{half.direction.value} in {half.cluster}" for half in (answer.egress, answer.ingress) if not half.allowed
+    ]
+    return "DENIED at " + " and at ".join(where)
+
+
+def _pods(end: End) -> str:
+    pod = end.parties[0].pod
+    if end.imaginary and pod is not None:
+        return f"pods of {pod.workload}, as its manifest makes them" if pod.workload else "as its manifest makes it"
+    if not end.members or end.kind is not PartyKind.POD or end.name.endswith(")"):
+        return ""
+    names = ", ".join(end.members[:MOST_PODS])
+    more = f" and {len(end.members) - MOST_PODS} more" if len(end.members) > MOST_PODS else ""
+    return f"pod{'s' if len(end.members) > 1 else ''} {names}{more}"
+
+
+def _half(half: HalfReport, width: int) -> list[str]:
+    verdict = "allowed" if half.allowed else "DENIED"
+    if half.reason is None:
+        verdict = "-"
+    head = f"   {half.direction.name:<8} {half.cluster or '-':<{width}}  {verdict:<8} "
+    said = _why(half)
+    lines: list[str] = []
+    for paragraph in said:
+        lines += textwrap.wrap(
+            paragraph,
+            WIDTH,
+            initial_indent=head if not lines else " " * len(head),
+            subsequent_indent=" " * len(head),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return lines
+
+
+def _why(half: HalfReport) -> list[str]:
+    """Returns paragraphs: what decided, and what one should know besides."""
+    lines = [f"passed on by {' '.join(_decider(passed))}" for passed in half.passed]
+    decider = half.decider
+    match half.reason:
+        case None:
+            lines.append(half.note)
+        case Reason.RULE | Reason.DENIED if decider is not None:
+            lines += _decider(decider)
+        case Reason.DEFAULT_DENY:
+            lines.append(f"isolated by {_refs(one.policy for one in half.isolating)}; no rule allows this")
+            scopes = {one.scope.value for one in half.isolating}
+            lines[-1] += f" (scope {', '.join(sorted(scopes))})"
+        case Reason.OPEN:
+            lines.append(half.note or "no policy isolates these pods in this direction")
+        case Reason.UNKNOWN:
+            lines.append("an address of a node's pod network that no known pod has")
+        case reason:
+            lines.append(reason.value)
+    for close in half.close:
+        rule = f"{close.field}" + (f" ({close.name})" if close.name else "")
+        lines.append(f"close: {close.policy} {rule}: {close.why}")
+    for trouble in half.troubles:
+        word = {Grade.INVALID: "invalid", Grade.UNENFORCED: "not enforced", Grade.WARNING: "warning"}
+        lines.append(f"{word[trouble.problem.grade]}: {trouble.policy} {trouble.problem}")
+    return lines
+
+
+def _decider(decider: Decider) -> list[str]:
+    name = f' "{decider.name}"' if decider.name else ""
+    tier = "" if decider.tier is Tier.NORMAL else f" ({decider.tier.value} tier)"
+    return [f"{decider.policy}{tier}", f"{decider.field}{name} (scope {decider.scope.value})"]
+
+
+def _refs(refs: Iterable[ObjectRef]) -> str:
+    unique = list(dict.fromkeys(map(str, refs)))
+    more = f" and {len(unique) - 3} more" if len(unique) > 3 else ""
+    return ", ".join(unique[:3]) + more
+
+
+def _remedies(found: Remedies) -> list[str]:
+    if not found.steps:
+        return _wrapped(f"No change to suggest: {found.missing}.", "   ")
+    lines = ["   To allow it:" if found.sufficient else "   To come closer:"]
+    for number, step in enumerate(found.steps, 1):
+        lines += [""] if number > 1 else []
+        mark = f"{number}. " if len(found.steps) > 1 else ""
+        lines += _wrapped(f"{mark}{step.text}", "   ", hanging=len(mark))
+        lines += _step(step)
+    if not found.sufficient:
+        lines += ["", *_wrapped(f"Still denied then: {found.missing}.", "   ")]
+    elif len(found.steps) > 1:
+        lines += ["", f"   Judged again with these {len(found.steps)} changes: allowed."]
+    else:
+        lines += ["", "   Judged again with this change: allowed."]
+    return lines
+
+
+def _step(step: Remedy) -> list[str]:
+    lines = []
+    if step.also:
+        named = "; ".join(f"{one.source} -> {one.destination} ({one.ports})" for one in step.also)
+        more = f"; and {step.more} more" if step.more else ""
+        lines += _wrapped(f"It also opens: {named}{more}.", "   ")
+    if step.kind is not RemedyKind.DELETE:
+        lines += ["", *("      " + line if line else "" for line in as_yaml(step.object).splitlines())]
+    return lines
+
+
+def _wrapped(paragraph: str, indent: str, *, hanging: int = 0) -> list[str]:
+    return textwrap.wrap(
+        paragraph,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent + " " * hanging,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+# -- data ----------------------------------------------------------------------------------------------------------
+
+
+def as_data(answers: Sequence[Answer], notes: Iterable[str]) -> dict[str, Any]:
+    """Returns everything for machines."""
+    return {
+        "allowed": all(answer.allowed for answer in answers),
+        "notes": list(notes),
+        "answers": [_answer_data(answer) for answer in answers],
+    }
+
+
+def _answer_data(answer: Answer) -> dict[str, Any]:
+    word = Protocol(answer.protocol).name if answer.protocol in set(Protocol) else str(answer.protocol)
+    return {
+        "from": _end_data(answer.source),
+        "to": _end_data(answer.destination),
+        "protocol": word,
+        "port": answer.port,
+        "ipFamilies": [_FAMILIES[family] for family in answer.families],
+        "allowed": answer.allowed,
+        "egress": _half_data(answer.egress),
+        "ingress": _half_data(answer.ingress),
+        "remedies": None if answer.remedies is None else _remedies_data(answer.remedies),
+    }
+
+
+def _end_data(end: End) -> dict[str, Any]:
+    return {
+        "name": end.name,
+        "kind": end.kind.value,
+        "cluster": end.cluster,
+        "pods": list(end.members),
+        "addresses": [] if end.imaginary else sorted({party.ip for party in end.parties}),
+        "imaginary": end.imaginary,
+        "service": end.service,
+        "domain": end.domain,
+    }
+
+
+def _half_data(half: HalfReport) -> dict[str, Any]:
+    decider = half.decider
+    return {
+        "direction": half.direction.value,
+        "allowed": half.allowed,
+        "judged": half.reason is not None,
+        "reason": _WORDS[half.reason] if half.reason is not None else "NotJudged",
+        "message": _message(half),
+        "cluster": half.cluster,
+        "node": half.node,
+        "tier": decider.tier.value if decider else "",
+        "policy": ref_data(decider.policy) if decider else None,
+        "field": decider.field if decider else "",
+        "rule": decider.name if decider else "",
+        "action": decider.action.value if decider and decider.action else "",
+        "scope": decider.scope.value if decider else "",
+        "passedBy": [_decider_data(one) for one in half.passed],
+        "isolatedBy": [_decider_data(one) for one in half.isolating],
+        "nearMisses": [
+            {"policy": ref_data(one.policy), "field": one.field, "rule": one.name, "reason": one.why}
+            for one in half.close
+        ],
+        "problems": [
+            {
+                "policy": ref_data(one.policy),
+                "field": one.problem.field,
+                "grade": one.problem.grade.value,
+                "message": one.problem.message,
+            }
+            for one in half.troubles
+        ],
+    }
+
+
+def _message(half: HalfReport) -> str:
+    """Returns why in one line, without what one should know besides."""
+    said = _why(msgspec.structs.replace(half, close=(), troubles=()))
+    return " ".join(said) if half.reason in (Reason.RULE, Reason.DENIED) else "; ".join(said)
+
+
+def ref_data(ref: ObjectRef) -> dict[str, str]:
+    """Returns what names an object."""
+    return {"kind": ref.kind, "namespace": ref.namespace, "name": ref.name}
+
+
+def _decider_data(decider: Decider) -> dict[str, Any]:
+    return {
+        "policy": ref_data(decider.policy),
+        "tier": decider.tier.value,
+        "scope": decider.scope.value,
+        "field": decider.field,
+        "rule": decider.name,
+    }
+
+
+def _remedies_data(found: Remedies) -> dict[str, Any]:
+    return {
+        "sufficient": found.sufficient,
+        "missing": found.missing,
+        "steps": [
+            {
+                "action": "delete" if step.kind is RemedyKind.DELETE else "apply",
+                "cluster": step.cluster,
+                "direction": step.direction.value,
+                "policy": ref_data(step.policy),
+                "text": step.text,
+                "copiedFrom": step.model,
+                "alsoOpens": msgspec.to_builtins(step.also),
+                "moreOpened": step.more,
+                "manifest": step.object,
+            }
+            for step in found.steps
+        ],
+    }
