@@ -13,8 +13,11 @@ from enum import Enum
 
 import msgspec
 
-from isthmus.kube.meshobjects import MeshNode, PolicyException, RecentPolicy
+from isthmus.kube.meshobjects import MeshNode, PoliciesOnNode, PolicyException, RecentPolicy
 from isthmus.policy.rules import ObjectRef
+
+Place = tuple[str, str, str]
+"""Kind, namespace ("" where the kind has none) and name."""
 
 SILENT_AFTER = 180.0
 """Seconds without a heartbeat after which nobody knows what a node does; agents renew it every 60."""
@@ -66,9 +69,14 @@ class PolicyVersion(msgspec.Struct, frozen=True):
         return ObjectRef(self.kind, self.namespace, self.name, self.uid)
 
     @property
-    def place(self) -> tuple[str, str, str]:
-        """Returns kind, namespace and name."""
+    def place(self) -> Place:
+        """Returns where it is."""
         return self.kind, self.namespace, self.name
+
+    @property
+    def number(self) -> int:
+        """Returns the resourceVersion as a number, -1 if it is none."""
+        return number_of(self.version)
 
 
 class OnNode(msgspec.Struct, frozen=True):
@@ -130,59 +138,57 @@ class NodeReport:
         self.node = node
         self._agent = mesh_node is not None
         status = mesh_node.status if mesh_node is not None else None
-        self._heartbeat = _seconds(status.heartbeat) if status is not None else 0.0
-        self._heartbeat_text = status.heartbeat if status is not None else ""
-        told = status.policies if status is not None else None
-        self._told = told
-        self._recent: dict[tuple[str, str, str], RecentPolicy] = {}
-        self._exceptions: dict[tuple[str, str, str], PolicyException] = {}
+        self._heartbeat = status.heartbeat if status is not None else ""
+        self._beat = _seconds(self._heartbeat)
+        self.told: PoliciesOnNode | None = status.policies if status is not None else None
+        """None if there is nothing that tells of policies."""
+        self.recent: dict[Place, RecentPolicy] = {}
+        self.exceptions: dict[Place, PolicyException] = {}
         self._bound = ""
+        self._watermarks: dict[str, int] = {}
+        told = self.told
         if told is None:
             return
         for recent in told.recent:
-            place = (recent.kind, recent.namespace, recent.name)
-            known = self._recent.get(place)
-            if known is None or _seconds(known.since) <= _seconds(recent.since):
-                self._recent[place] = recent
-        self._exceptions = {(one.kind, one.namespace, one.name): one for one in told.exceptions}
+            self.recent[recent.kind, recent.namespace, recent.name] = recent  # the last one counts
+        self.exceptions = {(one.kind, one.namespace, one.name): one for one in told.exceptions}
         full = len(told.recent) >= MOST_RECENT
         self._bound = min((one.since for one in told.recent), key=_seconds) if full else told.since
+        self._watermarks = {kind: number_of(version) for kind, version in told.watermarks.items()}
 
-    @property
-    def reports(self) -> bool:
-        """Tells whether there is an agent that tells about policies."""
-        return self._told is not None
-
-    def silent(self, now: float) -> bool:
-        """Tells whether an agent that was there is not heard any more at `now` (Unix seconds)."""
-        return self._agent and now - self._heartbeat > SILENT_AFTER
+    def watermark(self, kind: str) -> int:
+        """Returns up to which resourceVersion the kernel there has everything of a kind; -1 if that is not said."""
+        return self._watermarks.get(kind, -1)
 
     def fault(self, now: float) -> OnNode | None:
-        """Returns what stands in the way of every object there; None if nothing does."""
+        """Returns what stands in the way of every object there at `now` (Unix seconds); None if nothing does."""
         if not self._agent:
             return OnNode(self.node, Standing.NO_AGENT, NO_AGENT)
-        if self.silent(now):
-            last = f"no heartbeat since {self._heartbeat_text}" if self._heartbeat_text else "no heartbeat yet"
+        if now - self._beat > SILENT_AFTER:
+            last = f"no heartbeat since {self._heartbeat}" if self._heartbeat else "no heartbeat yet"
             return OnNode(self.node, Standing.SILENT, last)
-        if self._told is None:
+        if self.told is None:
             return OnNode(self.node, Standing.UNTOLD, UNTOLD)
         return None
 
     def of(self, policy: PolicyVersion) -> OnNode:
-        """Returns how an object stands there, if the agent is well."""
-        told = self._told
-        if told is None:
+        """Returns how an object stands there, if the agent is well.
+
+        A node tells of so many exceptions only (`moreExceptions` counts the others): whether an object is valid at all
+        is to be asked of the object as well.
+        """
+        if self.told is None:
             return OnNode(self.node, Standing.UNTOLD, UNTOLD)
-        recent = self._recent.get(policy.place)
+        recent = self.recent.get(policy.place)
         # A generation counts from 1 again when an object is made anew under its old name. Where clocks differ by more
         # than that, the watermark says it.
         known = recent is not None and (
             recent.generation == policy.generation > 0 and _seconds(recent.since) >= _seconds(policy.created)
         )
-        if not known and not _reached(policy.version, told.watermarks.get(policy.kind, "")):
+        if not known and not 0 <= policy.number <= self.watermark(policy.kind):
             return OnNode(self.node, Standing.PENDING, "not in its kernel yet")
         since, exact = (recent.since, True) if known and recent is not None else (self._bound, False)
-        found = self._exceptions.get(policy.place)
+        found = self.exceptions.get(policy.place)
         if found is None or (policy.generation and found.generation != policy.generation):
             return OnNode(self.node, Standing.ENFORCED, since=since, exact=exact)
         standing = _STATES.get(found.state, Standing.REFUSED)
@@ -191,6 +197,7 @@ class NodeReport:
         return OnNode(self.node, standing, found.message, since, exact)
 
 
+_MOST_DIGITS = 20
 _STATES = {state.value: state for state in (Standing.PARTIAL, Standing.INVALID, Standing.KEPT, Standing.REFUSED)}
 
 
@@ -240,11 +247,9 @@ def _on_nodes(
     return tuple(fault or report.of(version) for report, fault in zip(reports, faults, strict=True))
 
 
-def _reached(version: str, watermark: str) -> bool:
-    """Whether a watermark covers a resourceVersion; both are decimal where this can be said at all."""
-    if not (version.isdecimal() and watermark.isdecimal() and version.isascii() and watermark.isascii()):
-        return False
-    return (len(version.lstrip("0")), version.lstrip("0")) <= (len(watermark.lstrip("0")), watermark.lstrip("0"))
+def number_of(version: str) -> int:
+    """Returns a resourceVersion as the number that it is where two can be compared at all (KEP-5504); else -1."""
+    return int(version) if len(version) <= _MOST_DIGITS and version.isascii() and version.isdecimal() else -1
 
 
 def _seconds(text: str) -> float:
