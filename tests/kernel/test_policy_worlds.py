@@ -15,7 +15,7 @@ from isthmus.ruleset.compiler import Compiler
 from tests.support import worlds as w
 from tests.support.fabric import Fabric
 
-SEEDS = range(int(os.environ.get("ISTHMUS_RANDOM_WORLDS", "120")))
+SEEDS = range(int(os.environ.get("ISTHMUS_RANDOM_WORLDS", "60")))
 FLOWS = 40
 NODE = "east/n1"
 OPENING = {Protocol.ICMP: (8, 13, 15, 17), Protocol.ICMPV6: (128, 139)}

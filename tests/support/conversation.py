@@ -19,6 +19,7 @@ from tests.support.fabric import Fabric
 from tests.support.probes import SO_LINGER_RESET
 from tests.support.volley import one_cpu
 
+IP_MTU, IPV6_MTU = 14, 24  # linux/in.h, linux/in6.h
 TOKEN = 16  # bytes
 KINDS = {Protocol.TCP: socket.SOCK_STREAM, Protocol.UDP: socket.SOCK_DGRAM, Protocol.SCTP: socket.SOCK_RAW}
 
@@ -75,6 +76,14 @@ class Conversation:
             while said not in heard and select([listener], [], [], max(0, end - monotonic()))[0]:
                 heard += self._read(listener)
             return said in heard
+
+    def path_mtu(self, speaker: str) -> int:
+        """Returns how large packets of one side may be, in bytes, as far as the kernel knows."""
+        sock = self._server if speaker == "server" else self._client
+        level, option = (
+            (socket.IPPROTO_IP, IP_MTU) if sock.family == socket.AF_INET else (socket.IPPROTO_IPV6, IPV6_MTU)
+        )
+        return sock.getsockopt(level, option)
 
     def _read(self, sock: socket.socket) -> bytes:
         heard = b""

@@ -255,7 +255,7 @@ def _services(frontends: Mapping[Flow, str]) -> str:
         f"delete table {SERVICES}",
         f"add table {SERVICES}",
         f"add chain {SERVICES} pre {{ type nat hook prerouting priority dstnat; }}",
-        f"add chain {SERVICES} out {{ type nat hook output priority dstnat; }}",
+        f"add chain {SERVICES} out {{ type nat hook output priority -100; }}",
         f"add chain {SERVICES} post {{ type nat hook postrouting priority srcnat; }}",
     ]
     for flow, frontend in frontends.items():

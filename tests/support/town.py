@@ -16,6 +16,7 @@ from isthmus.model.endpoint import Endpoint, NamedPort
 from isthmus.model.flow import Flow
 from isthmus.model.identity import FIRST_NODE, HOST, THE_API_SERVER, Identity
 from isthmus.policy.context import Context
+from isthmus.policy.evaluate import evaluate
 from isthmus.policy.parsing import identify, read
 from isthmus.policy.world import LocalPod, World
 from isthmus.ruleset.compiler import Compiler
@@ -73,7 +74,11 @@ class Town:
         return [name for name, (cluster, _) in NODES.items() if cluster == "east"]
 
     def expect(self, expected: Mapping[Flow, bool]) -> None:
-        """Asserts which flows get through, and that the others are met with silence."""
+        """Asserts which flows get through, and that others are met with silence; the evaluator must say the same."""
+        worlds = [compiler.world for compiler in self.compilers.values()]
+        judged = {one: all(evaluate(world, one).allowed for world in worlds) for one in expected}
+        wrong = [one for one in expected if judged[one] is not expected[one]]
+        assert not wrong, f"the evaluator says otherwise: {wrong}"
         self.fabric.expect(expected)
 
     def reaches(self, source: str, destination: str, protocol: int = 6, port: int = 80, *, version: int = 4) -> bool:
@@ -82,9 +87,11 @@ class Town:
         return self.fabric.volley.fire([probe])[probe] is Outcome.THROUGH
 
 
-def flow(source: str, destination: str, protocol: int = 6, port: int = 80, *, version: int = 4) -> Flow:
+def flow(
+    source: str, destination: str, protocol: int = 6, port: int = 80, *, version: int = 4, translated: bool = False
+) -> Flow:
     """Returns the flow between two of PLACES."""
-    return Flow(address(source, version), address(destination, version), protocol, port)
+    return Flow(address(source, version), address(destination, version), protocol, port, translated)
 
 
 def address(place: str, version: int = 4) -> str:

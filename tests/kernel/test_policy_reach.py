@@ -1,0 +1,304 @@
+"""Who gets through to whom, with packets: nodes, the API server, tiers, Services, port names, fragments, errors."""
+
+import socket
+
+import pytest
+
+from tests.support.conversation import Conversation
+from tests.support.fabric import Fabric
+from tests.support.town import (
+    Town,
+    address,
+    cilium_policy,
+    cluster_policy,
+    flow,
+    network_policy,
+    pods,
+)
+
+CLOSED = network_policy(policyTypes=["Ingress", "Egress"])
+TCP, UDP, SCTP, ICMP, ICMPV6 = 6, 17, 132, 1, 58
+WORDS = {TCP: "TCP", UDP: "UDP", SCTP: "SCTP"}
+both_families = pytest.mark.parametrize("version", [4, 6], ids=["IPv4", "IPv6"])
+every_protocol = pytest.mark.parametrize("protocol", [TCP, UDP, SCTP], ids=["tcp", "udp", "sctp"])
+
+
+@pytest.fixture(scope="module")
+def fabric():
+    with Fabric() as fabric:
+        yield fabric
+
+
+@pytest.fixture
+def town(fabric):
+    return Town(fabric)
+
+
+def expect(town: Town, expected: dict[tuple[str, str], bool], *, protocol: int = TCP, port: int = 80, version: int = 4):
+    town.expect({flow(*ends, protocol, port, version=version): allowed for ends, allowed in expected.items()})
+
+
+def expect_all_ways(town: Town, expected: dict[tuple[str, str], bool], version: int) -> None:
+    ping = (ICMP, 8) if version == 4 else (ICMPV6, 128)
+    town.expect(
+        {
+            flow(*ends, protocol, port, version=version): allowed
+            for ends, allowed in expected.items()
+            for protocol, port in ((TCP, 80), (UDP, 53), (SCTP, 80), ping)
+        }
+    )
+
+
+# -- nodes ---------------------------------------------------------------------------------------------------------
+
+
+@both_families
+def test_networkpolicy_never_parts_a_pod_from_its_own_node(town: Town, version):
+    town.apply(CLOSED)
+    own, others = {("n1", "a"): True, ("a", "n1"): True}, [("n2", "a"), ("w1", "a"), ("a", "n2"), ("a", "w1")]
+    expect_all_ways(town, own | dict.fromkeys([*others, ("b", "a"), ("a", "b")], False), version)
+
+
+@both_families
+def test_ciliums_policies_judge_what_a_pod_asks_of_its_own_node_and_not_what_the_node_asks_of_it(town: Town, version):
+    town.apply(cilium_policy(ingress=[{}], egress=[{}]))
+    expect_all_ways(
+        town,
+        {("n1", "a"): True, ("a", "n1"): False, ("a", "n2"): False, ("n2", "a"): False, ("b", "n1"): True},
+        version,
+    )
+    town.apply(cilium_policy(ingress=[{}], egress=[{"toEntities": ["host"]}]))
+    expect_all_ways(town, {("n1", "a"): True, ("a", "n1"): True, ("a", "n2"): False, ("n2", "a"): False}, version)
+
+
+@both_families
+def test_a_denial_of_the_host_keeps_the_own_node_out(town: Town, version):
+    town.apply(cilium_policy(ingress=[{"fromEntities": ["all"]}], ingressDeny=[{"fromEntities": ["host"]}]))
+    expect_all_ways(town, {("n1", "a"): False, ("n2", "a"): True, ("c", "a"): True, ("a", "n1"): True}, version)
+
+
+@both_families
+def test_admin_denials_apply_to_what_a_pod_asks_of_its_own_node_only(town: Town, version):
+    everyone = [{"networks": ["0.0.0.0/0", "::/0"]}]
+    town.apply(
+        cluster_policy(
+            ingress=[{"action": "Deny", "from": [{"namespaces": {}}]}], egress=[{"action": "Deny", "to": everyone}]
+        )
+    )
+    expect_all_ways(
+        town,
+        {
+            ("n1", "a"): True,
+            ("a", "n1"): False,
+            ("a", "b"): False,
+            ("b", "a"): False,
+            ("n2", "a"): True,
+            ("b", "c"): True,
+        },
+        version,
+    )
+
+
+@both_families
+def test_nodes_of_every_cluster_are_remote_nodes(town: Town, version):
+    town.apply(
+        cilium_policy(ingress=[{"fromEntities": ["remote-node"]}], egress=[{"toEntities": ["remote-node"]}]),
+    )
+    outsiders = [("b", "a"), ("outside", "a"), ("a", "outside"), ("a", "n1"), ("d", "a")]
+    nodes = [("n2", "a"), ("w1", "a"), ("a", "n2"), ("a", "w1"), ("n1", "a")]
+    expect_all_ways(town, dict.fromkeys(nodes, True) | dict.fromkeys(outsiders, False), version)
+
+
+@both_families
+def test_a_pod_in_the_network_of_a_node_is_that_node(town: Town, version):
+    everybody = network_policy(ingress=[{"from": [{"namespaceSelector": {}}]}])
+    node = f"{address('n2', version)}/{32 if version == 4 else 128}"
+    town.apply(everybody)
+    expect_all_ways(town, {("c", "a"): True, ("n2", "a"): False}, version)
+    town.apply(network_policy(ingress=[{"from": [{"ipBlock": {"cidr": node}}]}]))
+    expect_all_ways(town, {("c", "a"): False, ("n2", "a"): True}, version)
+
+
+# -- entities ------------------------------------------------------------------------------------------------------
+
+
+@both_families
+def test_the_api_server_is_an_entity_of_its_own_and_of_the_world(town: Town, version):
+    town.apply(cilium_policy(egress=[{"toEntities": ["kube-apiserver"]}]))
+    expect_all_ways(town, {("a", "apiserver"): True, ("a", "outside"): False, ("a", "n2"): False}, version)
+    town.apply(cilium_policy(egress=[{"toEntities": ["world"]}]))
+    expect_all_ways(
+        town, {("a", "apiserver"): True, ("a", "outside"): True, ("a", "n2"): False, ("a", "c"): False}, version
+    )
+    town.apply(
+        cilium_policy(egress=[{"toEntities": ["all"]}], egressDeny=[{"toEntities": ["kube-apiserver"]}]),
+    )
+    expect_all_ways(town, {("a", "apiserver"): False, ("a", "outside"): True, ("a", "d"): True}, version)
+
+
+def test_cidrs_of_ciliums_kinds_mean_the_outside_only(town: Town):
+    everywhere = ["0.0.0.0/0"]
+    town.apply(cilium_policy(egress=[{"toCIDR": everywhere}], ingress=[{"fromCIDR": everywhere}]))
+    inside = [("a", "b"), ("a", "c"), ("c", "a"), ("a", "n2"), ("n2", "a"), ("d", "a")]
+    outside = [("a", "outside"), ("outside", "a"), ("a", "apiserver")]
+    expect(town, dict.fromkeys(inside, False) | dict.fromkeys(outside, True))
+
+
+# -- tiers ---------------------------------------------------------------------------------------------------------
+
+
+@both_families
+def test_tiers_are_asked_one_after_the_other(town: Town, version):
+    def rule(action: str, *apps: str):
+        peers = [{"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": app}}}} for app in apps]
+        return {"action": action, "from": peers}
+
+    admin = cluster_policy(
+        name="admin", ingress=[rule("Accept", "b"), rule("Deny", "c"), rule("Pass", "d")], priority=1
+    )
+    late = cluster_policy(name="late", ingress=[rule("Deny", "b", "d")], priority=2)
+    baseline = cluster_policy(name="base", tier="Baseline", priority=1, ingress=[rule("Deny", "b", "c", "d")])
+    town.apply(admin, late, baseline)
+    expect_all_ways(town, {("b", "a"): True, ("c", "a"): False, ("d", "a"): False, ("outside", "a"): True}, version)
+    town.apply(network_policy(ingress=[{"from": [pods("c"), pods("d")]}]))
+    expect_all_ways(town, {("b", "a"): True, ("c", "a"): False, ("d", "a"): True, ("outside", "a"): False}, version)
+    town.delete(admin, late)
+    expect_all_ways(town, {("b", "a"): False, ("c", "a"): True, ("d", "a"): True}, version)
+
+
+@every_protocol
+def test_a_denial_wins_over_what_others_allow(town: Town, protocol):
+    peer = [{"matchLabels": {"app": "c"}}]
+    ports = [{"ports": [{"port": "8000", "endPort": 8080, "protocol": WORDS[protocol]}]}]
+    town.apply(
+        network_policy(name="all", ingress=[{}]),
+        cilium_policy(name="not c", ingressDeny=[{"fromEndpoints": peer, "toPorts": ports}]),
+    )
+    for port, allowed in ((7999, True), (8000, False), (8080, False), (8081, True)):
+        expect(town, {("c", "a"): allowed, ("b", "a"): True}, protocol=protocol, port=port)
+
+
+# -- Services, port names ------------------------------------------------------------------------------------------
+
+
+@both_families
+@every_protocol
+def test_a_service_is_judged_by_its_backend(town: Town, protocol, version):
+    town.apply(network_policy(egress=[{"to": [pods("c")], "ports": [{"port": 80, "protocol": WORDS[protocol]}]}]))
+    town.expect(
+        {
+            flow("a", "c", protocol, 80, version=version, translated=True): True,
+            flow("a", "c", protocol, 81, version=version, translated=True): False,
+            flow("a", "b", protocol, 80, version=version, translated=True): False,
+            flow("a", "outside", protocol, 80, version=version, translated=True): False,
+            flow("b", "outside", protocol, 80, version=version, translated=True): True,
+        }
+    )
+
+
+@both_families
+@every_protocol
+def test_a_pod_reaches_itself_through_a_service_unless_an_administrator_denies_it(town: Town, protocol, version):
+    itself = {flow("a", "a", protocol, 80, version=version, translated=True): True}
+    town.apply(CLOSED)
+    town.expect(itself)
+    denial = cluster_policy(ingress=[{"action": "Deny", "from": [{"namespaces": {}}]}])
+    town.apply(denial)
+    town.expect(dict.fromkeys(itself, False))
+    town.delete(denial)
+    town.expect(itself)
+
+
+@pytest.mark.parametrize("kind", ["NetworkPolicy", "CiliumNetworkPolicy"])
+def test_a_port_name_is_the_number_that_the_destination_gives_it(town: Town, kind):
+    if kind == "NetworkPolicy":
+        port = [{"ports": [{"port": "web"}]}]
+        town.apply(network_policy(ingress=port, egress=[{"to": [pods("c")], **port[0]}]))
+    else:
+        port = {"toPorts": [{"ports": [{"port": "web", "protocol": "TCP"}]}]}
+        town.apply(
+            cilium_policy(
+                ingress=[{"fromEntities": ["all"], **port}],
+                egress=[{"toEndpoints": [{"matchLabels": {"app": "c"}}], **port}],
+            )
+        )
+    for protocol, number, allowed in ((TCP, 8080, True), (TCP, 80, False), (UDP, 8080, False)):
+        expect(town, {("c", "a"): allowed, ("a", "c"): allowed, ("a", "b"): False}, protocol=protocol, port=number)
+
+
+# -- ICMP, fragments -----------------------------------------------------------------------------------------------
+
+
+@both_families
+def test_icmp_is_let_through_by_type(town: Town, version):
+    family, protocol, types = ("IPv4", ICMP, (8, 13)) if version == 4 else ("IPv6", ICMPV6, (128, 139))
+    town.apply(
+        cilium_policy(
+            ingress=[{"fromEntities": ["all"], "icmps": [{"fields": [{"family": family, "type": types[0]}]}]}],
+            egress=[{"toEntities": ["all"], "icmps": [{"fields": [{"family": family, "type": types[1]}]}]}],
+        )
+    )
+    town.expect(
+        {
+            flow("b", "a", protocol, types[0], version=version): True,
+            flow("b", "a", protocol, types[1], version=version): False,
+            flow("a", "b", protocol, types[0], version=version): False,
+            flow("a", "b", protocol, types[1], version=version): True,
+            flow("b", "a", TCP, 80, version=version): False,
+        }
+    )
+
+
+@both_families
+@pytest.mark.parametrize("limit", ["ingress", "egress"])
+def test_fragments_are_judged_like_the_whole(town: Town, limit, version):
+    def policy(*apps: str):
+        rule = {"from" if limit == "ingress" else "to": [pods(app) for app in apps]}
+        return network_policy(**{limit: [{**rule, "ports": [{"port": 7000, "protocol": "UDP"}]}]})
+
+    town.apply(policy("c"))
+    ends = ("c", "a") if limit == "ingress" else ("a", "c")
+    with Conversation(town.fabric, flow(*ends, UDP, 7000, version=version)) as talk:
+        assert talk.hears("client", size=4000) and talk.hears("server", size=4000)
+        town.apply(policy("b"))
+        assert not talk.hears("client", size=4000) and not talk.hears("server", size=4000)
+        town.apply(policy("b", "c"))
+        assert talk.hears("client", size=4000) and talk.hears("server", size=4000)
+
+
+@both_families
+@pytest.mark.parametrize("speaker", ["client", "server"])
+def test_a_path_that_is_narrower_than_the_link_makes_itself_known_through_a_policy(town: Town, speaker, version):
+    only_c = {"ports": [{"port": 7000, "protocol": "UDP"}]}
+    town.apply(network_policy(ingress=[{"from": [pods("c")], **only_c}], egress=[{"to": [pods("c")], **only_c}]))
+    ends = ("c", "a") if speaker == "server" else ("a", "c")  # pod a sends what is too large
+    for family in ("-4", "-6"):
+        town.fabric.holders[address("a")].command("ip", family, "route", "flush", "cache")
+    link = town.fabric.nodes["n2"].link
+    town.fabric.elsewhere.ip(f"link set {link} mtu 1300")
+    try:
+        with Conversation(town.fabric, flow(*ends, UDP, 7000, version=version)) as talk:
+            assert talk.path_mtu(speaker) == 1500
+            assert not talk.hears(speaker, size=1400)
+            assert talk.path_mtu(speaker) == 1300
+    finally:
+        town.fabric.elsewhere.ip(f"link set {link} mtu 1500")
+
+
+@both_families
+def test_a_port_where_nobody_listens_is_said_to_be_closed(town: Town, version):
+    town.apply(network_policy(egress=[{"to": [pods("c")], "ports": [{"port": 7001, "protocol": "UDP"}]}]))
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    with town.fabric.holders[address("a", version)].run(lambda: socket.socket(family, socket.SOCK_DGRAM)) as sock:
+        sock.settimeout(10)
+        sock.connect((address("c", version), 7001))
+        sock.send(b"?")
+        with pytest.raises(ConnectionRefusedError):
+            sock.recv(1)
+
+
+def test_neighbours_are_found_through_a_closed_gate(town: Town):
+    town.apply(CLOSED, cilium_policy(name="more", ingress=[{}], egress=[{}]))
+    for place in ("a", "n1"):
+        town.fabric.holders[address(place)].command("ip", "-6", "neigh", "flush", "all")
+    expect_all_ways(town, {("n1", "a"): True, ("b", "a"): False}, 6)
