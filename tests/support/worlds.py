@@ -8,41 +8,35 @@ that every kind of rule really decides something. A failing example prints its s
 from collections.abc import Callable
 from ipaddress import ip_network
 from random import Random
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from hypothesis import strategies as st
 
 from isthmus.model.endpoint import Endpoint, NamedPort
 from isthmus.model.flow import Flow
-from isthmus.model.identity import Identity
-from isthmus.model.labels import CLUSTERSET_CLUSTER
-from isthmus.policy.networkpolicy import parse
-from isthmus.policy.rules import Policy, Scope
+from isthmus.model.identity import FIRST_NODE, HOST, KUBE_APISERVER, Identity
+from isthmus.policy.rules import Policy
 from isthmus.policy.world import LocalPod, World
+from isthmus.ruleset.interpreter import Packet
+from tests.support.world_objects import (
+    CLUSTER,
+    CLUSTERS,
+    NAMES,
+    NAMESPACES,
+    PORT_NAMES,
+    PORTS,
+    ZONE,
+    parsed,
+)
 
-CLUSTER = "east"
-CLUSTERS = ("east", "west")
-NAMESPACES = ("x", "y")
 NODE_ADDRESSES = frozenset({"172.18.0.2", "fd00:18::2"})
 POD_CIDRS = (ip_network("10.1.0.0/24"), ip_network("fd00:1::/64"))
 LOCAL_IPS = ("10.1.0.10", "10.1.0.11", "10.1.0.12", "fd00:1::a", "fd00:1::b", "fd00:1::c")
 REMOTE_IPS = ("10.2.0.10", "10.2.0.11", "10.1.1.9", "fd00:2::a", "fd00:2::b")
-OUTSIDE_IPS = ("198.51.100.7", "172.18.0.3", "2001:db8::7")
+OUTSIDE_IPS = ("198.51.100.7", "172.18.0.3", "172.18.0.9", "2001:db8::7", "fd00:18::3")
 UNKNOWN_IPS = ("10.1.0.99", "fd00:1::99")
-PORTS = (80, 81, 8000, 8080)
-PORT_NAMES = ("web", "dns")
-
-BLOCKS = (
-    {"cidr": "10.2.0.0/24"},
-    {"cidr": "10.1.0.11/32"},
-    {"cidr": "0.0.0.0/0", "except": ["10.2.0.0/25", "10.1.0.0/31", "10.1.0.10/31"]},
-    {"cidr": "198.51.100.0/24"},
-    {"cidr": "10.0.0.0/8", "except": ["10.2.0.10/32", "10.2.0.0/24"]},
-    {"cidr": "::/0", "except": ["fd00:2::a/128"]},
-    {"cidr": "fd00::/16"},
-)
-RANGES = ((80, 81), (80, 80), (8000, 8079), (81, 9000), (70, 90))
 NUMBERS = (0x10100, 0x10101, 0x10102, 0x20100, 0x20101)
+NODE_NUMBERS = (FIRST_NODE, FIRST_NODE + 1)
 T = TypeVar("T")
 
 
@@ -56,69 +50,30 @@ def _labels(rng: Random) -> dict[str, str]:
     return {key: value for key, value in pairs if rng.random() < 0.7}
 
 
-def _selector(rng: Random, *, clusters: bool = False) -> dict[str, Any]:
-    values = {"app": "ab", "tier": "pq"} | ({CLUSTERSET_CLUSTER: CLUSTERS} if clusters else {})
-    selector: dict[str, Any] = {}
-    if rng.random() < 0.35:
-        key = rng.choice(list(values))
-        selector["matchLabels"] = {key: rng.choice(values[key])}
-    if rng.random() < 0.15:
-        key = rng.choice(list(values))
-        operator = rng.choice(["In", "NotIn", "Exists", "DoesNotExist"])
-        expression: dict[str, Any] = {"key": key, "operator": operator}
-        if operator in ("In", "NotIn"):
-            expression["values"] = rng.sample(list(values[key]), rng.randint(1, 2))
-        selector["matchExpressions"] = [expression]
-    return selector
-
-
-def _peer(rng: Random) -> dict[str, Any]:
-    match rng.randrange(4):
-        case 0:
-            return {"ipBlock": rng.choice(BLOCKS)}
-        case 1:
-            return {"podSelector": _selector(rng, clusters=True)}
-        case 2:
-            return {"namespaceSelector": _selector(rng, clusters=True)}
-        case _:
-            return {"podSelector": _selector(rng), "namespaceSelector": _selector(rng, clusters=True)}
-
-
-def _port(rng: Random) -> dict[str, Any]:
-    port: dict[str, Any] = {"protocol": rng.choice(["TCP", "TCP", "TCP", "UDP", "SCTP"])}
-    match rng.randrange(4):
-        case 1:
-            port["port"] = rng.choice(PORTS)
-        case 2:
-            port["port"] = rng.choice(PORT_NAMES)
-        case 3:
-            port["port"], port["endPort"] = rng.choice(RANGES)
-    return port
-
-
-def _rule(rng: Random, peers: str) -> dict[str, Any]:
-    rule: dict[str, Any] = {}
-    if rng.random() < 0.8:
-        rule[peers] = [_peer(rng) for _ in range(rng.randint(1, 3))]
-    if rng.random() < 0.8:
-        rule["ports"] = [_port(rng) for _ in range(rng.randint(1, 4))]
-    return rule
-
-
 def policy(rng: Random) -> Policy:
-    spec: dict[str, Any] = {"podSelector": _selector(rng)}
-    for direction, peers in (("ingress", "from"), ("egress", "to")):
-        if rng.random() < 0.7:
-            spec[direction] = [_rule(rng, peers) for _ in range(rng.randint(0, 3))]
-    if rng.random() < 0.6:
-        spec["policyTypes"] = rng.choice([["Ingress"], ["Egress"], ["Ingress", "Egress"]])
-    metadata = {"name": rng.choice(("p0", "p1", "p2", "p3")), "namespace": rng.choice(NAMESPACES)}
-    return parse({"metadata": metadata, "spec": spec}, cluster=CLUSTER, scope=rng.choice(list(Scope)))
+    """Returns the first policy of a random object."""
+    return objects(rng)[0]
+
+
+def objects(rng: Random) -> tuple[Policy, ...]:
+    """Returns the policies of a random object."""
+    return parsed(rng).policies
 
 
 def identity(rng: Random, number: int) -> Identity:
     cluster = CLUSTERS[(number >> 16) - 1]
-    return Identity(number, cluster, rng.choice(NAMESPACES), _labels(rng), _labels(rng))
+    account = rng.choice(("", "robot"))
+    return Identity(number, cluster, rng.choice(NAMESPACES), _labels(rng), _labels(rng), account)
+
+
+def node(rng: Random, number: int) -> Identity:
+    """Returns a node: this one for HOST."""
+    labels = {ZONE[0]: rng.choice(ZONE[1])} if rng.random() < 0.8 else {}
+    if number == HOST:
+        reserved: tuple[str, ...] = ("host", "kube-apiserver") if rng.random() < 0.3 else ("host",)
+        return Identity(number, CLUSTER, "", labels, {}, reserved=reserved)
+    reserved = ("kube-apiserver", "remote-node") if rng.random() < 0.3 else ("remote-node",)
+    return Identity(number, rng.choice(CLUSTERS), "", labels, {}, reserved=reserved)
 
 
 def _named_ports(rng: Random) -> tuple[NamedPort, ...]:
@@ -143,19 +98,43 @@ def world(rng: Random) -> World:
     for slot in range(3):
         pod = local_pod(rng, slot)
         made.pods[pod.key] = pod
-    for _ in range(rng.randint(0, 5)):
-        one = policy(rng)
-        made.policies[one.ref] = one
+    for number in (HOST, *NODE_NUMBERS):
+        if rng.random() < 0.7:
+            made.identities[number] = node(rng, number)
+    made.nodes = {ip: node_number(rng) for ip in OUTSIDE_IPS if rng.random() < 0.6}
+    made.names = {ip: names(rng) for ip in (*OUTSIDE_IPS, *REMOTE_IPS) if rng.random() < 0.7}
+    found: dict[tuple[str, str, str], tuple[Policy, ...]] = {}
+    for _ in range(rng.choice((0, 1, 1, 2, 2, 3, 4, 5))):
+        one = objects(rng)
+        found[one[0].ref.kind, one[0].ref.namespace, one[0].ref.name] = one
+    made.policies = {one.ref: one for policies in found.values() for one in policies}
     return made
+
+
+def node_number(rng: Random) -> int:
+    return rng.choice((*NODE_NUMBERS, *NODE_NUMBERS, KUBE_APISERVER))
+
+
+def names(rng: Random) -> frozenset[str]:
+    return frozenset(rng.sample(NAMES, rng.randint(1, 2)))
 
 
 def flow(rng: Random) -> Flow:
     inside, rest = (*LOCAL_IPS, *REMOTE_IPS), (*OUTSIDE_IPS, *UNKNOWN_IPS, *sorted(NODE_ADDRESSES))
-    source = rng.choice(inside if rng.random() < 0.8 else rest)
-    pool = [ip for ip in (LOCAL_IPS if rng.random() < 0.5 else inside + rest) if (":" in ip) == (":" in source)]
+    source = rng.choice(inside if rng.random() < 0.75 else rest)
+    pool = [ip for ip in (LOCAL_IPS if rng.random() < 0.4 else inside + rest) if (":" in ip) == (":" in source)]
     protocol = rng.choice([6, 6, 6, 17, 132, 58 if ":" in source else 1])
-    return Flow(
-        source, rng.choice(pool), protocol, rng.choice((*PORTS, *PORTS, 82, 9001)) if protocol not in (1, 58) else 0
+    ports = {1: (8, 8, 13), 58: (128, 128, 139)}.get(protocol, (*PORTS, *PORTS, 82, 9001))
+    return Flow(source, rng.choice(pool), protocol, rng.choice(ports), translated=rng.random() < 0.2)
+
+
+def packets(flow: Flow) -> tuple[Packet, Packet]:
+    """Returns the packet that opens a connection, and a reply to it, where they meet a hook that judges them."""
+    to_node, from_node = (ip in NODE_ADDRESSES for ip in (flow.destination, flow.source))
+    client = PORTS[flow.port % len(PORTS)]
+    return (
+        Packet(flow, from_node=from_node, to_node=to_node, client_port=client),
+        Packet(flow, reply=True, from_node=to_node, to_node=from_node, client_port=client),
     )
 
 
@@ -169,6 +148,14 @@ def flows() -> st.SearchStrategy[Flow]:
 
 def many_flows(count: int = 30) -> st.SearchStrategy[list[Flow]]:
     return seeded(lambda rng: [flow(rng) for _ in range(count)])
+
+
+def objects_of_policies() -> st.SearchStrategy[tuple[Policy, ...]]:
+    return seeded(objects)
+
+
+def nodes(number: int) -> st.SearchStrategy[Identity]:
+    return seeded(lambda rng: node(rng, number))
 
 
 def policies() -> st.SearchStrategy[Policy]:

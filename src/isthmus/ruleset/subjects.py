@@ -51,6 +51,11 @@ class Subjects:
         """Returns the directions in which some policy could forbid anything."""
         return frozenset(direction for direction, count in self._restricting.items() if count)
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Returns how much is held: of policies, pods, and what finds them."""
+        return len(self._held), len(self._objects), len(self._policies), len(self._subjects), len(self._pods)
+
     def change(self, *, put: Iterable[Policy], drop: Iterable[ObjectRef]) -> set[str]:
         """Removes and then adds objects; returns the keys of the pods that this concerns."""
         objects: dict[_Object, dict[ObjectRef, Policy]] = {_object(ref): {} for ref in drop}
