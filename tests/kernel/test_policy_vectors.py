@@ -7,6 +7,7 @@ import pytest
 
 from isthmus.model.flow import Flow
 from isthmus.policy.world import LocalPod, World
+from tests.support import cilium_cases
 from tests.support.cases import Case, load
 from tests.support.fabric import Fabric
 
@@ -23,6 +24,16 @@ def fabric():
 def test_packets_get_through_as_the_case_says(fabric: Fabric, case: Case):
     for step in case.steps():
         fabric.play(step.worlds, {probe.flow: probe.allowed for probe in step.probes})
+
+
+@pytest.mark.parametrize("case", cilium_cases.cases("vectors", "quirkVectors"), ids=str)
+def test_packets_get_through_as_ciliums_cases_say(fabric: Fabric, case: cilium_cases.Case):
+    expected = {
+        one.flow: cilium_cases.OURS.get((str(case), one.name), one.allowed)
+        for family in (4, 6)
+        for one in case.flows(family)
+    }
+    fabric.play(case.worlds(), expected)
 
 
 def test_what_no_table_stops_is_seen_to_get_through(fabric: Fabric):
