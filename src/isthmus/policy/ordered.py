@@ -83,7 +83,7 @@ def read_ordered(
         place = place_of(spec, reader)
         certain = place.certain
         for unknown in sorted(spec.keys() - dialect.fields):
-            reader.complain(f"spec.{unknown}", f"is not a field of a {dialect.kind}")
+            reader.complain(f"spec.{unknown}", "is not a known field")
             certain = False
         peers = PeerReader(reader, context, scope, dialect.egress_peers, dialect.pods_need_namespaces)
         read = _subject(spec.get("subject"), reader, peers)

@@ -1,4 +1,4 @@
-"""Every case of the collected vectors, by the evaluator; the ruleset and the kernel have tests of their own for them."""
+"""Every case of the collected vectors, by the evaluator; ruleset and kernel have tests of their own for them."""
 
 import json
 
