@@ -17,7 +17,7 @@ from isthmus.model.labels import POD_NAMESPACE, names_clusters
 from isthmus.model.selector import Selector
 from isthmus.policy.evaluate import Half, Reason, evaluate, resolve
 from isthmus.policy.explaining.facts import PodSeen
-from isthmus.policy.explaining.scene import Scene
+from isthmus.policy.explaining.scene import Scene, context_of
 from isthmus.policy.rules import (
     Action,
     CidrPeer,
@@ -35,6 +35,7 @@ from isthmus.policy.rules import (
     Scope,
     Tier,
 )
+from isthmus.policy.scoping import under_scopes
 
 MOST_CLOSE = 5
 """Rules that came close, and problems, that one half names."""
@@ -231,9 +232,19 @@ def _close(
         for rule in policy.rules:
             if rule.direction is not direction or rule.action is not Action.ALLOW:
                 continue
-            why = _missed(rule, policy, other, identity, port=_port_matches(rule, flow, named))
+            scoped = rule.field in _scoped_fields(scene, mine.cluster, policy)
+            why = _missed(
+                rule, other, identity, port=_port_matches(rule, flow, named), own=mine.cluster if scoped else ""
+            )
             if why:
                 yield Close(policy=policy.ref, field=rule.field, name=rule.name, why=why, scope=policy.scope)
+
+
+def _scoped_fields(scene: Scene, cluster: str, policy: Policy) -> set[str]:
+    """Returns the rules of a policy that see the own cluster alone because of its scope."""
+    obj = scene.object_of(cluster, policy.ref) if policy.scope is Scope.LOCAL else None
+    found = under_scopes(obj, context_of(scene.clusters[cluster])) if obj is not None else None
+    return {rule.field for rule in found.rules} if found is not None else set()
 
 
 def _port_matches(rule: Rule, flow: Flow, pod: PodSeen | None) -> bool:
@@ -246,8 +257,8 @@ def _port_matches(rule: Rule, flow: Flow, pod: PodSeen | None) -> bool:
     )
 
 
-def _missed(rule: Rule, policy: Policy, other: Party, identity: Identity, *, port: bool) -> str:
-    """Returns why a rule does not allow it, if it nearly does."""
+def _missed(rule: Rule, other: Party, identity: Identity, *, port: bool, own: str) -> str:
+    """Returns why a rule does not allow it, if it nearly does; `own` is all it sees because of its scope, if so."""
     if rule.peers is None or any(_means(peer, other.ip, identity) for peer in rule.peers):
         ports = ", ".join(map(str, rule.ports or ()))
         return "" if port else f"allows this peer, but only {_short(ports)}"
@@ -257,8 +268,8 @@ def _missed(rule: Rule, policy: Policy, other: Party, identity: Identity, *, por
             return f"allows {_short(str(peer))}, but names are not learned (no DNS proxy)"
         wider = _any_cluster(peer)
         if wider != peer and _means(wider, other.ip, identity):
-            if isinstance(peer, PodPeer) and peer.cluster and policy.scope is Scope.LOCAL:
-                return f"selects the peer only in {peer.cluster} (scope local){tail}"
+            if own:
+                return f"selects the peer, but names no cluster: with scope local it sees {own} alone{tail}"
             said = _clusters_of(peer)
             return f"selects the peer, but not in cluster {identity.cluster}{said}{tail}"
         if port and _any_namespace(wider) != wider and _means(_any_namespace(wider), other.ip, identity):

@@ -6,6 +6,7 @@ remembered for the set of rules that match; so 400 groups ask 160,000 questions 
 Rejected: asking the evaluator for each pair and port, minutes for the same result.
 """
 
+from collections.abc import Iterable
 from ipaddress import ip_address
 
 import msgspec
@@ -211,10 +212,10 @@ def _is(peer: Peer, ip: str, identity: Identity) -> bool:
             return peer.matches(identity)
 
 
-def cells_of(*scenes: Scene) -> Cells:
-    """Returns the partition that the policies and the container ports of all scenes make."""
+def cells_of(*scenes: Scene, ports: Iterable[tuple[int, int]] = ()) -> Cells:
+    """Returns the partition that the policies and the container ports of all scenes make, and `ports` besides."""
     named: set[PortRange | IcmpType] = set()
-    ports: set[tuple[int, int]] = set()
+    ports = set(ports)
     for scene in scenes:
         for policies in scene.policies.values():
             for policy in policies.values():

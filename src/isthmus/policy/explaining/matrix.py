@@ -18,8 +18,17 @@ class Matrix(msgspec.Struct, frozen=True, kw_only=True):
     cells: Cells
 
 
-def matrix(scene: Scene, *, namespaces: frozenset[str] = frozenset(), outside: bool = True) -> Matrix:
-    """Judges all groups of pods (of some namespaces, or of all if none is named), and what is outside."""
+def matrix(
+    scene: Scene,
+    *,
+    namespaces: frozenset[str] = frozenset(),
+    outside: bool = True,
+    port: tuple[int, int] | None = None,
+) -> Matrix:
+    """Judges all groups of pods (of some namespaces, or of all if none is named), and what is outside.
+
+    `port` (protocol, number) gets a cell of its own.
+    """
     grouping = Grouping(scene)
     groups = grouping.pods(
         (cluster.name, pod)
@@ -29,7 +38,7 @@ def matrix(scene: Scene, *, namespaces: frozenset[str] = frozenset(), outside: b
     )
     if outside:
         groups += grouping.outside()
-    cells = cells_of(scene)
+    cells = cells_of(scene, ports=() if port is None else (port,))
     judge = Judge(scene, cells)
     return Matrix(
         groups=tuple(groups),

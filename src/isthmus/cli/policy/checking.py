@@ -1,0 +1,135 @@
+"""`isthmus policy validate`."""
+
+import sys
+from typing import Any
+
+import click
+
+from isthmus.cli.policy.sources import show
+
+
+@click.command()
+@click.option(
+    "-f", "--filename", "files", multiple=True, required=True, help="Files, directories; - is standard input."
+)
+@click.option("--cluster-name", default="", help="Cluster that shall get them, for policies that mean only its own.")
+@click.option("--policy-scope", "scope", type=click.Choice(["clusterset", "local"]), default="clusterset")
+@click.option("-n", "--namespace", default="default", show_default=True, help="Namespace of objects that name none.")
+@click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True)
+def validate(*, files: tuple[str, ...], cluster_name: str, scope: str, namespace: str, output: str) -> None:
+    """Check policies without any cluster: what is invalid, and what is valid but not enforced. Exits with 1 if any is
+    invalid.
+
+    Services and CIDR groups that policies refer to are taken from the same files.
+    """
+    from isthmus.cli.policy.files import objects_of
+    from isthmus.policy.context import Parsed
+    from isthmus.policy.parsing import KINDS, read
+
+    found = objects_of(files)
+    context = _context(found, cluster_name, scope, namespace)
+    results: list[dict[str, Any]] = []
+    others = 0
+    for origin, obj in found:
+        if obj["kind"] not in KINDS or obj["apiVersion"].partition("/")[0] != KINDS[obj["kind"]].group:
+            others += 1
+            continue
+        obj = _placed(obj, namespace)
+        meta = obj.get("metadata")
+        meta = meta if isinstance(meta, dict) else {}
+        parsed: Parsed | None
+        try:
+            parsed, fault = read(obj, context), ""
+        except ValueError as error:
+            parsed, fault = None, str(error)
+        results.append(_result(origin, obj["kind"], meta, parsed, fault))
+    if output == "table":
+        _tell(results, others)
+    else:
+        show(results, output)
+    if any(result["verdict"] == "Invalid" for result in results):
+        sys.exit(1)
+    if not results:
+        raise click.ClickException(f"{', '.join(files)}: no policy in it (known kinds: {', '.join(KINDS)})")
+
+
+def _placed(obj: dict[str, Any], namespace: str) -> dict[str, Any]:
+    from isthmus.cli.policy.files import placed
+
+    return placed(obj, namespace)
+
+
+def _context(found: list[tuple[str, dict[str, Any]]], cluster: str, scope: str, namespace: str) -> Any:
+    """Returns what the policies are read against: the CIDR groups and Services that are among the objects."""
+    from isthmus.policy.cilium.groups import cidr_group
+    from isthmus.policy.context import Context, ServiceFacts
+    from isthmus.policy.rules import Scope
+
+    groups, services = {}, {}
+    for _, obj in found:
+        if obj["kind"] == "CiliumCIDRGroup" and (group := cidr_group(obj)) is not None:
+            groups[group.name] = group
+        meta, spec = obj.get("metadata"), obj.get("spec")
+        if obj["kind"] == "Service" and isinstance(meta, dict) and isinstance(spec, dict):
+            space, name = str(meta.get("namespace") or namespace), str(meta.get("name") or "")
+            services[space, name] = ServiceFacts(space, name, _texts(meta.get("labels")), _texts(spec.get("selector")))
+    return Context(cluster or "cluster", Scope(scope), groups, services)
+
+
+def _texts(value: object) -> dict[str, str]:
+    return {str(key): str(inner) for key, inner in value.items()} if isinstance(value, dict) else {}
+
+
+def _result(origin: str, kind: str, meta: dict[str, Any], parsed: Any, fault: str) -> dict[str, Any]:
+    from isthmus.policy.rules import Grade
+
+    problems = [{"field": "metadata", "grade": "Invalid", "message": fault}] if fault else []
+    for problem in parsed.problems if parsed is not None else ():
+        problems.append({"field": problem.field, "grade": problem.grade.value, "message": problem.message})
+    grades = {problem["grade"] for problem in problems}
+    verdict = "Valid"
+    for grade in (Grade.WARNING, Grade.UNENFORCED, Grade.INVALID):
+        if grade.value in grades and grade is not Grade.WARNING:
+            verdict = grade.value
+    return {
+        "file": origin,
+        "kind": kind,
+        "namespace": parsed.ref.namespace if parsed is not None else str(meta.get("namespace") or ""),
+        "name": parsed.ref.name if parsed is not None else str(meta.get("name") or ""),
+        "verdict": verdict,
+        "problems": problems,
+    }
+
+
+def _tell(results: list[dict[str, Any]], others: int) -> None:
+    import textwrap
+
+    for result in results:
+        sign = {"Valid": "✅", "NotEnforced": "⚠️ ", "Invalid": "❌"}[result["verdict"]]
+        name = f"{result['namespace']}/{result['name']}" if result["namespace"] else result["name"] or "(no name)"
+        click.echo(f"{sign} {result['file']}: {result['kind']} {name}: {result['verdict']}")
+        for problem in result["problems"]:
+            grade = "" if problem["grade"] == "Invalid" else f"{_spoken(problem['grade'])}: "
+            text = f"{problem['field']}: {grade}{problem['message']}"
+            for line in textwrap.wrap(
+                text,
+                100,
+                initial_indent="   ",
+                subsequent_indent="     ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            ):
+                click.echo(line)
+    counts = {
+        word: sum(result["verdict"] == word for result in results) for word in ("Valid", "NotEnforced", "Invalid")
+    }
+    words = [f"{counts['Valid']} valid"]
+    words += [f"{counts['NotEnforced']} valid but not enforced as a whole"] if counts["NotEnforced"] else []
+    words += [f"{counts['Invalid']} invalid"] if counts["Invalid"] else []
+    words += [f"{others} object{'s' if others > 1 else ''} of other kinds left out"] if others else []
+    if results:
+        click.echo(", ".join(words))
+
+
+def _spoken(grade: str) -> str:
+    return {"NotEnforced": "not enforced", "Warning": "warning"}[grade]

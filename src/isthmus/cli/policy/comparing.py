@@ -1,0 +1,137 @@
+"""`isthmus policy what-if` and `matrix`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from isthmus.cli.policy.sources import of_clusters, picture, show
+
+if TYPE_CHECKING:
+    from isthmus.policy.explaining.facts import Picture
+
+_output = click.option(
+    "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True
+)
+
+
+@click.command()
+@click.option("-f", "--filename", "files", multiple=True, required=True, help="Policies; - is standard input.")
+@click.option("--cluster", "targets", multiple=True, help="Cluster that gets them; repeatable. By default the current.")
+@click.option("--delete", is_flag=True, help="The policies would be deleted.")
+@click.option("-n", "--namespace", default="default", show_default=True, help="Namespace of objects that name none.")
+@of_clusters
+@_output
+def what_if(
+    *,
+    files: tuple[str, ...],
+    targets: tuple[str, ...],
+    delete: bool,
+    namespace: str,
+    kubeconfig: Path | None,
+    contexts: tuple[str, ...],
+    scopes: tuple[str, ...],
+    partial: bool,
+    manifests: tuple[str, ...],
+    output: str,
+) -> None:
+    """Tell what applying (or deleting) policies would change: who could talk that cannot now, and who no longer could.
+
+    Pods that no policy tells apart are one line. Nothing is applied.
+    """
+    from isthmus.cli.policy import pairs
+    from isthmus.cli.policy.files import policies_of
+    from isthmus.policy.explaining.effects import effects
+    from isthmus.policy.explaining.facts import Change, changed, place
+    from isthmus.policy.explaining.groups import Grouping
+    from isthmus.policy.explaining.scene import Scene
+
+    objects = policies_of(files, namespace=namespace)
+    found = picture(kubeconfig=kubeconfig, contexts=contexts, scopes=scopes, partial=partial, manifests=manifests)
+    changes = []
+    for name in _clusters(found, targets):
+        seen = found.cluster(name)
+        there = {place(obj) for obj in seen.policies} if seen is not None else set()
+        for obj in objects:
+            if delete and place(obj) not in there:
+                kind, space, title = place(obj)
+                click.echo(f"Warning: {kind} {f'{space}/' if space else ''}{title} is not in {name}", err=True)
+                continue
+            changes.append(Change(cluster=name, object=obj, delete=delete))
+    before = Scene(found)
+    after = Scene(changed(found, *changes), reuse=before)
+    problems = [] if delete else _problems(after, changes)
+    result = effects(before, after)
+    if output == "table":
+        for line in problems:
+            click.echo(line)
+        grouping = Grouping(before, after)
+        everyone = grouping.pods((cluster.name, pod) for cluster in found.clusters for pod in cluster.pods)
+        click.echo(pairs.effects_text(result, [*everyone, *grouping.nodes(), *grouping.outside()]), nl=False)
+    else:
+        show({"problems": problems, "changes": pairs.effects_data(result)}, output)
+
+
+def _problems(after: Any, changes: list[Any]) -> list[str]:
+    from isthmus.policy.explaining.facts import place
+
+    lines = []
+    for change in changes:
+        where = (change.cluster, *place(change.object))
+        for parsed in after.parsed[change.cluster]:
+            if (change.cluster, parsed.ref.kind, parsed.ref.namespace, parsed.ref.name) == where:
+                lines += [f"{p.grade.value}: {parsed.ref} in {change.cluster}: {p}" for p in parsed.problems]
+    lines += [f"Invalid: {' '.join(bad.place)} in {bad.cluster}: {bad.reason}" for bad in after.unreadable]
+    return lines
+
+
+def _clusters(found: "Picture", targets: tuple[str, ...]) -> list[str]:
+    names = [cluster.name for cluster in found.clusters]
+    for target in targets:
+        if target not in names:
+            raise click.BadParameter(
+                f"there is no cluster {target!r} (known: {', '.join(names)})", param_hint="--cluster"
+            )
+    if targets:
+        return list(dict.fromkeys(targets))
+    if not found.current:
+        raise click.UsageError(f"--cluster: say which cluster gets the policies (known: {', '.join(names)})")
+    return [found.current]
+
+
+@click.command()
+@click.option("-n", "--namespace", "namespaces", multiple=True, help="Only pods of this namespace; repeatable.")
+@click.option("--port", metavar="NUMBER[/PROTOCOL]", help="Only this port, as 80/TCP; every port by default.")
+@click.option("--icmp", is_flag=False, flag_value="8", metavar="[TYPE]", help="Only ICMP messages of a type.")
+@click.option("--outside/--no-outside", default=True, help="Whether addresses outside are shown.")
+@of_clusters
+@_output
+def matrix(
+    *,
+    namespaces: tuple[str, ...],
+    port: str | None,
+    icmp: str | None,
+    outside: bool,
+    kubeconfig: Path | None,
+    contexts: tuple[str, ...],
+    scopes: tuple[str, ...],
+    partial: bool,
+    manifests: tuple[str, ...],
+    output: str,
+) -> None:
+    """Tell who may talk to whom, within and across clusters.
+
+    Pods that no policy tells apart are one line.
+    """
+    from isthmus.cli.policy import pairs
+    from isthmus.cli.policy.explaining import read_port
+    from isthmus.policy.explaining.matrix import matrix as judge
+    from isthmus.policy.explaining.scene import Scene
+
+    wanted = read_port(port, icmp)
+    found = picture(kubeconfig=kubeconfig, contexts=contexts, scopes=scopes, partial=partial, manifests=manifests)
+    result = judge(Scene(found), namespaces=frozenset(namespaces), outside=outside, port=wanted)
+    if output == "table":
+        click.echo(pairs.matrix_text(result, wanted), nl=False)
+    else:
+        show(pairs.matrix_data(result, wanted), output)
