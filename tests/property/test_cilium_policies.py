@@ -1,0 +1,114 @@
+"""Cilium policies drawn at random: our rules say what a second reading of the raw objects says, and why."""
+
+from functools import cache
+from random import Random
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isthmus.model.endpoint import Endpoint, NamedPort
+from isthmus.model.flow import Flow, Protocol
+from isthmus.model.identity import FIRST_NODE, HOST, KUBE_APISERVER, Identity
+from isthmus.model.labels import stamp
+from isthmus.policy.context import CidrGroup, Context
+from isthmus.policy.evaluate import Reason, evaluate
+from isthmus.policy.parsing import read
+from isthmus.policy.rules import Scope
+from isthmus.policy.world import LocalPod, World
+from tests.support import cilium_reading as second
+
+SPACES = {"prod": {"env": "prod"}, "default": {}}
+GROUPS = {name: CidrGroup(name, labels, cidrs) for name, (cidrs, labels) in second.GROUPS.items()}
+WHY = {Reason.DENIED: "explicit", Reason.DEFAULT_DENY: "default-deny"}
+SEEDS = st.integers(0, 2**32)
+
+
+@cache
+def mesh() -> World:
+    """Returns the world of the one node of the own cluster, without policies."""
+    made = World(second.HERE)
+    for count, pod in enumerate(second.PODS):
+        number = (0x10100 if pod.cluster == second.HERE else 0x20100) + count
+        space = SPACES[pod.namespace]
+        named = tuple(NamedPort(name, port, Protocol(protocol).name) for name, (protocol, port) in pod.named.items())
+        made.identities[number] = Identity(number, pod.cluster, pod.namespace, dict(pod.plain), space)
+        made.endpoints[pod.ip] = Endpoint(pod.cluster, pod.ip, number, pod.namespace, str(count), named_ports=named)
+        if pod.cluster == second.HERE:
+            labels = stamp(pod.plain, cluster=pod.cluster)
+            local = LocalPod(pod.namespace, str(count), "", labels, (pod.ip,), named, namespace_labels=space)
+            made.pods[local.key] = local
+    made.nodes[second.API_SERVER.ip] = KUBE_APISERVER
+    for count, node in enumerate(second.NODES):
+        words = tuple(sorted(label.removeprefix("reserved:") for label in node.labels))
+        number = FIRST_NODE + count if "host" not in words else HOST
+        made.identities[number] = Identity(number, node.cluster, "", dict(node.plain), {}, reserved=words)
+        if number == HOST:
+            made.node_addresses = frozenset({node.ip})
+        else:
+            made.nodes[node.ip] = number
+    return made
+
+
+def world(objects: list[dict[str, Any]], scope: Scope) -> World:
+    old = mesh()
+    read_all = [read(obj, Context(second.HERE, scope, GROUPS)) for obj in objects]
+    assert all(parsed.valid for parsed in read_all), [parsed.problems for parsed in read_all]
+    return World(
+        old.cluster,
+        {policy.ref: policy for parsed in read_all for policy in parsed.policies},
+        old.pods,
+        old.identities,
+        old.endpoints,
+        old.node_addresses,
+        nodes=old.nodes,
+    )
+
+
+def judged(made: World, asked: second.Asked) -> tuple[str, str]:
+    halves = evaluate(made, Flow(asked.source.ip, asked.target.ip, asked.protocol, asked.port)).halves
+    refused = [half for half in halves if not half.allowed]
+    return (refused[0].direction.value, WHY[refused[0].reason]) if refused else ("allow", "")
+
+
+@settings(max_examples=400, deadline=None)
+@given(SEEDS, st.sampled_from(list(Scope)))
+def test_two_readings_of_the_same_objects_say_the_same(seed: int, scope: Scope):
+    rng = Random(seed)
+    objects = [second.policy(rng, f"p{number}") for number in range(rng.randint(1, 4))]
+    made = world(objects, scope)
+    for _ in range(40):
+        asked = second.asked(rng)
+
+        assert judged(made, asked) == second.verdict(objects, asked, local=scope is Scope.LOCAL), (objects, asked)
+
+
+@settings(max_examples=100, deadline=None)
+@given(SEEDS)
+def test_rules_of_one_object_mean_what_they_mean_as_objects_of_their_own(seed: int):
+    rng = Random(seed)
+    rules = [second.rule(rng) for _ in range(rng.randint(2, 4))]
+    head = {"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy"}
+    place = {"namespace": rng.choice(("default", "prod"))}
+    apart = world(
+        [{**head, "metadata": {"name": f"p{n}", **place}, "spec": one} for n, one in enumerate(rules)], Scope.LOCAL
+    )
+    rng.shuffle(rules)
+    together = world([{**head, "metadata": {"name": "p", **place}, "spec": rules[0], "specs": rules[1:]}], Scope.LOCAL)
+
+    for _ in range(40):
+        asked = second.asked(rng)
+        assert judged(apart, asked) == judged(together, asked), (rules, asked)
+
+
+def test_the_second_reading_finds_every_kind_of_answer():
+    rng = Random(1)
+    found: dict[tuple[str, str], int] = {}
+    for _ in range(300):
+        objects = [second.policy(rng, f"p{number}") for number in range(2)]
+        for _ in range(10):
+            answer = second.verdict(objects, second.asked(rng), local=True)
+            found[answer] = found.get(answer, 0) + 1
+
+    assert len(found) == 5
+    assert min(found.values()) > 50
