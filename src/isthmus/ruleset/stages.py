@@ -158,12 +158,14 @@ class _Plan:
         self._deny_chains(names)
         identified = not gate.plain or any(Field.IDENTITY in spec.key for spec in self.sets.values())
         keep = (KEEP_PEER if gate.plain else KEEP_ANYONE)[gate.direction]
-        head = [Rule((JumpTo(keep),))] if identified else []
+        # Nobody can tell the peer of packets of no connection: two who want to talk could send nothing else.
+        strict = [Rule((Unjudgeable(), GoTo(self._deny_chain)))] if gate.denies else []
+        head = [*strict, Rule((JumpTo(keep),))] if identified else []
         tail = [Rule((Keep(0),))] if identified else []
         comment = f"{gate.direction.value}: {self.policies}"
         self.chains.append(Chain(gate.name, (*head, Rule((JumpTo(names[0]),)), *tail), comment=comment))
         if gate.judges_node:
-            judge = (Rule((Keep(HOST),)), Rule((JumpTo(names[0]),)), Rule((Keep(0),)))
+            judge = (*strict, Rule((Keep(HOST),)), Rule((JumpTo(names[0]),)), Rule((Keep(0),)))
             self.chains.append(Chain(f"{gate.name}_node", judge, comment=f"to the node: {self.policies}"))
         return Layout(gate, tuple(self.sets.values()), tuple(self.chains), tuple(self.rows))
 
@@ -201,9 +203,6 @@ class _Plan:
     def _end(self, following: str) -> Iterator[Rule]:
         if following:
             yield Rule((GoTo(following),))
-        elif self.gate.denies:
-            # Who has an accomplice could talk in packets of no connection, which no peer is known of.
-            yield Rule((Unjudgeable(), GoTo(self._deny_chain)))
 
     @property
     def _deny_chain(self) -> str:
