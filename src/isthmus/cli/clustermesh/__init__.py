@@ -12,7 +12,7 @@ _MODULES = {"changing": ("connect", "disable", "disconnect", "enable"), "inspect
 class _Commands(LazyGroup):
     places: ClassVar = {
         found: f"isthmus.cli.clustermesh.{module}:{found}" for module, names in _MODULES.items() for found in names
-    }
+    } | {"inspect-policy-default-local-cluster": "isthmus.cli.clustermesh.policies:inspect"}
 
 
 @click.group(cls=_Commands)

@@ -1,12 +1,12 @@
 """Answers to "why" as text for people, and as data with stable keys. Pure."""
 
-import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from isthmus.cli.policy.sources import as_yaml
+from isthmus.cli.policy.wrapping import wrapped
 from isthmus.model.flow import Protocol
 from isthmus.policy.evaluate import Reason
 from isthmus.policy.explaining.answers import Answer
@@ -16,7 +16,6 @@ from isthmus.policy.explaining.remedies import Remedies, Remedy, RemedyKind
 from isthmus.policy.explaining.targets import End
 from isthmus.policy.rules import Grade, ObjectRef, Tier
 
-WIDTH = 100
 MOST_PODS = 4
 
 _WORDS = {
@@ -35,7 +34,7 @@ def text(answers: Sequence[Answer], notes: Iterable[str]) -> str:
     """Returns everything for people, 100 columns wide."""
     lines: list[str] = []
     for note in notes:
-        lines += _wrapped(note, "")
+        lines += wrapped(note, "")
     for answer in answers:
         lines += ([""] if lines else []) + _answer(answer)
     if len(answers) > 1:
@@ -49,11 +48,11 @@ def _answer(answer: Answer) -> list[str]:
     port = port_text(answer.protocol, answer.port)
     family = f" ({_FAMILIES[answer.families[0]]} only)" if _partial(answer) else ""
     ends = f"{answer.source.name} -> {answer.destination.name}"
-    lines = _wrapped(f"{sign} {ends}  {port}{family}: {_verdict(answer)}", "", hanging=3)
+    lines = wrapped(f"{sign} {ends}  {port}{family}: {_verdict(answer)}", "", hanging=3)
     for word, end in (("from", answer.source), ("to", answer.destination)):
         pods = _pods(end)
         if pods:
-            lines += _wrapped(f"{word + ':':<6}{pods}", "   ", hanging=6)
+            lines += wrapped(f"{word + ':':<6}{pods}", "   ", hanging=6)
     lines.append("")
     width = max(len(half.cluster or "-") for half in (answer.egress, answer.ingress))
     for half in (answer.egress, answer.ingress):
@@ -98,14 +97,7 @@ def _half(half: HalfReport, width: int) -> list[str]:
     said = _why(half)
     lines: list[str] = []
     for paragraph in said:
-        lines += textwrap.wrap(
-            paragraph,
-            WIDTH,
-            initial_indent=head if not lines else " " * len(head),
-            subsequent_indent=" " * len(head),
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
+        lines += wrapped(paragraph, head if not lines else " " * len(head))
     return lines
 
 
@@ -151,15 +143,15 @@ def _refs(refs: Iterable[ObjectRef]) -> str:
 
 def _remedies(found: Remedies) -> list[str]:
     if not found.steps:
-        return _wrapped(f"No change to suggest: {found.missing}.", "   ")
+        return wrapped(f"No change to suggest: {found.missing}.", "   ")
     lines = ["   To allow it:" if found.sufficient else "   To come closer:"]
     for number, step in enumerate(found.steps, 1):
         lines += [""] if number > 1 else []
         mark = f"{number}. " if len(found.steps) > 1 else ""
-        lines += _wrapped(f"{mark}{step.text}", "   ", hanging=len(mark))
+        lines += wrapped(f"{mark}{step.text}", "   ", hanging=len(mark))
         lines += _step(step)
     if not found.sufficient:
-        lines += ["", *_wrapped(f"Still denied then: {found.missing}.", "   ")]
+        lines += ["", *wrapped(f"Still denied then: {found.missing}.", "   ")]
     elif len(found.steps) > 1:
         lines += ["", f"   Judged again with these {len(found.steps)} changes: allowed."]
     else:
@@ -172,21 +164,10 @@ def _step(step: Remedy) -> list[str]:
     if step.also:
         named = "; ".join(f"{one.source} -> {one.destination} ({one.ports})" for one in step.also)
         more = f"; and {step.more} more" if step.more else ""
-        lines += _wrapped(f"It also opens: {named}{more}.", "   ")
+        lines += wrapped(f"It also opens: {named}{more}.", "   ")
     if step.kind is not RemedyKind.DELETE:
         lines += ["", *("      " + line if line else "" for line in as_yaml(step.object).splitlines())]
     return lines
-
-
-def _wrapped(paragraph: str, indent: str, *, hanging: int = 0) -> list[str]:
-    return textwrap.wrap(
-        paragraph,
-        WIDTH,
-        initial_indent=indent,
-        subsequent_indent=indent + " " * hanging,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 # -- data ----------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from isthmus.cli.policy.sources import show
+from isthmus.cli.policy.wrapping import wrapped
 
 
 @click.command()
@@ -84,8 +85,10 @@ def _result(origin: str, kind: str, meta: dict[str, Any], parsed: Any, fault: st
     from isthmus.policy.rules import Grade
 
     problems = [{"field": "metadata", "grade": "Invalid", "message": fault}] if fault else []
-    for problem in parsed.problems if parsed is not None else ():
-        problems.append({"field": problem.field, "grade": problem.grade.value, "message": problem.message})
+    problems += [
+        {"field": problem.field, "grade": problem.grade.value, "message": problem.message}
+        for problem in (parsed.problems if parsed is not None else ())
+    ]
     grades = {problem["grade"] for problem in problems}
     verdict = "Valid"
     for grade in (Grade.WARNING, Grade.UNENFORCED, Grade.INVALID):
@@ -102,34 +105,22 @@ def _result(origin: str, kind: str, meta: dict[str, Any], parsed: Any, fault: st
 
 
 def _tell(results: list[dict[str, Any]], others: int) -> None:
-    import textwrap
-
     for result in results:
         sign = {"Valid": "✅", "NotEnforced": "⚠️ ", "Invalid": "❌"}[result["verdict"]]
         name = f"{result['namespace']}/{result['name']}" if result["namespace"] else result["name"] or "(no name)"
         click.echo(f"{sign} {result['file']}: {result['kind']} {name}: {result['verdict']}")
         for problem in result["problems"]:
-            grade = "" if problem["grade"] == "Invalid" else f"{_spoken(problem['grade'])}: "
-            text = f"{problem['field']}: {grade}{problem['message']}"
-            for line in textwrap.wrap(
-                text,
-                100,
-                initial_indent="   ",
-                subsequent_indent="     ",
-                break_long_words=False,
-                break_on_hyphens=False,
-            ):
-                click.echo(line)
-    counts = {
-        word: sum(result["verdict"] == word for result in results) for word in ("Valid", "NotEnforced", "Invalid")
-    }
-    words = [f"{counts['Valid']} valid"]
-    words += [f"{counts['NotEnforced']} valid but not enforced as a whole"] if counts["NotEnforced"] else []
-    words += [f"{counts['Invalid']} invalid"] if counts["Invalid"] else []
+            click.echo("\n".join(wrapped(_spoken(problem), "   ", hanging=2)))
+    verdicts = [result["verdict"] for result in results]
+    words = [f"{verdicts.count('Valid')} valid"]
+    words += [f"{partly} valid but not enforced as a whole"] if (partly := verdicts.count("NotEnforced")) else []
+    words += [f"{invalid} invalid"] if (invalid := verdicts.count("Invalid")) else []
     words += [f"{others} object{'s' if others > 1 else ''} of other kinds left out"] if others else []
     if results:
         click.echo(", ".join(words))
 
 
-def _spoken(grade: str) -> str:
-    return {"NotEnforced": "not enforced", "Warning": "warning"}[grade]
+def _spoken(problem: dict[str, Any]) -> str:
+    message = problem["message"]
+    word = {"NotEnforced": "not enforced: ", "Warning": "warning: "}.get(problem["grade"], "")
+    return f"{problem['field']}: {'' if message.startswith('is not enforced') else word}{message}"

@@ -1,12 +1,12 @@
 """`isthmus policy inspect-scope`."""
 
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from isthmus.cli.policy.sources import of_clusters, picture, show
+from isthmus.cli.policy.wrapping import wrapped
 
 if TYPE_CHECKING:
     from isthmus.model.identity import Identity
@@ -118,15 +118,7 @@ def _verb(rule: dict[str, Any]) -> str:
 
 def _seen(scope: str, seen: dict[str, list[str]]) -> list[str]:
     said = "; ".join(f"{cluster}: {_few(names)}" for cluster, names in seen.items()) or "nobody that is there now"
-    head = f"       {scope + ':':<12}"
-    return textwrap.wrap(
-        said,
-        100,
-        initial_indent=head,
-        subsequent_indent=" " * len(head),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    return wrapped(said, f"       {scope + ':':<12}")
 
 
 def _few(names: list[str]) -> str:
