@@ -11,12 +11,15 @@ from isthmus.model.endpoint import Endpoint, NamedPort
 from isthmus.model.flow import Flow, Protocol
 from isthmus.model.identity import FIRST_NODE, HOST, KUBE_APISERVER, Identity
 from isthmus.model.labels import stamp
-from isthmus.policy.context import CidrGroup, Context
+from isthmus.policy.context import CidrGroup, Context, Parsed
 from isthmus.policy.evaluate import Reason, evaluate
 from isthmus.policy.parsing import read
-from isthmus.policy.rules import Scope
+from isthmus.policy.rules import Grade, Scope
 from isthmus.policy.world import LocalPod, World
+from isthmus.ruleset.compiler import Compiler
+from isthmus.ruleset.interpreter import Packet, passes
 from tests.support import cilium_reading as second
+from tests.support.corpus import at, places, replaced
 
 SPACES = {"prod": {"env": "prod"}, "default": {}}
 GROUPS = {name: CidrGroup(name, labels, cidrs) for name, (cidrs, labels) in second.GROUPS.items()}
@@ -51,12 +54,18 @@ def mesh() -> World:
 
 
 def world(objects: list[dict[str, Any]], scope: Scope) -> World:
-    old = mesh()
+    """Returns the mesh with valid objects in force."""
     read_all = [read(obj, Context(second.HERE, scope, GROUPS)) for obj in objects]
     assert all(parsed.valid for parsed in read_all), [parsed.problems for parsed in read_all]
+    return made_of(*read_all)
+
+
+def made_of(*parsed: Parsed) -> World:
+    """Returns the mesh with objects in force, as they were read."""
+    old = mesh()
     return World(
         old.cluster,
-        {policy.ref: policy for parsed in read_all for policy in parsed.policies},
+        {policy.ref: policy for one in parsed for policy in one.policies},
         old.pods,
         old.identities,
         old.endpoints,
@@ -99,6 +108,72 @@ def test_rules_of_one_object_mean_what_they_mean_as_objects_of_their_own(seed: i
     for _ in range(40):
         asked = second.asked(rng)
         assert judged(apart, asked) == judged(together, asked), (rules, asked)
+
+
+@settings(max_examples=100, deadline=None)
+@given(SEEDS, st.sampled_from(list(Scope)))
+def test_the_compiled_rules_say_the_same(seed: int, scope: Scope):
+    rng = Random(seed)
+    objects = [second.policy(rng, f"p{number}") for number in range(rng.randint(1, 4))]
+    made = world(objects, scope)
+    table = Compiler(made).table
+    for _ in range(40):
+        asked = second.asked(rng)
+        flow = Flow(asked.source.ip, asked.target.ip, asked.protocol, asked.port)
+        opened, reached = (ip in made.node_addresses for ip in (flow.source, flow.destination))
+        answer, _ = second.verdict(objects, asked, local=scope is Scope.LOCAL)
+
+        assert passes(table, Packet(flow, from_node=opened, to_node=reached)) is (answer == "allow"), (objects, asked)
+
+
+UNSOUND: tuple[object, ...] = (-1, 3.5, True, "no such thing!", ["x"], {"unknown": 1}, [None], "10.0.0.0/99", 10**40)
+NARROWER: tuple[tuple[str, object], ...] = (
+    ("authentication", {"mode": "required"}),
+    ("fromRequires", [{"matchLabels": {"app": "a"}}]),
+    ("toRequires", [{"matchLabels": {"app": "a"}}]),
+    ("rules", {"http": [{"path": "/"}]}),
+    ("serverNames", ["example.com"]),
+    ("listener", {"name": "proxy"}),
+    ("unknown", {}),
+)
+ALLOWING = {
+    "apiVersion": "cilium.io/v2",
+    "kind": "CiliumClusterwideNetworkPolicy",
+    "metadata": {"name": "all"},
+    "spec": {"endpointSelector": {}, "ingress": [{"fromEntities": ["all"]}], "egress": [{"toEntities": ["all"]}]},
+}
+
+
+@settings(max_examples=400, deadline=None)
+@given(SEEDS, st.sampled_from(list(Scope)), st.booleans())
+def test_what_is_spoiled_or_not_enforced_lets_through_nothing_that_the_policy_drops(
+    seed: int, scope: Scope, beside: bool
+):
+    """One thing in a valid policy is made unsound, or one condition more is added that we cannot keep.
+
+    Where that is a problem of the object, and none that only warns, every connection that the policy drops is dropped
+    still: alone (it isolates as it did), and beside a policy that allows everything (no denial is lost). What is left
+    valid is another policy, of which nothing is said here.
+    """
+    rng = Random(seed)
+    obj = second.policy(rng, "p")
+    inside = [place for place in places(obj) if place[:1] in (("spec",), ("specs",)) and len(place) > 1]
+    place = rng.choice(inside)
+    if rng.random() < 0.7 or not isinstance(at(obj, place), dict):
+        spoiled = replaced(obj, place, rng.choice(UNSOUND))
+    else:
+        field, value = rng.choice(NARROWER)
+        spoiled = replaced(obj, (*place, field), value)
+    context = Context(second.HERE, scope, GROUPS)
+    parsed = read(spoiled, context)
+    if all(problem.grade is Grade.WARNING for problem in parsed.problems):
+        return
+    others = (ALLOWING,) if beside else ()
+    sound, unsound = (made_of(one, *(read(other, context) for other in others)) for one in (read(obj, context), parsed))
+    for _ in range(60):
+        asked = second.asked(rng)
+        if judged(sound, asked)[0] != "allow":
+            assert judged(unsound, asked)[0] != "allow", (spoiled, asked, list(map(str, parsed.problems)))
 
 
 def test_the_second_reading_finds_every_kind_of_answer():
