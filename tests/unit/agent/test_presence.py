@@ -11,9 +11,19 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from isthmus.agent.optional_watch import ABSENT, follow_if_there
-from isthmus.agent.presence import HEARTBEAT, NOT_WRITTEN, PAUSE, WRITTEN, Counts, OtherCluster, Presence, State
+from isthmus.agent.presence import (
+    HEARTBEAT,
+    NOT_WRITTEN,
+    PAUSE,
+    PROGRESS,
+    WRITTEN,
+    Counts,
+    OtherCluster,
+    Presence,
+    State,
+)
 from isthmus.kube.client import Client
-from isthmus.kube.meshobjects import MeshCluster, MeshNodeStatus
+from isthmus.kube.meshobjects import MeshCluster, MeshNodeStatus, PoliciesOnNode, RecentPolicy
 from isthmus.kube.reflector import Snapshot
 from isthmus.kube.resources import MESH_CLUSTERS
 from tests.support.kubeserver import ScriptedServer, answer, status
@@ -169,6 +179,49 @@ async def test_what_cannot_be_written_is_said_once_tried_slowly_and_written_when
             await asyncio.sleep(70)
             assert world.last["ready"]
     assert [log["event"] for log in logs] == [NOT_WRITTEN, WRITTEN]
+
+
+# -- policies ------------------------------------------------------------------------------------------------------
+
+
+def _policies(version: str, **fields: Any) -> PoliciesOnNode:
+    return PoliciesOnNode(**{"total": 1, "watermarks": {"NetworkPolicy": version}, "since": "x", **fields})
+
+
+async def test_what_became_of_policies_is_written_soon_and_how_far_they_are_taken_in_a_little_later():
+    async with telling(*[ok] * 9) as world:
+        await asyncio.sleep(1)
+        world.change(policies=_policies("5"))
+        await asyncio.sleep(PAUSE)
+        assert world.last["policies"]["watermarks"]["NetworkPolicy"] == "5"
+        before = len(world.sent)
+
+        world.change(policies=_policies("6"))
+        await asyncio.sleep(PROGRESS - PAUSE)
+        assert len(world.sent) == before
+        await asyncio.sleep(PAUSE)
+        assert world.last["policies"]["watermarks"]["NetworkPolicy"] == "6"
+
+        world.change(policies=_policies("7", recent=(RecentPolicy("NetworkPolicy", "x", "p", 2, "y"),)))
+        await asyncio.sleep(PAUSE)
+        assert world.last["policies"]["recent"][0]["generation"] == 2
+        assert world.last["policies"]["watermarks"]["NetworkPolicy"] == "7"
+
+
+async def test_the_watermark_of_a_kind_that_is_gone_is_taken_out():
+    async with telling(*[ok] * 9) as world:
+        world.change(policies=_policies("5"))
+        await asyncio.sleep(5)
+        world.change(policies=_policies("5", watermarks={}))
+        await asyncio.sleep(PROGRESS + PAUSE)
+
+        assert world.last["policies"]["watermarks"]["NetworkPolicy"] is None
+
+
+async def test_before_the_first_ruleset_nothing_is_said_of_policies():
+    async with telling(ok) as world:
+        await asyncio.sleep(1)
+    assert world.last["policies"] is None
 
 
 # -- kinds that may not be there ---------------------------------------------------------------------------------
