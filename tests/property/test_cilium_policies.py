@@ -136,6 +136,8 @@ NARROWER: tuple[tuple[str, object], ...] = (
     ("listener", {"name": "proxy"}),
     ("unknown", {}),
 )
+RULES: dict[str | int, int] = {"spec": 1, "specs": 2}
+"""How deep in an object its rules are."""
 ALLOWING = {
     "apiVersion": "cilium.io/v2",
     "kind": "CiliumClusterwideNetworkPolicy",
@@ -153,11 +155,11 @@ def test_what_is_spoiled_or_not_enforced_lets_through_nothing_that_the_policy_dr
 
     Where that is a problem of the object, and none that only warns, every connection that the policy drops is dropped
     still: alone (it isolates as it did), and beside a policy that allows everything (no denial is lost). What is left
-    valid is another policy, of which nothing is said here.
+    valid is another policy, of which nothing is said here; and a rule of which nothing can be read only isolates.
     """
     rng = Random(seed)
     obj = second.policy(rng, "p")
-    inside = [place for place in places(obj) if place[:1] in (("spec",), ("specs",)) and len(place) > 1]
+    inside = [place for place in places(obj) if place and len(place) > RULES.get(place[0], len(place))]
     place = rng.choice(inside)
     if rng.random() < 0.7 or not isinstance(at(obj, place), dict):
         spoiled = replaced(obj, place, rng.choice(UNSOUND))
