@@ -2,7 +2,8 @@
 
 A netlink write blocks until the kernel has committed, so it must not happen on the event loop; and libnftables and the
 element writer belong to the thread that made them. Element changes alone go as raw netlink (tens of microseconds);
-anything with structure in it goes as text, elements included: what is new first, then what leads there.
+anything with structure in it goes as text: what is new first, then what leads there. Of what is new, nothing leads
+there yet: so many elements of new sets follow the text of those as netlink, in several transactions.
 
 Invariant: after an error the content of the kernel is unknown, and only `replace` may follow. The table is left as it
 is when the process ends, however it ends (fail static).
@@ -14,18 +15,20 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
 
+import msgspec
 import structlog
 
-from isthmus.kernel.elements import ElementWriter
+from isthmus.kernel.elements import ElementWriter, in_transactions
 from isthmus.kernel.errors import KernelError
 from isthmus.kernel.memory import trim
 from isthmus.kernel.nftables import Nft
 from isthmus.kernel.probe import CONSTRUCTS, SERVICE_CONSTRUCTS, missing, probe
 from isthmus.ruleset.layout import BASE
-from isthmus.ruleset.service_layout import HOOKED
 from isthmus.ruleset.table import Delta
 from isthmus.ruleset.text import removal, replacement, script
 
+FEW = 32
+"""Elements of new sets that go with the text of these: more of them are faster by netlink."""
 MOST_KEPT = 1 << 16
 """Clients of a family whose backend is still known after the table was written anew; more would delay that."""
 
@@ -41,8 +44,9 @@ class KernelWriter:
     """Writes table `inet isthmus` in the network namespace of the process; an async context manager."""
 
     def __init__(self, *, services: bool = False) -> None:
-        """`services` says that the table holds chains of theirs, which must be there and not be touched either."""
-        self._hooked = (BASE, *HOOKED) if services else (BASE,)
+        """`services` says that the table will hold chains of theirs, which the kernel must be able to."""
+        self._services = services
+        self._hooked: frozenset[str] = frozenset()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="nftables")
         self._nft: Nft | None = None
         self._elements: ElementWriter | None = None
@@ -65,7 +69,7 @@ class KernelWriter:
             self._elements = ElementWriter()
         except KernelError as error:
             raise UnfitKernel(str(error)) from error
-        wanted = CONSTRUCTS + SERVICE_CONSTRUCTS if self._hooked != (BASE,) else CONSTRUCTS
+        wanted = CONSTRUCTS + SERVICE_CONSTRUCTS if self._services else CONSTRUCTS
         lacking = missing(probe(self._nft, constructs=wanted))
         if lacking:
             raise UnfitKernel("\n".join(lacking))
@@ -93,6 +97,7 @@ class KernelWriter:
         kept = [elements.remembered(spec, most=MOST_KEPT) for spec in whole.new_sets if spec.room]
         nft.run(replacement(whole, kept))
         trim()  # the text of a whole table, and what nft made of it: 3 MB for an agent of a small cluster
+        self._hooked = frozenset(chain.name for chain in whole.new_chains if chain.hook)
         self._signature = self._read_base()
 
     async def apply(self, delta: Delta) -> None:
@@ -107,9 +112,18 @@ class KernelWriter:
         if not delta.structural:
             elements.apply(delta.changes)
             return
-        for step in delta.steps:
-            nft.run(script(step))
-        if delta.changed_chains:
+        steps = delta.steps
+        for step in steps:
+            filling = step.changes if len(steps) > 1 and step is steps[0] else ()
+            if sum(len(change.add) for change in filling) <= FEW:
+                nft.run(script(step))
+                continue
+            nft.run(script(msgspec.structs.replace(step, changes=())))
+            for group in in_transactions(filling):
+                elements.apply(group)
+        hooked = self._hooked.difference(delta.dead_chains) | {one.name for one in delta.new_chains if one.hook}
+        if delta.changed_chains or hooked != self._hooked:
+            self._hooked = hooked
             self._signature = self._read_base()
 
     async def intact(self) -> bool:
@@ -132,8 +146,8 @@ class KernelWriter:
         return await self._run(lambda: self._opened[1].chain(BASE) != b"")
 
     def _read_base(self) -> tuple[bytes, ...]:
-        """Returns what the kernel holds of the chains that are hooked; empty if one is not there."""
-        told = tuple(self._opened[1].chain(name) for name in self._hooked)
+        """Returns what the kernel holds of the chains that are hooked; empty if one is not there, or none is known."""
+        told = tuple(self._opened[1].chain(name) for name in sorted(self._hooked))
         return told if all(told) else ()
 
     async def _run(self, work: Callable[[], T]) -> T:
