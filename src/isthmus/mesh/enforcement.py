@@ -201,12 +201,15 @@ _MOST_DIGITS = 20
 _STATES = {state.value: state for state in (Standing.PARTIAL, Standing.INVALID, Standing.KEPT, Standing.REFUSED)}
 
 
-def version_of(obj: Mapping[str, object]) -> PolicyVersion | None:
-    """Returns what counts of a policy object (as decoded JSON) here; None if it has no kind or no name."""
+def version_of(obj: Mapping[str, object], kind: object = None) -> PolicyVersion | None:
+    """Returns what counts of a policy object (as decoded JSON) here; None if it has no kind or no name.
+
+    `kind` is for items of a list, which do not say it themselves.
+    """
     meta = obj.get("metadata")
     if not isinstance(meta, Mapping):
         return None
-    kind, name, generation = obj.get("kind"), meta.get("name"), meta.get("generation")
+    kind, name, generation = kind or obj.get("kind"), meta.get("name"), meta.get("generation")
     if not isinstance(kind, str) or not isinstance(name, str) or not kind or not name:
         return None
 

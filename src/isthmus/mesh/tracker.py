@@ -22,6 +22,7 @@ from isthmus.aio.health import HealthServer
 from isthmus.mesh.clusters import ClusterSpec
 from isthmus.mesh.control.assembly import own_cluster_writers
 from isthmus.mesh.control.mirrored import OFF
+from isthmus.mesh.control.policies.follower import PolicyConditions
 from isthmus.mesh.fleet import ClusterStatus, Connect, Fleet
 from isthmus.mesh.listing import REREAD, ListFollower
 from isthmus.mesh.mcs.follower import McsFollower
@@ -270,6 +271,7 @@ async def serve(options: TrackerOptions, *, connect: Connect | None = None, rere
                     registry=registry,
                     more=[
                         Presence(socket.gethostname()),
+                        PolicyConditions(options.own.cluster.name),
                         *(
                             [McsFollower(options.own.cluster.name, members=lambda: tracker.clusters())]
                             if options.global_services != OFF

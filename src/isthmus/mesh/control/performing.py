@@ -177,6 +177,8 @@ class Hands:
         return TAKEN
 
     def _missing(self, write: Write, error: NotFound) -> float | None:
+        if isinstance(write, Change) and write.status:
+            return HELD  # perhaps it has no status that could be written alone, and never will
         if not isinstance(write, Create):
             return None if isinstance(write, Delete) else SOON  # the watch says what became of it
         if write.namespace and 'namespaces "' in str(error):

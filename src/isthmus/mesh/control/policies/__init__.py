@@ -1,0 +1,1 @@
+"""Conditions of policy objects of the own cluster: whether they are valid, and whether every node enforces them."""
