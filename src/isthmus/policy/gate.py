@@ -207,18 +207,17 @@ def _ordered(pieces: Iterable[Piece]) -> tuple[Segment, ...]:
 
 
 def _merged(segments: Iterable[Segment]) -> tuple[Opening, ...]:
-    merged: dict[Peer | None, Opening] = {}
+    by_peer: dict[Peer | None, list[Opening]] = {}
     for segment in segments:
         for opening in segment.openings:
-            before = merged.get(opening.peer)
-            if before is None:
-                merged[opening.peer] = opening
-            elif before != opening:
-                ports = simplest((*before.ports, *opening.ports))
-                merged[opening.peer] = Opening(
-                    opening.peer, ports, tuple(dict.fromkeys((*before.names, *opening.names)))
-                )
-    return tuple(merged.values())
+            by_peer.setdefault(opening.peer, []).append(opening)
+    return tuple(_joined(openings) if len(openings) > 1 else openings[0] for openings in by_peer.values())
+
+
+def _joined(openings: list[Opening]) -> Opening:
+    ports = simplest(dict.fromkeys(port for opening in openings for port in opening.ports))
+    names = dict.fromkeys(name for opening in openings for name in opening.names)
+    return Opening(openings[0].peer, ports, tuple(names))
 
 
 def simplest(ports: Iterable[Ports]) -> tuple[Ports, ...]:
