@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
+from itertools import cycle
 from time import monotonic
 from types import TracebackType
 from typing import Self
@@ -23,7 +24,6 @@ from tests.support import messages
 from tests.support.netns import Host
 from tests.support.probes import SO_LINGER_RESET
 
-IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h
 HOPS = 32  # more than any packet takes here, the discovery of neighbours on the way included
 PATIENCE = 5.0  # seconds for what should get through and has not: so much that it is no question of load
 ROOM = 8 << 20  # bytes of a raw socket's buffer, which also gets what is not for it
@@ -39,11 +39,14 @@ class Outcome(Enum):
 
 
 class _Shot:
-    """One probe; `client` is its own socket, or None where all of an address share a raw one."""
+    """One probe; `client` is its own socket, or None where all of an address share a raw one.
 
-    def __init__(self, flow: Flow, number: int) -> None:
-        self.flow, self.number = flow, number
-        self.token = os.urandom(3) + b"!" + os.urandom(messages.TOKEN - 4)
+    `port` is that of the client, or the identifier of its echo; not used before, so that conntrack knows nothing of it.
+    """
+
+    def __init__(self, flow: Flow, port: int) -> None:
+        self.flow, self.port = flow, port
+        self.token = b"!" + os.urandom(messages.TOKEN - 1)
         self.client: socket.socket | None = None
         self.arrived = False
         self.outcome = Outcome.SILENCE
@@ -58,6 +61,7 @@ class Volley:
         self._servers: dict[tuple[str, int, int], socket.socket] = {}  # address, protocol, port
         self._raw: dict[tuple[str, int], socket.socket] = {}  # address, protocol
         self._shots: dict[bytes, _Shot] = {}
+        self._ports = cycle(range(10000, 60000))
         self._fence = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
     def __enter__(self) -> Self:
@@ -80,7 +84,7 @@ class Volley:
         `frontends` are addresses to speak to instead of the destination. `wanted` should get through: for them there is
         patience.
         """
-        shots = [_Shot(flow, number) for number, flow in enumerate(flows)]
+        shots = [_Shot(flow, next(self._ports)) for flow in flows]
         self._shots = {shot.token: shot for shot in shots}
         awaited = set(wanted)
         self._prepare(shots)
@@ -142,8 +146,8 @@ class Volley:
         shot.client = socket.socket(_family(shot.flow.source), kind | socket.SOCK_NONBLOCK)
         if kind == socket.SOCK_STREAM:
             shot.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, SO_LINGER_RESET)
-            shot.client.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
-        shot.client.bind((shot.flow.source, 0))
+            shot.client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        shot.client.bind((shot.flow.source, shot.port))
 
     def _make_server(self, ip: str, protocol: int, port: int) -> None:
         kind = socket.SOCK_STREAM if protocol == Protocol.TCP else socket.SOCK_DGRAM
@@ -180,11 +184,9 @@ class Volley:
             match flow.protocol:
                 case Protocol.SCTP:
                     tag = int.from_bytes(shot.token[:4], "big")
-                    message = messages.sctp_init(10000 + tag % 50000, flow.port, tag)
+                    message = messages.sctp_init(shot.port, flow.port, tag)
                 case Protocol.ICMP | Protocol.ICMPV6:
-                    message = messages.icmp(
-                        flow.protocol, flow.port, int.from_bytes(shot.token[-4:], "big"), shot.token
-                    )
+                    message = messages.icmp(flow.protocol, flow.port, shot.port << 16, shot.token)
                 case _:
                     message = shot.token
             self._raw[flow.source, flow.protocol].sendto(message, (address, 0))
