@@ -1,19 +1,23 @@
 """What a policy may cost the kernel, and what becomes of one that would cost more.
 
-Without a bound anyone who may write policies could stop the agents: peers times ports is soon millions. A policy over
-the bound is refused as a whole, with both numbers, because half a policy is one that nobody wrote. What is left of it
-is closed: it isolates wherever it speaks, allows nothing, and denies all where it denied (or passed) something.
-Refusing single rules was rejected: which rule is one too many depends on the order in which they are written.
+Without a bound anyone who may write policies could stop the agents: peers times ports is soon millions. It is counted
+from the policy alone, so that one is refused everywhere or nowhere; how many pods a selector finds is not known here.
+A policy over the bound is refused as a whole, with both numbers, because half a policy is one that nobody wrote. What
+is left of it is closed: it isolates wherever it speaks, allows nothing, and denies all where it denied (or passed)
+something. Refusing single rules was rejected: which one is too many depends on the order in which they are written.
 """
 
 import msgspec
 
 from isthmus.policy.context import Parsed
-from isthmus.policy.rules import Action, CidrPeer, Policy, Problem, Rule, Tier
+from isthmus.policy.rules import Action, CidrPeer, Policy, Port, PortRange, Problem, Rule, Tier
 
-MAX_COST = 200_000
-"""Set elements and rules that one object may need, as `cost` counts them. About 2 s to load."""
+MAX_COST = 100_000
+"""Set elements and rules that one object may need, as `cost` counts them: some seconds of work, some ten megabytes."""
 IDENTITIES = 32  # that a selector is taken to match
+MOST_SINGLES = 16  # ports of a range that are written out one by one, for pods; a longer range is one element
+MOST_PAIRS = 20_000
+"""Of networks and ports, that the compiler writes out for one pod before it puts up with a rule for each group."""
 
 
 def cost(policy: Policy) -> int:
@@ -22,19 +26,26 @@ def cost(policy: Policy) -> int:
 
 
 def _cost(rule: Rule) -> int:
-    """Returns every peer with every port.
+    """Returns every identity with every port, and networks with ports as the compiler puts them together.
 
     An exception splits a network into one for each bit of its length, at worst. A port of pods is an element for each
     identity, of which there may be thousands.
     """
-    peers = 0
+    ports = max(1, len(rule.ports or ()))
+    singles = max(1, sum(map(_singles, rule.ports or ())))
+    selected = networks = 0
     for peer in rule.peers if rule.peers is not None else ():
         match peer:
             case CidrPeer(network, excepts):
-                peers += 1 + sum(max(0, hole.prefixlen - network.prefixlen) for hole in excepts)
+                networks += 1 + sum(max(0, hole.prefixlen - network.prefixlen) for hole in excepts)
             case _:
-                peers += IDENTITIES
-    return max(1, peers) * max(1, len(rule.ports or ()))
+                selected += IDENTITIES
+    return max(ports, selected * singles + min(networks * ports, networks + ports + MOST_PAIRS))
+
+
+def _singles(port: Port) -> int:
+    width = port.last - port.first + 1 if isinstance(port, PortRange) else 1
+    return width if width <= MOST_SINGLES else 1
 
 
 def bounded(parsed: Parsed, limit: int = MAX_COST) -> Parsed:

@@ -114,6 +114,8 @@ def _directions(spec: Mapping[str, object], reader: Reader) -> frozenset[Directi
         return BOTH if egress not in (None, []) else frozenset({Direction.INGRESS})
     found: set[Direction] = set()
     before = len(reader.problems)
+    if isinstance(types, list) and len(types) > len(Direction):
+        reader.complain("spec.policyTypes", "may not specify more than two policyTypes")
     for item, path in reader.items(types, "spec.policyTypes"):
         match item:
             case "Ingress":

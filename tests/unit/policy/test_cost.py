@@ -4,9 +4,10 @@ import msgspec
 import pytest
 
 from isthmus.policy.context import Context
-from isthmus.policy.cost import MAX_COST, bounded
+from isthmus.policy.cost import MAX_COST, MOST_PAIRS, MOST_SINGLES, bounded, cost
 from isthmus.policy.parsing import read
 from isthmus.policy.rules import Action, Direction, Grade
+from isthmus.ruleset import networks, stages
 
 PORTS = [{"port": 1 + 2 * n} for n in range(3000)]
 
@@ -19,14 +20,13 @@ def policy(spec, kind="NetworkPolicy", version="networking.k8s.io/v1"):
 @pytest.mark.parametrize(
     ("peers", "elements"),
     [
-        ([{"ipBlock": {"cidr": f"10.{n // 250}.{n % 250}.0/24"}} for n in range(3000)], 9_000_000),
-        ([{"podSelector": {"matchLabels": {"app": f"a{n}"}}} for n in range(3000)], 32 * 9_000_000),
+        ([{"podSelector": {"matchLabels": {"app": f"a{n}"}}} for n in range(3000)], 32 * 3000 * 3000),
         (
             [{"ipBlock": {"cidr": "::/0", "except": [f"2001:db8:{n:x}::/128" for n in range(3000)]}}],
-            (1 + 3000 * 128) * 3000,
+            1 + 3000 * 128 + 3000 + MOST_PAIRS,
         ),
     ],
-    ids=["networks", "pods", "exceptions"],
+    ids=["pods", "exceptions"],
 )
 def test_a_policy_that_would_be_millions_in_the_kernel_is_refused_as_a_whole_with_both_numbers(peers, elements):
     parsed = policy({"podSelector": {}, "ingress": [{"from": peers, "ports": PORTS}, {"ports": [{"port": 80}]}]})
@@ -40,8 +40,33 @@ def test_a_policy_that_would_be_millions_in_the_kernel_is_refused_as_a_whole_wit
     assert left.problems == parsed.problems
 
 
+PODS = [{"podSelector": {"matchLabels": {"app": f"a{n}"}}} for n in range(3)]
+NETWORKS = [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}, {"ipBlock": {"cidr": "192.0.2.0/24"}}]
+
+
+@pytest.mark.parametrize(
+    ("rule", "elements"),
+    [
+        ({}, 1),
+        ({"ports": PORTS[:7]}, 7),
+        ({"from": PODS}, 3 * 32),
+        ({"from": PODS, "ports": PORTS[:7]}, 3 * 32 * 7),
+        ({"from": PODS, "ports": [{"port": 80, "endPort": 89}]}, 3 * 32 * 10),
+        ({"from": PODS, "ports": [{"port": 80, "endPort": 8000}]}, 3 * 32),
+        ({"from": NETWORKS}, 10),
+        ({"from": NETWORKS, "ports": PORTS[:7]}, 10 * 7),
+        ({"from": NETWORKS + PODS, "ports": PORTS[:7]}, 10 * 7 + 3 * 32 * 7),
+        ({"from": NETWORKS, "ports": PORTS}, 10 + 3000 + MOST_PAIRS),
+    ],
+)
+def test_a_rule_needs_every_identity_with_every_port_and_networks_with_ports_up_to_a_bound(rule, elements):
+    (one,) = policy({"podSelector": {}, "ingress": [rule]}).policies
+
+    assert cost(one) == elements
+
+
 def test_all_rules_of_a_policy_share_its_bound():
-    many = {"from": [{"ipBlock": {"cidr": f"10.{n // 250}.{n % 250}.0/24"}} for n in range(300)], "ports": PORTS[:300]}
+    many = {"from": PODS * 10, "ports": PORTS[:500]}
 
     assert policy({"podSelector": {}, "ingress": [many] * 2}).valid
     assert not policy({"podSelector": {}, "ingress": [many] * 3}).valid
@@ -74,3 +99,8 @@ def test_the_parts_of_an_object_share_its_bound():
 
     assert bounded(one, 2) is one
     assert [p.rules for p in bounded(two, 3).policies] == [(), ()]
+
+
+def test_the_compiler_writes_out_no_more_than_is_counted():
+    assert networks.MOST_BOXES <= MOST_PAIRS
+    assert stages.MOST_SINGLES <= MOST_SINGLES

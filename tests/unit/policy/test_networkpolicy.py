@@ -150,7 +150,7 @@ def test_a_malformed_subject_isolates_the_whole_namespace_and_allows_nothing():
     assert policy.problems[0].field == 'spec.podSelector.matchLabels["app"]'
 
 
-@pytest.mark.parametrize("types", [["Ingres"], "Ingress", [1]])
+@pytest.mark.parametrize("types", [["Ingres"], "Ingress", [1], ["Ingress"] * 3])
 def test_malformed_policy_types_isolate_in_both_directions(types):
     assert read({"podSelector": {}, "policyTypes": types}).isolates == BOTH
 
@@ -176,3 +176,22 @@ def test_a_quoted_value_cannot_break_out_of_the_message():
 
     text = str(policy.problems[0])
     assert text.isprintable() and len(text) < 200
+
+
+@pytest.mark.parametrize("field", ["policyType", "status", "endpointSelector"])
+def test_a_field_that_is_not_known_isolates_in_both_directions_and_allows_nothing(field):
+    policy = read({"podSelector": {"matchLabels": {"app": "a"}}, "ingress": [{}], field: []})
+
+    assert [str(problem) for problem in policy.problems] == [f"spec.{field}: is not a field of a NetworkPolicy"]
+    assert policy.isolates == BOTH and policy.rules == ()
+    assert not policy.selects(Identity(0, "east", "shop", {"app": "b"}, {}))
+
+
+def test_what_is_said_of_a_hostile_object_is_short():
+    deep = 1
+    for _ in range(3000):
+        deep = [deep]
+    policy = read({"podSelector": deep, "x" * 5000 + "\n": deep, "ingress": 10**5000, "egress": [deep]})
+
+    assert len(policy.problems) == 4
+    assert all(str(one).isprintable() and len(str(one)) < 400 for one in policy.problems)
