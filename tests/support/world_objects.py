@@ -35,8 +35,13 @@ ZONE = ("zone", "ab")  # a label of nodes
 def parsed(rng: Random) -> Parsed:
     """Returns a policy object, read."""
     context = Context(CLUSTER, rng.choice(list(Scope)), cidr_groups=GROUPS, dns_proxy=rng.random() < 0.8)
+    return read(policy_object(rng), context)
+
+
+def policy_object(rng: Random) -> dict[str, Any]:
+    """Returns a policy object of any kind, as an API server would have it."""
     make = rng.choice((_network, _cilium, _cilium, _cluster, _admin))
-    return read(make(rng), context)
+    return make(rng)
 
 
 def selector(rng: Random, *, clusters: bool = False, values: dict[str, Any] | None = None) -> dict[str, Any]:

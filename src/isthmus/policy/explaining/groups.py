@@ -5,7 +5,9 @@ depends on the node (a pod and its own node) is asked of members one by one. Rej
 hides the pod that somebody labelled by hand.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
+from ipaddress import ip_network
 
 import msgspec
 
@@ -14,7 +16,7 @@ from isthmus.model.identity import THE_WORLD, Identity
 from isthmus.policy.explaining.facts import PodSeen
 from isthmus.policy.explaining.networks import Networks, named_networks, representatives
 from isthmus.policy.explaining.scene import Scene
-from isthmus.policy.rules import Network, NodePeer
+from isthmus.policy.rules import NodePeer
 
 MOST_NAMED = 3
 MOST_OUTSIDE = 256
@@ -54,6 +56,12 @@ class Grouping:
         self._near = Networks(named_networks(policies, pods=True))
         self._named = Networks(named_networks(policies, pods=False))
         self._keys = frozenset().union(*(scene.keys for scene in scenes))
+        first = scenes[0]
+        clusters = first.clusters.values()
+        self._pod_networks = Networks(
+            ip_network(text) for cluster in clusters for node in cluster.nodes for text in node.pod_cidrs
+        )
+        self._taken = {*first.pods_by_ip, *first.nodes_by_ip, *(ip for one in clusters for ip in one.api_servers)}
         self._node_keys = {
             term.key
             for policy in policies
@@ -135,27 +143,22 @@ class Grouping:
 
     def outside(self) -> list[Group]:
         """Returns a group for each network that policies name, and one for every other address."""
-        scene = self.scenes[0]
-        taken = {*scene.pods_by_ip, *scene.nodes_by_ip}
-        taken.update(ip for cluster in scene.clusters.values() for ip in cluster.api_servers)
-        groups = []
-        rest = tuple(ip for family in (4, 6) if (ip := self._nowhere(family, taken)))
-        if rest:
-            groups.append(Group(name="outside", identity=THE_WORLD, ips=rest))
-        for ip, network in representatives(self._named, taken)[:MOST_OUTSIDE]:
-            if self._is_outside(network, taken):
-                groups.append(Group(name=f"outside {network}", identity=THE_WORLD, ips=(ip,)))
+        rest = tuple(ip for family in (4, 6) if (ip := self._nowhere(family)))
+        groups = [Group(name="outside", identity=THE_WORLD, ips=rest)] if rest else []
+        wide = (found for found in representatives(self._named, self._is_outside) if found[1].prefixlen)
+        for ip, network in itertools.islice(wide, MOST_OUTSIDE):
+            groups.append(Group(name=f"outside {network}", identity=THE_WORLD, ips=(ip,)))
         return groups
 
-    def _nowhere(self, family: int, taken: set[str]) -> str:
-        return next((ip for ip in _OUTSIDE[family] if ip not in taken and not self._narrow(ip)), "")
+    def _nowhere(self, family: int) -> str:
+        return next((ip for ip in _OUTSIDE[family] if self._is_outside(ip) and not self._narrow(ip)), "")
 
     def _narrow(self, ip: str) -> bool:
         return any(self._named.all[number].prefixlen for number in self._named.holding(ip))
 
-    def _is_outside(self, network: Network, taken: set[str]) -> bool:
-        # A network that is one pod or node stands for that, and those have groups of their own.
-        return network.prefixlen > 0 and not (network.num_addresses == 1 and str(network[0]) in taken)
+    def _is_outside(self, ip: str) -> bool:
+        """Tells whether nobody has an address, and no node gives it to its pods."""
+        return ip not in self._taken and not self._pod_networks.holding(ip)
 
 
 def _told_apart(groups: list[Group]) -> list[Group]:

@@ -4,7 +4,7 @@ Asked of every pod, against every network of every policy: a look-up for each le
 each network. Rejected: a trie, which is more to get right for the same result.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 
 from isthmus.policy.rules import CidrPeer, Network, Policy
@@ -46,12 +46,11 @@ def named_networks(policies: Iterable[Policy], *, pods: bool) -> set[Network]:
     return found
 
 
-def representatives(networks: Networks, taken: Iterable[str]) -> list[tuple[str, Network]]:
-    """Returns for each network an address that is in it and in no narrower one, and not in `taken`, with the network.
+def representatives(networks: Networks, free: Callable[[str], bool]) -> list[tuple[str, Network]]:
+    """Returns for each network an address that is in it and in no narrower one, and `free`, with the network.
 
-    A network that narrower ones cover has none.
+    A network that narrower ones cover, or of which only its ends would be free, has none.
     """
-    held = set(taken)
     result = []
     for number, network in enumerate(networks.all):
         narrower = [other for other in networks.all[number + 1 :] if other.version == network.version]
@@ -65,7 +64,7 @@ def representatives(networks: Networks, taken: Iterable[str]) -> list[tuple[str,
                     candidates.append(network[value - int(network[0])])
         for candidate in candidates:
             text = str(candidate)
-            if text not in held and networks.holding(text)[-1:] == (number,):
+            if free(text) and networks.holding(text)[-1:] == (number,):
                 result.append((text, network))
                 break
     return result

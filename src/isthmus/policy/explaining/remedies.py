@@ -32,7 +32,7 @@ from isthmus.policy.explaining.manifests import (
 )
 from isthmus.policy.explaining.narrowing import narrowed
 from isthmus.policy.explaining.scene import Scene, context_of
-from isthmus.policy.rules import Action, Direction, ObjectRef, Tier
+from isthmus.policy.rules import Action, Direction, Grade, ObjectRef, Tier
 
 MOST_STEPS = 6
 MOST_COPIES = 8
@@ -92,7 +92,7 @@ def remedies(scene: Scene, flow: Flow, source: Party, destination: Party) -> Rem
         mine, other = (source, destination) if denied.direction is Direction.EGRESS else (destination, source)
         found = _step(scene, flow, denied, mine, other)
         if found is None:
-            return Remedies(tuple(steps), _hopeless(denied))
+            return Remedies(tuple(steps), _hopeless(scene, denied))
         remedy, scene = found
         steps.append(remedy)
     left = _denied(halves(scene, flow, source, destination))
@@ -103,9 +103,14 @@ def _denied(found: tuple[HalfReport, HalfReport]) -> HalfReport | None:
     return next((half for half in found if not half.allowed), None)
 
 
-def _hopeless(half: HalfReport) -> str:
+def _hopeless(scene: Scene, half: HalfReport) -> str:
     if half.reason is Reason.UNKNOWN:
         return "no pod is known to have this address; it is let through once its pod is"
+    decider = half.decider
+    faults = scene.problems_of(decider.cluster, decider.policy) if decider is not None else ()
+    fault = next((problem for problem in faults if problem.grade is Grade.INVALID), None)
+    if decider is not None and fault is not None:
+        return f"{decider.policy} is invalid, and has to be mended first ({fault})"
     return f"no single policy allows this peer at {half.direction.value}"
 
 
@@ -222,7 +227,10 @@ def _narrower(
     scene: Scene, obj: Object, decider: Decider, half: HalfReport, mine: Party, other: Party
 ) -> Iterator[Remedy]:
     identity = scene.world(mine.cluster, mine.node).identity_at(other.ip)
+    context = context_of(scene.clusters[decider.cluster])
     for new, text in narrowed(obj, decider.field, address=other.ip, identity=identity):
+        if new is not None and not parsing.read(new, context).valid:
+            continue  # no server would take it
         yield Remedy(
             kind=RemedyKind.DELETE if new is None else RemedyKind.CHANGE,
             direction=half.direction,
