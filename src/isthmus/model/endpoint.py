@@ -12,7 +12,7 @@ def family_of(ip: str) -> int:
     return 6 if ":" in ip else 4
 
 
-class NamedPort(msgspec.Struct, frozen=True):
+class NamedPort(msgspec.Struct, frozen=True, gc=False):
     """A containerPort with a name; `protocol` is TCP, UDP or SCTP, `port` is 1-65535."""
 
     name: str
@@ -20,7 +20,7 @@ class NamedPort(msgspec.Struct, frozen=True):
     protocol: str = "TCP"
 
 
-class Endpoint(msgspec.Struct, frozen=True):
+class Endpoint(msgspec.Struct, frozen=True, gc=False):
     """One pod IP (canonical text, one record per family) with the number of its identity."""
 
     cluster: str
@@ -35,7 +35,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     named_ports: tuple[NamedPort, ...] = ()
 
 
-class Node(msgspec.Struct, frozen=True):
+class Node(msgspec.Struct, frozen=True, gc=False):
     """A node of a cluster: its addresses (canonical text) and the pod networks it owns (CIDR text)."""
 
     cluster: str
@@ -45,7 +45,7 @@ class Node(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}
 
 
-class Cluster(msgspec.Struct, frozen=True):
+class Cluster(msgspec.Struct, frozen=True, gc=False):
     """A member of the ClusterSet: `name` is an RFC 1123 label, `id` is 1-255; both unique in the set.
 
     `properties` are its ClusterProperties (About API, KEP-2149) that can be label values, by name.

@@ -15,8 +15,12 @@ class Protocol(IntEnum):
     SCTP = 132
 
 
-PORT_PROTOCOLS = {"TCP": Protocol.TCP, "UDP": Protocol.UDP, "SCTP": Protocol.SCTP}
-"""The protocols that have ports, by the word the Kubernetes API uses."""
+PORT_PROTOCOLS = {one.name: int(one) for one in (Protocol.TCP, Protocol.UDP, Protocol.SCTP)}
+"""The protocols that have ports, by the word the Kubernetes API uses.
+
+Plain numbers: they are in the keys of hundreds of thousands of set elements, and the garbage collector goes through
+every tuple that holds anything but numbers and text.
+"""
 
 
 class Flow(msgspec.Struct, frozen=True):

@@ -38,7 +38,7 @@ MAX_CLUSTER_ID = 255
 LOCAL_MASK = 0xFFFF
 
 
-class Identity(msgspec.Struct, frozen=True):
+class Identity(msgspec.Struct, frozen=True, gc=False):
     """What policy may know of a pod (or of a node, or of the world), and its number.
 
     `labels` and `namespace_labels` never hold cluster keys or `kubernetes.io/metadata.name`: those follow from

@@ -22,7 +22,7 @@ class Operator(Enum):
     DOES_NOT_EXIST = "DoesNotExist"
 
 
-class Term(msgspec.Struct, frozen=True, order=False):
+class Term(msgspec.Struct, frozen=True, gc=False, order=False):
     """One requirement on one key; `values` is sorted and empty for Exists and DoesNotExist."""
 
     key: str
@@ -55,7 +55,7 @@ class Term(msgspec.Struct, frozen=True, order=False):
                 return f"!{self.key}"
 
 
-class Selector(msgspec.Struct, frozen=True):
+class Selector(msgspec.Struct, frozen=True, gc=False):
     """A conjunction of terms, kept in a canonical order so that equal selectors are equal values."""
 
     terms: tuple[Term, ...] = ()

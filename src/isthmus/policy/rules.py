@@ -1,6 +1,7 @@
 """Rules: what every policy API is parsed into, and the only form that policy is judged, compiled and explained in.
 
-Invariants: all types are immutable and hashable, so equal peers are one key in the compiler's caches. What could not
+Invariants: all types are immutable and hashable, so equal peers are one key in the compiler's caches, and nothing in
+them can point back, so the garbage collector need not look (`gc=False`; there may be 100,000 of them). What could not
 be understood, or cannot be enforced, is represented by what it may still restrict (see `Policy.problems`), never by
 what it might allow. What a policy refers to (Services, CIDR groups) is resolved when it is parsed; a rule stands alone.
 Keeping each API's own object tree to the end was rejected: two readers of the same YAML would disagree sooner or later.
@@ -52,7 +53,7 @@ class Action(Enum):
     PASS = "Pass"  # noqa: S105 - the word of the API
 
 
-class ObjectRef(msgspec.Struct, frozen=True, order=True):
+class ObjectRef(msgspec.Struct, frozen=True, gc=False, order=True):
     """The API object that a rule came from; `part` counts the independent policies of one object (Cilium's `specs`)."""
 
     kind: str
@@ -76,7 +77,7 @@ class Grade(Enum):
     """Enforced as written, and perhaps not as meant."""
 
 
-class Problem(msgspec.Struct, frozen=True):
+class Problem(msgspec.Struct, frozen=True, gc=False):
     """What is wrong with an object: `field` is a path such as `spec.ingress[0].ports[1].port`."""
 
     field: str
@@ -87,7 +88,7 @@ class Problem(msgspec.Struct, frozen=True):
         return f"{self.field}: {self.message}"
 
 
-class PodPeer(msgspec.Struct, frozen=True):
+class PodPeer(msgspec.Struct, frozen=True, gc=False):
     """Pods by what they are: every given condition must hold.
 
     `namespace` is an exact name ("" = not constrained); `cluster` likewise, and is how a local scope is expressed.
@@ -118,7 +119,7 @@ class PodPeer(msgspec.Struct, frozen=True):
         return " ".join(filter(None, parts))
 
 
-class EndpointPeer(msgspec.Struct, frozen=True):
+class EndpointPeer(msgspec.Struct, frozen=True, gc=False):
     """Who has the labels that Cilium gives to pods and reserved identities; entities are such selectors too.
 
     The namespace and cluster that Cilium adds to a selector are terms of it already. `entity` is the word that the user
@@ -136,7 +137,7 @@ class EndpointPeer(msgspec.Struct, frozen=True):
         return f"entity {self.entity}" if self.entity else f"endpoints {self.selector}"
 
 
-class NodePeer(msgspec.Struct, frozen=True):
+class NodePeer(msgspec.Struct, frozen=True, gc=False):
     """Nodes by their labels; `cluster` is an exact name ("" = of any), `own` says whether the pod's own node counts."""
 
     selector: Selector = Selector()
@@ -155,7 +156,7 @@ class NodePeer(msgspec.Struct, frozen=True):
         return f"nodes {self.selector}" + (f" in cluster {self.cluster}" if self.cluster else "")
 
 
-class CidrPeer(msgspec.Struct, frozen=True):
+class CidrPeer(msgspec.Struct, frozen=True, gc=False):
     """Addresses in `network` and in none of `excepts`.
 
     Also addresses of pods and nodes (they are IPs), unless `outside`: then only those of the world, as Cilium has it.
@@ -177,7 +178,7 @@ class CidrPeer(msgspec.Struct, frozen=True):
         return f"{self.network}" + "".join(f" except {hole}" for hole in self.excepts)
 
 
-class NamePeer(msgspec.Struct, frozen=True):
+class NamePeer(msgspec.Struct, frozen=True, gc=False):
     """Addresses outside the ClusterSet that one of `patterns` led to, as far as a DNS proxy has learned."""
 
     patterns: tuple[NamePattern, ...]
@@ -197,7 +198,7 @@ IdentityPeer = PodPeer | EndpointPeer | NodePeer
 Peer = PodPeer | EndpointPeer | NodePeer | CidrPeer | NamePeer
 
 
-class PortRange(msgspec.Struct, frozen=True, order=True):
+class PortRange(msgspec.Struct, frozen=True, gc=False, order=True):
     """Ports `first`-`last` (inclusive) of IP protocol `protocol`; 0-65535 is every port of it."""
 
     protocol: int
@@ -220,7 +221,7 @@ class PortRange(msgspec.Struct, frozen=True, order=True):
         return f"{self.first}/{word}" if self.first == self.last else f"{self.first}-{self.last}/{word}"
 
 
-class PortName(msgspec.Struct, frozen=True, order=True):
+class PortName(msgspec.Struct, frozen=True, gc=False, order=True):
     """A container port by name; its number is what the destination pod says it is, and may differ from pod to pod.
 
     `protocol` 0 stands for the one that the container port has.
@@ -233,7 +234,7 @@ class PortName(msgspec.Struct, frozen=True, order=True):
         return f"{self.name}/{Protocol(self.protocol).name}" if self.protocol else self.name
 
 
-class IcmpType(msgspec.Struct, frozen=True, order=True):
+class IcmpType(msgspec.Struct, frozen=True, gc=False, order=True):
     """Messages of one type (0-255) of ICMP or ICMPv6, whatever their code."""
 
     protocol: int
@@ -250,7 +251,7 @@ class IcmpType(msgspec.Struct, frozen=True, order=True):
 Port = PortRange | PortName | IcmpType
 
 
-class Rule(msgspec.Struct, frozen=True):
+class Rule(msgspec.Struct, frozen=True, gc=False):
     """Does `action` for `ports` (None = any protocol and port) with `peers` (None = anyone, anywhere).
 
     `index` counts the rules of one direction (and action) in the object, `field` is the path there, such as
@@ -266,7 +267,7 @@ class Rule(msgspec.Struct, frozen=True):
     name: str = ""
 
 
-class Policy(msgspec.Struct, frozen=True):
+class Policy(msgspec.Struct, frozen=True, gc=False):
     """One independent policy: its subjects are pods of its own cluster that `subject` selects.
 
     In the normal tier a subject is isolated in the directions of `isolates`: there it may do what the union of the
