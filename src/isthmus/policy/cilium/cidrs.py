@@ -103,12 +103,16 @@ def _expanded(groups: Iterable[CidrGroup], field: str, reading: Reading) -> list
     for group in groups:
         if not reading.spend(len(group.cidrs), field):
             return None
-        for text in group.cidrs:
-            network = as_network(text)
-            if network is None:
-                reading.unenforced(field, f"CiliumCIDRGroup {group.name} has {show(text)}, which is not a CIDR")
-                return None
-            networks[network] = None
+        if group.name not in reading.networks:
+            read = [as_network(text) for text in group.cidrs]
+            known = tuple(network for network in read if network is not None)
+            reading.networks[group.name] = known if len(known) == len(read) else None
+        mine = reading.networks[group.name]
+        if mine is None:
+            bad = next(text for text in group.cidrs if as_network(text) is None)
+            reading.unenforced(field, f"CiliumCIDRGroup {group.name} has {show(bad)}, which is not a CIDR")
+            return None
+        networks.update(dict.fromkeys(mine))
     return list(networks)
 
 

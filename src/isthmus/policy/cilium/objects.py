@@ -141,6 +141,8 @@ class _Rule:
                 reading.complain(f"{field}.nodeSelector", f"a {NAMESPACED} rule cannot have nodeSelector")
             else:
                 reading.unenforced(f"{field}.nodeSelector", "policies for nodes are not enforced")
+                if section := _above_ports(rule):
+                    reading.complain(f"{field}.{section}", "policies for nodes do not support L7 rules yet")
         return found, endpoints is not None or nodes is None
 
     def _entries(self, rule: Mapping[str, object], init: bool) -> tuple[frozenset[Direction], list[Entry]]:
@@ -200,6 +202,18 @@ class _Rule:
                 text = reading.text(log.get("value"), f"{field}.log.value")
                 if text is not None and (len(text) > MAX_LOG or not text.isprintable()):
                     reading.complain(f"{field}.log.value", f"must be at most {MAX_LOG} printable characters")
+
+
+def _above_ports(rule: Mapping[str, object]) -> str:
+    """Returns the section that has L7 rules, if one has; what is malformed has been, or will be, said elsewhere."""
+    for section in SECTIONS:
+        entries = rule.get(section.name)
+        for entry in entries if isinstance(entries, list) else ():
+            ports = entry.get("toPorts") if isinstance(entry, Mapping) else None
+            for port in ports if isinstance(ports, list) else ():
+                if isinstance(port, Mapping) and port.get("rules"):
+                    return section.name
+    return ""
 
 
 def _denies(entry: Entry) -> bool:

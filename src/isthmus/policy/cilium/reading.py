@@ -12,7 +12,7 @@ import msgspec
 from isthmus.model.selector import Selector, Term
 from isthmus.policy.context import Context, Use
 from isthmus.policy.fields import Reader, show
-from isthmus.policy.rules import Grade, Scope
+from isthmus.policy.rules import Grade, Network, Peer, Scope
 
 MAX_STEPS = 400_000
 """Comparisons that one object may ask for, about half a second."""
@@ -31,6 +31,10 @@ class Reading(Reader):
     uses: set[Use] = msgspec.field(default_factory=set)
     left: int = MAX_STEPS
     faults: int = 0
+    networks: dict[str, tuple[Network, ...] | None] = msgspec.field(default_factory=dict)
+    """What the CIDR groups come to that were asked for."""
+    backends: dict[tuple[str, str], tuple[Peer, ...]] = msgspec.field(default_factory=dict)
+    """Likewise for Services."""
     told: dict[Grade, int] = msgspec.field(default_factory=dict)
 
     def complain(self, field: str, message: str, grade: Grade = Grade.INVALID) -> None:
@@ -53,8 +57,11 @@ class Reading(Reader):
         if steps <= self.left:
             self.left -= steps
             return True
-        self.left = 0
-        self.complain(field, f"refers to too much: more than {MAX_STEPS} comparisons for one policy")
+        if self.left >= 0:
+            self.complain(field, f"refers to too much: more than {MAX_STEPS} comparisons for one policy")
+        else:
+            self.faults += 1  # said once
+        self.left = -1
         return False
 
     def known(self, entry: Mapping[str, object], fields: frozenset[str], field: str, what: str) -> bool:

@@ -77,11 +77,21 @@ def _all(field: str, reading: Reading) -> list[tuple[str, str]]:
     return sorted(services) if reading.spend(len(services), field) else []
 
 
-def _peers(one: ServiceFacts, field: str, reading: Reading) -> list[Peer]:
+def _peers(one: ServiceFacts, field: str, reading: Reading) -> tuple[Peer, ...]:
+    key = (one.namespace, one.name)
+    if key not in reading.backends:
+        # A peer is made of some ten values; addresses are taken one by one.
+        if not reading.spend(len(one.addresses) if not one.selector else 10, field):
+            return ()
+        reading.backends[key] = _behind(one, reading)
+    return reading.backends[key]
+
+
+def _behind(one: ServiceFacts, reading: Reading) -> tuple[Peer, ...]:
     if not one.selector:
-        return list(addresses(one.addresses)) if reading.spend(len(one.addresses), field) else []
+        return tuple(addresses(one.addresses))
     if any(":" in key for key in one.selector):
-        return []  # no label of a pod
+        return ()  # no label of a pod
     wanted: Mapping[str, str] = one.selector
     terms = Selector.equals(wanted).terms
-    return [EndpointPeer(inject(Selector.of(*terms, Term(POD_NAMESPACE, Operator.IN, (one.namespace,))), reading))]
+    return (EndpointPeer(inject(Selector.of(*terms, Term(POD_NAMESPACE, Operator.IN, (one.namespace,))), reading)),)

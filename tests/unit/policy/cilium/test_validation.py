@@ -298,6 +298,16 @@ def test_policies_for_nodes_are_reported_and_make_no_policy_for_pods():
     assert parsed.policies == ()
 
 
+def test_policies_for_nodes_cannot_have_rules_above_ports():
+    parsed = parse(
+        {"nodeSelector": {}, "ingress": [{"toPorts": [{"ports": NEVER, "rules": HTTP}]}]},
+        "CiliumClusterwideNetworkPolicy",
+    )
+
+    assert ("spec.ingress", Grade.INVALID) in [(problem.field, problem.grade) for problem in parsed.problems]
+    assert parsed.policies == ()
+
+
 ACCEPTED = [
     {**SUBJECT, "ingress": [{}]},
     {**SUBJECT, "ingress": [], "egress": [{}]},
