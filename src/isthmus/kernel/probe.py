@@ -74,6 +74,8 @@ CONSTRUCTS = (
         (
             "add chain $T tracked",
             "add rule $T tracked ct direction original ct state related return",
+            "add rule $T tracked ct state established ct status ! dnat return",
+            "add rule $T tracked ct state invalid,untracked return",
             "add chain $T opened",
             "add chain $T other",
             "add rule $T tracked ct state vmap { new : jump opened, invalid : jump other, untracked : jump other }",
@@ -106,6 +108,7 @@ CONSTRUCTS = (
             "add rule $T scratch meta priority set ct original ip saddr map @peers4",
             "add rule $T scratch meta priority set ct reply ip6 saddr map @peers6",
             "add rule $T scratch meta priority set none",
+            "add rule $T scratch meta priority { 0:2, 0:7 } return",
             "add element $T peers4 { 192.0.2.1 : 1:101 }",
         ),
     ),
@@ -119,17 +122,30 @@ CONSTRUCTS = (
             "add rule $T concatenated ct direction original meta priority . meta l4proto . th dport @exact return",
             "add rule $T concatenated ct direction reply meta priority . meta l4proto . th sport @exact return",
             "add rule $T concatenated ct original ip saddr . meta l4proto . th dport @named return",
-            "add rule $T concatenated meta l4proto 6 th dport 1000-2000 return",
+            "add rule $T concatenated meta l4proto 6 th dport { 80, 1000-2000 } return",
             "add element $T exact { 1:101 . 6 . 80 }",
         ),
     ),
     Construct(
-        "the postrouting hook",
+        "look-ups of ranges of addresses and ports",
+        "CONFIG_NF_TABLES, Linux 5.6",
+        (
+            "add chain $T boxes",
+            (
+                "add rule $T boxes ct direction original ct reply ip saddr . meta l4proto . th dport "
+                "{ 192.0.2.0-192.0.2.9 . 6 . 80-90, 198.51.100.1 . 17 . 53 } return"
+            ),
+        ),
+    ),
+    Construct(
+        "the postrouting and input hooks",
         "CONFIG_NF_TABLES_INET, CONFIG_NF_TABLES_IPV4, CONFIG_NF_TABLES_IPV6",
         (
             "add chain $T inner",
             "add chain $T hooked { type filter hook postrouting priority srcnat - 5; policy accept; }",
             "add rule $T hooked jump inner",
+            "add chain $T delivered { type filter hook input priority 110; policy accept; }",
+            "add rule $T delivered jump inner",
         ),
     ),
     Construct(
@@ -144,6 +160,7 @@ CONSTRUCTS = (
             "add chain $T types",
             "add rule $T types meta l4proto { 1, 58 } return",
             "add rule $T types meta l4proto 58 icmpv6 type 133-137 return",
+            "add rule $T types meta l4proto 1 ct original proto-dst 2048-2303 return",
         ),
     ),
     Construct(
