@@ -101,12 +101,17 @@ class Agent:
         mesh: Callable[[], AsyncGenerator[Sequence[MeshEvent], None]],
         registry: CollectorRegistry,
         silence: Callable[[], float] = lambda: 0.0,
+        on_first: Callable[[], None] = lambda: None,
     ) -> None:
-        """`silence` tells for how many seconds nothing has been heard of the mesh, 0 while it is."""
+        """`silence` tells for how many seconds nothing has been heard of the mesh, 0 while it is.
+
+        `on_first` is called once, when the first ruleset is in the kernel.
+        """
         self.settings = settings
         self.view = View(cluster=settings.cluster, scope=settings.scope, keep_live=settings.keep_live)
         self._writer = writer
         self._mesh = mesh
+        self._on_first = on_first
         self._metrics = AgentMetrics(registry)
         self._events = EventRecorder(client, "isthmus-agent", settings.node)
         self.services = self._make_services(settings.services, registry, silence) if settings.services else None
@@ -249,6 +254,8 @@ class Agent:
             await self._writer.apply(delta)
             kind = "structure" if delta.structural else "elements"
             self._note(APPLIED, kind, delta, loop.time() - since)
+        if not self._written:
+            self._on_first()
         self._unknown, self._written, self._refusal = False, True, ""
         self.enforced.written(time.time())
         for arrival in self._arrivals:

@@ -231,3 +231,37 @@ async def test_when_the_kernel_refuses_everything_no_policy_is_blamed(agent: Age
 
 def _refuse_all(_script: str) -> str:
     raise NftError("nft: Operation not permitted", errno=1)
+
+
+async def test_the_first_ruleset_is_told_of_once(writer: FakeWriter):
+    client, told = Client(Access(server="https://127.0.0.1:1")), []
+    settings = Settings(node="n1", cluster="east")
+    agent = Agent(
+        settings,
+        client=client,
+        writer=writer,
+        mesh=lambda: None,
+        registry=CollectorRegistry(),
+        on_first=lambda: told.append(list(writer.calls)),
+    )
+    await agent._sync()
+    assert told == []
+    _tell_all(agent)
+    for _ in range(2):
+        await agent._sync()
+
+    assert told == [["replace"]]
+
+
+async def test_what_a_status_says_of_policies_is_what_the_kernel_has(agent: Agent, picky: FakeWriter):
+    _tell_all(agent)
+    assert agent._state().policies is None
+    await agent._sync()
+    agent.view.pods(Put(pod("b", ip="10.1.0.11")))
+    agent.view.policies(Put(_poison()))
+    await _settle(agent)
+
+    told = agent._state().policies
+    # The pod is isolated by both, in one gate: what "p" allows it is not to be had there either.
+    assert {(one.name, one.state) for one in told.exceptions} == {("p", "Refused"), ("poison", "Refused")}
+    assert [one.name for one in told.recent] == ["poison"]
