@@ -71,7 +71,7 @@ def _policy(number: int) -> Policy:
         clients = PodPeer(Selector.equals({"app": "client"}))
         rules.append(Rule(Direction.INGRESS, 1, (clients,), (PortRange(6, FIRST_PORT, FIRST_PORT + PORTS - 1),)))
     ref = ObjectRef("NetworkPolicy", "demo", f"policy-{number:04}")
-    return Policy(ref, "demo", Selector.equals(subject), frozenset({Direction.INGRESS}), tuple(rules))
+    return Policy(ref, "demo", PodPeer(Selector.equals(subject)), frozenset({Direction.INGRESS}), tuple(rules))
 
 
 def load(whole: Delta, *, nft: Nft, elements: ElementWriter) -> None:
