@@ -56,7 +56,10 @@ class Entry(msgspec.Struct):
     """The object, where it refers to others."""
     trusted_until: float = 0.0
     deleting: bool = False
+    sent: dict[str, Wanted] = {}
+    """Conditions that were sent to the server, and may be stored there by now."""
     written: dict[str, Wanted] = {}
+    """Those that were seen stored."""
     contested: dict[str, Contested] = {}
 
 
@@ -73,8 +76,8 @@ class Book:
         self._contests = Contests()
         self._dirty: set[Place] = set()
         self._in_time: set[Place] = set()
-        self.contested = 0
-        """How many conditions are left to somebody else."""
+        self.contests = 0
+        """How often somebody else changed what we wrote."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -221,14 +224,12 @@ class Book:
             min(again, default=None),
         )
 
-    def wrote(self, place: Place, change: effects.Change) -> None:
-        """Takes that a plan was done, before the object as it is stored then is put."""
+    def sending(self, place: Place, change: effects.Change) -> None:
+        """Takes that a plan is about to be done: the watch may tell of it before the server answers."""
         entry = self._entries.get(place)
-        if entry is None:
-            return
-        for stored in change.patch["status"]["conditions"]:
-            if isinstance(stored, Mapping) and stored.get("type") in _OURS:
-                entry.written[str(stored["type"])] = _as_wanted(stored)
+        if entry is not None:
+            found = [one for one in change.patch["status"]["conditions"] if isinstance(one, Mapping)]
+            entry.sent = {str(one["type"]): _as_wanted(one) for one in found if one.get("type") in _OURS}
 
     def _wanted(self, entry: Entry, *, now: float, enforcement: bool, again: list[float]) -> list[Wanted]:
         place, kind = entry.version.place, entry.resource.kind
@@ -251,17 +252,20 @@ class Book:
     def _judge_others(self, entry: Entry, *, now: float) -> None:
         """Finds out whether somebody else changed what we wrote."""
         by_type = {one.get("type"): one for one in entry.conditions if isinstance(one, Mapping)}
-        for type, written in list(entry.written.items()):
-            stored = by_type.get(type)
-            if stored is not None and written.matches(stored):
-                continue
-            del entry.written[type]
-            if stored is None:
-                continue  # taken away, as by a copy of the object from a file; it is put back
-            times = entry.contested[type].times + 1 if type in entry.contested else 1
-            pause = min(YIELD * 2.0 ** min(times - 1, 20), LONGEST_YIELD)
-            entry.contested[type] = Contested(times, now + pause)
-            self.contested += 1
+        for type in _OURS:
+            stored, sent, written = by_type.get(type), entry.sent.get(type), entry.written.get(type)
+            if stored is not None and sent is not None and sent.matches(stored):
+                entry.written[type] = sent
+            elif written is not None and (stored is None or not written.matches(stored)):
+                del entry.written[type]
+                if stored is not None:  # else it was taken away, as by a copy of the object from a file
+                    self._contest(entry, type, now=now)
+
+    def _contest(self, entry: Entry, type: str, *, now: float) -> None:
+        times = entry.contested[type].times + 1 if type in entry.contested else 1
+        pause = min(YIELD * 2.0 ** min(times - 1, 20), LONGEST_YIELD)
+        entry.contested[type] = Contested(times, now + pause)
+        self.contests += 1
 
 
 _OURS = frozenset({conditions.VALID, conditions.ACCEPTED, ENFORCED})

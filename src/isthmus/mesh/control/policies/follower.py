@@ -32,10 +32,9 @@ from isthmus.kube.resources import (
     Resource,
 )
 from isthmus.kube.schema import Bare
-from isthmus.mesh.control import effects
 from isthmus.mesh.control.performing import Hands
 from isthmus.mesh.control.policies.book import Book
-from isthmus.mesh.enforcement import Place, version_of
+from isthmus.mesh.enforcement import Place
 from isthmus.mesh.source.optional import Served, follow_optional
 from isthmus.model.mesh import MeshEvent
 
@@ -102,7 +101,6 @@ class _Session:
         self._queues = {
             kind.kind: KeyQueue(kind.plural, partial(self._work, kind), workers=2, rest=owner.rest) for kind in KINDS
         }
-        self._writing: dict[Place, effects.Change] = {}
         self._in_time: dict[Place, None] = {}
         self._wake = asyncio.Event()
         self._began = 0.0
@@ -147,7 +145,7 @@ class _Session:
         loaded = resource in self._owner.seen
         self._book.on_policies(resource, change, now=self._owner.clock(), loaded=loaded)
         self._owner.seen.add(resource)
-        if self._book.contested and not self._said:
+        if self._book.contests and not self._said:
             self._said = True
             _log.warning(CONTESTED, resource=str(resource))
 
@@ -216,17 +214,10 @@ class _Session:
         change, again = self._book.plan(place, now=self._owner.clock(), enforcement=_NODES <= self._loaded)
         if change is None:
             return again
-        self._writing[place] = change
-        try:
-            held = await self._hands.do([change])
-        finally:
-            del self._writing[place]
+        self._book.sending(place, change)
+        held = await self._hands.do([change])
         return min((delay for delay in (held, again) if delay is not None), default=None)
 
     def _show(self, resource: Resource, stored: Any) -> None:
         """Takes what the server stored, before the watch brings it."""
-        version = version_of(stored, resource.kind)
-        change = self._writing.get(version.place) if version is not None else None
-        if version is not None and change is not None:
-            self._book.wrote(version.place, change)
         self._book.put(resource, stored, now=self._owner.clock())
