@@ -53,16 +53,10 @@ def effects(before: Scene, after: Scene) -> Effects:
                         destination=destination,
                         opened=now & ~was,
                         shut=was & ~now,
-                        within=within(cells, source, destination),
+                        within=new.possible(source, destination),
                     )
                 )
     return Effects(tuple(found), cells)
-
-
-def within(cells: Cells, source: Group, destination: Group) -> int:
-    """Returns the cells that traffic between two groups can have."""
-    families = source.families & destination.families
-    return cells.everything if len(families) > 1 else cells.family(min(families, default=4))
 
 
 def _differs(old: Judge, new: Judge, group: Group, direction: Direction) -> bool:

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 
 import msgspec
 
-from isthmus.model.endpoint import NamedPort
+from isthmus.model.endpoint import NamedPort, family_of
 from isthmus.model.flow import PORT_PROTOCOLS
 from isthmus.model.identity import Identity
 from isthmus.policy.evaluate import resolve
@@ -20,6 +20,7 @@ from isthmus.policy.explaining.groups import Group
 from isthmus.policy.explaining.scene import Scene, local_pod
 from isthmus.policy.rules import (
     Action,
+    Address,
     CidrPeer,
     Direction,
     IcmpType,
@@ -43,18 +44,13 @@ class Program(msgspec.Struct, frozen=True):
     allowances: tuple[Rule, ...]
     baseline: tuple[Rule, ...]
     isolated: bool
+    open: bool
+    """Whether it cannot forbid anything."""
 
     @property
     def rules(self) -> tuple[Rule, ...]:
         """Returns all of them; their places here are the bits of a match."""
         return (*self.admin, *self.denials, *self.allowances, *self.baseline)
-
-    @property
-    def open(self) -> bool:
-        """Tells whether it cannot forbid anything."""
-        return not self.isolated and not any(
-            rule.action is Action.DENY for rule in (*self.admin, *self.denials, *self.baseline)
-        )
 
 
 class Judge:
@@ -65,9 +61,12 @@ class Judge:
         self._programs: dict[tuple[int, Direction], tuple[int, Program]] = {}
         self._known: dict[tuple[object, ...], tuple[int, Program]] = {}
         self._matches: dict[tuple[int, int], int] = {}
-        self._peers: dict[tuple[int, str, int], bool] = {}
+        self._peers: dict[tuple[int, int, int], bool] = {}
         self._answers: dict[tuple[int, int, tuple[NamedPort, ...]], int] = {}
+        self._ips: dict[int, dict[int, Address]] = {}
         self._keep: list[Group] = []
+        """Groups are known by their ids here, so they must live as long."""
+        self._of_ipv4, self._of_ipv6 = cells.family(4), cells.family(6)
 
     def program(self, group: Group, direction: Direction) -> Program | None:
         """Returns what concerns a group of pods in a direction; None for what is outside."""
@@ -75,34 +74,52 @@ class Judge:
 
     def pair(self, source: Group, destination: Group) -> int:
         """Returns the cells in which `source` may open connections to `destination`; 0 if no family is common."""
-        families = sorted(source.families & destination.families)
-        if not families:
+        common = self._family(source, destination)
+        if common is None:
             return 0
-        found = self.cells.family(families[0])
-        if len(families) > 1:
-            found = self.cells.everything
+        found = common[1]
         if source.pods:
             found &= self.half(source, Direction.EGRESS, destination)
         if destination.pods and found:
             found &= self.half(destination, Direction.INGRESS, source)
         return found
 
+    def possible(self, source: Group, destination: Group) -> int:
+        """Returns the cells that traffic between two groups can have; 0 if no family is common."""
+        common = self._family(source, destination)
+        return common[1] if common is not None else 0
+
+    def _family(self, source: Group, destination: Group) -> tuple[int, int] | None:
+        """Returns the family by which two groups are judged, and the cells that their traffic can have."""
+        mine, other = self._addresses(source), self._addresses(destination)
+        if 4 in mine and 4 in other:
+            both = 6 in mine and 6 in other
+            return 4, self.cells.everything if both else self._of_ipv4
+        return (6, self._of_ipv6) if 6 in mine and 6 in other else None
+
+    def _addresses(self, group: Group) -> dict[int, Address]:
+        """Returns an address of each family."""
+        found = self._ips.get(id(group))
+        if found is None:
+            self._keep.append(group)
+            found = self._ips[id(group)] = {family_of(ip): ip_address(ip) for ip in reversed(group.ips)}
+        return found
+
     def half(self, subject: Group, direction: Direction, other: Group) -> int:
-        """Returns the cells that one half leaves open."""
+        """Returns the cells that one half leaves open; the groups must have a family in common."""
         number, program = self._program(subject, direction)
         if program.open:
             return self.cells.everything
-        family = min(subject.families & other.families)
-        ip = next(ip for ip in other.ips if (6 if ":" in ip else 4) == family)
         key = (number, id(other))
         match = self._matches.get(key)
         if match is None:
+            mine, addresses = self._addresses(subject), self._addresses(other)
+            ip = addresses[4 if 4 in mine and 4 in addresses else 6]
             match = 0
             for place, rule in enumerate(program.rules):
                 if rule.peers is None or self._means(rule.peers, ip, other):
                     match |= 1 << place
             self._matches[key] = match
-            self._keep.append(other)
         named = subject.named_ports if direction is Direction.INGRESS else other.named_ports
         answer = (number, match, named)
         if answer not in self._answers:
@@ -127,8 +144,8 @@ class Judge:
             found = self._programs[key] = self._known[refs]
         return found
 
-    def _means(self, peers: tuple[Peer, ...], ip: str, other: Group) -> bool:
-        key = (id(peers), ip, id(other))  # peers live as long as the scene, groups as long as this
+    def _means(self, peers: tuple[Peer, ...], ip: Address, other: Group) -> bool:
+        key = (id(peers), ip.version, id(other))  # peers live as long as the scene, groups as long as this
         found = self._peers.get(key)
         if found is None:
             found = self._peers[key] = any(_is(peer, ip, other.identity) for peer in peers)
@@ -193,19 +210,16 @@ def _program(policies: tuple[Policy, ...], direction: Direction) -> Program:
         )
 
     every = tuple(Action)
-    return Program(
-        rules(Tier.ADMIN, *every),
-        rules(Tier.NORMAL, Action.DENY),
-        rules(Tier.NORMAL, Action.ALLOW),
-        rules(Tier.BASELINE, *every),
-        any(policy.tier is Tier.NORMAL and direction in policy.isolates for policy in policies),
-    )
+    admin, denials, baseline = rules(Tier.ADMIN, *every), rules(Tier.NORMAL, Action.DENY), rules(Tier.BASELINE, *every)
+    isolated = any(policy.tier is Tier.NORMAL and direction in policy.isolates for policy in policies)
+    forbids = isolated or any(rule.action is Action.DENY for rule in (*admin, *denials, *baseline))
+    return Program(admin, denials, rules(Tier.NORMAL, Action.ALLOW), baseline, isolated, not forbids)
 
 
-def _is(peer: Peer, ip: str, identity: Identity) -> bool:
+def _is(peer: Peer, ip: Address, identity: Identity) -> bool:
     match peer:
         case CidrPeer():
-            return peer.matches(ip_address(ip), identity)
+            return peer.matches(ip, identity)
         case NamePeer():
             return False  # names are not learned here
         case _:

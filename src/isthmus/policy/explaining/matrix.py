@@ -1,16 +1,20 @@
 """Who may talk to whom: every pair of groups, on every port. Rejected: pairs of pods, of which there are too many."""
 
+from collections.abc import Callable
+
 import msgspec
 
 from isthmus.policy.explaining.cells import Cells
-from isthmus.policy.explaining.effects import within
 from isthmus.policy.explaining.groups import Group, Grouping
 from isthmus.policy.explaining.judging import Judge, cells_of
 from isthmus.policy.explaining.scene import Scene
 
 
 class Matrix(msgspec.Struct, frozen=True, kw_only=True):
-    """`allowed[i][j]` are the cells that `groups[i]` may open to `groups[j]`, of those in `possible[i][j]`."""
+    """`allowed[i][j]` are the cells that `groups[i]` may open to `groups[j]`, of those in `possible[i][j]`.
+
+    Of two groups that are outside nothing is said: both are 0.
+    """
 
     groups: tuple[Group, ...]
     allowed: tuple[tuple[int, ...], ...]
@@ -40,9 +44,13 @@ def matrix(
         groups += grouping.outside()
     cells = cells_of(scene, ports=() if port is None else (port,))
     judge = Judge(scene, cells)
+
+    def row(source: Group, judged: Callable[[Group, Group], int]) -> tuple[int, ...]:
+        return tuple(judged(source, end) if source.pods or end.pods else 0 for end in groups)
+
     return Matrix(
         groups=tuple(groups),
-        allowed=tuple(tuple(judge.pair(source, destination) for destination in groups) for source in groups),
-        possible=tuple(tuple(within(cells, source, destination) for destination in groups) for source in groups),
+        allowed=tuple(row(source, judge.pair) for source in groups),
+        possible=tuple(row(source, judge.possible) for source in groups),
         cells=cells,
     )
