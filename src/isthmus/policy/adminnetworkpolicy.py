@@ -61,8 +61,10 @@ def _port(reader: Reader, entry: Mapping[str, object], field: str) -> Port | Non
     given = reader.mapping(value, path)
     if given is None:
         return None
-    asked = given.get("protocol", "TCP")
-    protocol = PORT_PROTOCOLS.get(asked) if isinstance(asked, str) else None
+    asked = given.get("protocol")
+    protocol = (
+        PORT_PROTOCOLS.get("TCP" if asked is None else asked) if asked is None or isinstance(asked, str) else None
+    )
     if protocol is None:
         reader.complain(f"{path}.protocol", f"{show(asked)} is not TCP, UDP or SCTP")
         return None

@@ -108,6 +108,9 @@ class Reader(msgspec.Struct):
         expression = self.mapping(value, field)
         if expression is None:
             return None
+        before = len(self.problems)
+        for unknown in sorted(expression.keys() - {"key", "operator", "values"}):
+            self.complain(f"{field}.{unknown}", "is not a field of a label selector's expression")
         key = self.label_key(expression.get("key"), f"{field}.key")
         try:
             operator = Operator(expression.get("operator"))
@@ -117,7 +120,6 @@ class Reader(msgspec.Struct):
             )
             return None
         values: list[str] = []
-        before = len(self.problems)
         if expression.get("values") is not None:
             for item, path in self.items(expression["values"], f"{field}.values"):
                 read = self.label_value(item, path)

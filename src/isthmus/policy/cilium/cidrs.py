@@ -5,6 +5,7 @@ covers is no peer at all. An exception belongs to its own entry and takes nothin
 groups too, as in Cilium's tests, although its field description says that they do not.
 """
 
+import re
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
@@ -13,6 +14,7 @@ from isthmus.policy.context import CidrGroup, Use
 from isthmus.policy.fields import show
 from isthmus.policy.rules import CidrPeer, Network
 
+_GROUP_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _SOURCES = ("cidr", "cidrGroupRef", "cidrGroupSelector")
 _SET = frozenset({*_SOURCES, "except"})
 
@@ -83,7 +85,7 @@ def _groups(source: str, value: object, field: str, reading: Reading) -> list[Ci
     reading.uses.add(Use.CIDR_GROUPS)
     known = reading.context.cidr_groups
     if source == "cidrGroupRef":
-        if not isinstance(value, str):
+        if not isinstance(value, str) or not _GROUP_NAME.fullmatch(value):
             reading.complain(field, f"must be the name of a CiliumCIDRGroup, is {show(value)}")
             return None
         found = [known[value]] if value in known else []

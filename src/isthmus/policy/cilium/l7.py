@@ -100,6 +100,8 @@ def _l7(
                 http = reading.mapping(item, where)
                 if http is not None:
                     reading.known(http, _HTTP, where, "an HTTP rule")
+                    for word_of in ("host", "method", "path"):
+                        reading.text(http.get(word_of), f"{where}.{word_of}")
         reading.unenforced(f"{path}.{name}", "is not enforced: there is no proxy to look into connections")
     return None
 
