@@ -14,6 +14,8 @@ from isthmus.policy.rules import CidrPeer, EndpointPeer, Peer
 ABSENT = frozenset({"init", "ingress", "health", "unmanaged"})
 """Reserved words that nothing has here."""
 _RESERVED = frozenset({"world", "host", "remote-node", "kube-apiserver", "none"}) | ABSENT
+RESERVED_KEYS = frozenset(RESERVED_SOURCE + word for word in _RESERVED)
+"""The labels of those, as selectors may name them."""
 _MESH = ("host", "remote-node", "kube-apiserver")
 
 

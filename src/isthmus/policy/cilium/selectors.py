@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from isthmus.model.identity import RESERVED_SOURCE
 from isthmus.model.labels import CILIUM_CLUSTER, CILIUM_NAMESPACE_LABELS, POD_NAMESPACE
 from isthmus.model.selector import Operator, Selector, Term
+from isthmus.policy.cilium.entities import RESERVED_KEYS
 from isthmus.policy.cilium.reading import Reading
 from isthmus.policy.rules import EndpointPeer, NodePeer, Scope
 
@@ -34,23 +35,29 @@ def subject(value: object, field: str, reading: Reading) -> EndpointPeer | None:
             rest = {key: found for key, found in labels.items() if key != _OWN_NAMESPACE}
             value = {**value, "matchLabels": rest}
     selector = reading.selector(value, field)
-    return None if selector is None else _endpoints(selector, field, reading)
+    if selector is None:
+        return None
+    if foreign := _foreign(selector):
+        reading.warn(field, f"selects by {foreign}: pods have no such labels")
+    return EndpointPeer(selector)
 
 
 def peer(value: object, field: str, reading: Reading, *, init: bool = False) -> EndpointPeer | None:
     """Returns whom an item of fromEndpoints or toEndpoints means; `init` if the subject selector is for such pods."""
     selector = reading.selector(value, field)
-    found = None if selector is None else _endpoints(selector, field, reading)
-    return None if found is None else EndpointPeer(inject(found.selector, reading, init=init))
+    if selector is None:
+        return None
+    if foreign := _foreign(selector):
+        # Upstream some of these are labels of addresses, which have entries of their own.
+        reading.unenforced(field, f"selects by {foreign}, which nothing is known by here")
+        return None
+    return EndpointPeer(inject(selector, reading, init=init))
 
 
-def _endpoints(selector: Selector, field: str, reading: Reading) -> EndpointPeer | None:
-    for term in selector.terms:
-        if ":" in term.key and not term.key.startswith(RESERVED_SOURCE):
-            source = term.key.partition(":")[0]
-            reading.unenforced(field, f"selects by labels of source {source}, which no endpoint has here")
-            return None
-    return EndpointPeer(selector)
+def _foreign(selector: Selector) -> str:
+    """Returns a key of `selector` that is of no source that we know, or a reserved word that nobody has; or nothing."""
+    keys = (term.key for term in selector.terms)
+    return next((key for key in keys if ":" in key and key not in RESERVED_KEYS), "")
 
 
 def inject(selector: Selector, reading: Reading, *, init: bool = False) -> Selector:

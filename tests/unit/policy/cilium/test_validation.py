@@ -256,6 +256,8 @@ UNENFORCED = [
     (ingress(fromRequires=["x"], fromEntities=["all"]), "spec.ingress[0].fromRequires"),
     (egress(toRequires=[{}], toEntities=["all"]), "spec.egress[0].toRequires"),
     (peer(matchLabels={"container:id": "x"}), "spec.ingress[0].fromEndpoints[0]"),
+    (peer(matchLabels={"reserved:all": ""}), "spec.ingress[0].fromEndpoints[0]"),
+    (peer(matchLabels={"reserved:world-ipv4": ""}), "spec.ingress[0].fromEndpoints[0]"),
     (ingress(fromNodes=[{"matchLabels": {"fqdn:x": ""}}]), "spec.ingress[0].fromNodes[0]"),
     (ingress(fromCIDRSet=[{"cidrGroupRef": "bad"}]), "spec.ingress[0].fromCIDRSet[0].cidrGroupRef"),
 ]
@@ -351,6 +353,7 @@ WARNED = [
     ),
     (ingress(fromCIDRSet=[{"cidrGroupRef": "gone"}]), "spec.ingress[0].fromCIDRSet[0].cidrGroupRef", "selects nothing"),
     (ingress(fromEntities=["health"]), "spec.ingress[0].fromEntities[0]", "selects nothing"),
+    ({"endpointSelector": {"matchLabels": {"container:id": "x"}}, "ingress": [{}]}, "spec.endpointSelector", "no such"),
     (ingress(fromRequires=[]), "spec.ingress[0].fromRequires", "is ignored"),
     (
         {"endpointSelector": {"matchLabels": {"k8s:io.kubernetes.pod.namespace": "other"}}, "ingress": [{}]},
