@@ -249,8 +249,10 @@ def _holds(table: Table, packet: Packet, statement: Statement) -> bool:
             return not packet.tracked
         case Family(version):
             return ip_address(packet.flow.source).version == version
-        case Lookup(fields, name, negated):
+        case Lookup(fields, name, negated, ignored):
             key = tuple(_value(packet, field) for field in fields)
+            if ignored and isinstance(last := key[-1], int):
+                key = (*key[:-1], last >> ignored << ignored)
             return None not in key and (key in table.elements[name]) is not negated
         case FromThisNode():
             return packet.from_node

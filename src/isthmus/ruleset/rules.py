@@ -88,11 +88,15 @@ class Family(msgspec.Struct, frozen=True):
 
 
 class Lookup(msgspec.Struct, frozen=True):
-    """Is the concatenation of `fields` in the set (or, with `negated`, is it not)."""
+    """Is the concatenation of `fields` in the set (or, with `negated`, is it not).
+
+    The last `ignored` bits of the last field, which is a port then, count as zero.
+    """
 
     fields: tuple[Expr, ...]
     set: str
     negated: bool = False
+    ignored: int = 0
 
 
 class FromThisNode(msgspec.Struct, frozen=True):

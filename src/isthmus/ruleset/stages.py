@@ -53,7 +53,8 @@ from isthmus.ruleset.rules import (
 )
 from isthmus.ruleset.sets import Field, Key, SetSpec
 
-MOST_SINGLES = 16  # a range of up to so many ports is spelled out as elements; a longer one gets a set of its own
+MOST_SINGLES = 16  # a range of up to so many ports is spelled out as elements; a longer one gets a set of its own,
+MOST_RANGES = 8  # or, where a segment has more than so many longer ones, aligned blocks of 4, 16, 64 … ports
 
 Element = tuple[str, Key]
 """Name of a set, and a key of it (or, in rows, what follows the identity or address in it)."""
@@ -229,12 +230,13 @@ class _Plan:
         sets: dict[str, SetSpec] = {}
         ranges: dict[str, PortRange | IcmpType] = {}
         by_identity: dict[IdentityPeer, tuple[Element, ...]] = {}
+        blocks = _has_many_ranges(segment)
         for opening in segment.openings:
             if opening.peer is None:
                 yield from _matching((), opening.ports, verdict)
             elif isinstance(opening.peer, IdentityPeer) and opening.ports:
                 by_identity[opening.peer] = tuple(
-                    element for ports in opening.ports for element in _row(prefix, ports, sets, ranges)
+                    element for ports in opening.ports for element in _row(prefix, ports, sets, ranges, blocks=blocks)
                 )
         yield from _identity_rules(prefix, sets, ranges, verdict)
         named = tuple(opening for opening in segment.openings if opening.names)
@@ -296,7 +298,7 @@ def _of_itself(*then: Statement) -> list[Rule]:
 
 
 def _row(
-    prefix: str, ports: Ports, sets: dict[str, SetSpec], ranges: dict[str, PortRange | IcmpType]
+    prefix: str, ports: Ports, sets: dict[str, SetSpec], ranges: dict[str, PortRange | IcmpType], *, blocks: bool
 ) -> Iterator[Element]:
     """Yields set and rest of the key (what follows the identity) that mean `ports`; notes which sets that needs."""
     match ports:
@@ -315,6 +317,11 @@ def _row(
                 spec = SetSpec(f"{prefix}_port", (Field.IDENTITY, Field.PROTOCOL, Field.PORT))
                 for port in range(first, last + 1):
                     yield spec.name, (protocol, port)
+            elif blocks:
+                for bits, base in _aligned(first, last):
+                    spec = SetSpec(_blocks(prefix, bits), (Field.IDENTITY, Field.PROTOCOL, Field.PORT))
+                    sets[spec.name] = spec
+                    yield spec.name, (protocol, base)
             else:
                 spec = SetSpec(f"{prefix}_p{protocol}_{first}_{last}", (Field.IDENTITY,))
                 ranges[spec.name] = ports
@@ -322,11 +329,37 @@ def _row(
     sets[spec.name] = spec
 
 
+def _has_many_ranges(segment: Segment) -> bool:
+    long = {
+        ports
+        for opening in segment.openings
+        if isinstance(opening.peer, IdentityPeer)
+        for ports in opening.ports
+        if isinstance(ports, PortRange) and not ports.whole and ports.last - ports.first >= MOST_SINGLES
+    }
+    return len(long) > MOST_RANGES
+
+
+def _aligned(first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Yields the fewest blocks of a power of four that make up a range: the bits that count as zero, and the base."""
+    while first <= last:
+        bits = 0
+        while bits < 14 and first % (4 << bits) == 0 and first + (4 << bits) - 1 <= last:
+            bits += 2
+        yield bits, first
+        first += 1 << bits
+
+
+def _blocks(prefix: str, bits: int) -> str:
+    return f"{prefix}_port{bits}" if bits else f"{prefix}_port"
+
+
 def _identity_rules(
     prefix: str, sets: dict[str, SetSpec], ranges: dict[str, PortRange | IcmpType], verdict: Statement
 ) -> Iterator[Rule]:
-    if f"{prefix}_port" in sets:
-        yield from _both_ways((Expr.SCRATCH, Expr.PROTOCOL), f"{prefix}_port", verdict)
+    for bits in range(0, 16, 2):
+        if _blocks(prefix, bits) in sets:
+            yield from _both_ways((Expr.SCRATCH, Expr.PROTOCOL), _blocks(prefix, bits), verdict, ignored=bits)
     if f"{prefix}_proto" in sets:
         yield Rule((Lookup((Expr.SCRATCH, Expr.PROTOCOL), f"{prefix}_proto"), verdict))
     if f"{prefix}_any" in sets:
@@ -335,9 +368,9 @@ def _identity_rules(
         yield from _matching((), (ports,), Lookup((Expr.SCRATCH,), name), verdict)
 
 
-def _both_ways(fields: tuple[Expr, ...], name: str, verdict: Statement) -> Iterator[Rule]:
-    yield Rule((InDirection(False), Lookup((*fields, Expr.DESTINATION_PORT), name), verdict))
-    yield Rule((InDirection(True), Lookup((*fields, Expr.SOURCE_PORT), name), verdict))
+def _both_ways(fields: tuple[Expr, ...], name: str, verdict: Statement, *, ignored: int = 0) -> Iterator[Rule]:
+    for reply, port in ((False, Expr.DESTINATION_PORT), (True, Expr.SOURCE_PORT)):
+        yield Rule((InDirection(reply), Lookup((*fields, port), name, ignored=ignored), verdict))
 
 
 def _matching(where: tuple[Statement, ...], ports: Iterable[Ports], *then: Statement) -> Iterator[Rule]:

@@ -179,8 +179,9 @@ def _statement(statement: Statement) -> str:
             return "ct state invalid,untracked"
         case Family(version):
             return f"meta nfproto ipv{version}"
-        case Lookup(fields, name, negated):
-            return f"{_concatenated(fields)} {'!= ' if negated else ''}@{name}"
+        case Lookup(fields, name, negated, ignored):
+            mask = f" & {0xFFFF >> ignored << ignored}" if ignored else ""
+            return f"{_concatenated(fields)}{mask} {'!= ' if negated else ''}@{name}"
         case FromThisNode():
             # `iif 0` is "not forwarded": else a pod could claim an IPv6 address of the node (IPv4 the kernel checks).
             return "iif 0 fib saddr type local"
