@@ -28,7 +28,13 @@ class Tab:
         self._environ = {**lab.environ, "KUBECONFIG": str(config), "TERM": "dumb", "PATH": path}
 
     def type(self, line: str, *, code: int = 0) -> str:
-        """Types a line at a real terminal, and returns what is then on the screen."""
+        """Types a line at a real terminal, and returns what is then on the screen; it must end with `code`."""
+        ended, shown = self.run(line)
+        assert ended == code, f"{line}\nexit code {ended}\n{shown}"
+        return shown
+
+    def run(self, line: str) -> tuple[int, str]:
+        """Types a line at a real terminal, and returns its exit code and what is then on the screen."""
         ours, theirs = pty.openpty()
         with open(ours, "rb", buffering=0) as screen:
             words = ["/bin/sh", "-c", line]
@@ -49,8 +55,7 @@ class Tab:
                 ended = process.wait()
             finally:
                 timer.cancel()
-        assert ended == code, f"{line}\nexit code {ended}\n{shown}"
-        return shown
+        return ended, shown
 
     def table(self, line: str) -> list[dict[str, str]]:
         """Types a line and returns the table that it shows, by the names of its columns."""
