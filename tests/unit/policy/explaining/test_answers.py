@@ -1,0 +1,336 @@
+"""Why, in the steps of securing traffic between two clusters, and for every reason that there is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isthmus.model.endpoint import NamedPort
+from isthmus.policy.evaluate import Reason
+from isthmus.policy.explaining.answers import Answer, explain
+from isthmus.policy.explaining.facts import (
+    Change,
+    ClusterSeen,
+    NodeSeen,
+    Picture,
+    PodSeen,
+    ServicePortSeen,
+    ServiceSeen,
+    changed,
+)
+from isthmus.policy.explaining.remedies import RemedyKind
+from isthmus.policy.explaining.scene import Scene
+from isthmus.policy.explaining.targets import TargetError, parse, resolve
+from tests.support.pictures import of_case
+
+VECTORS = Path(__file__).parents[3] / "vectors" / "cilium-policy.json"
+CASES = {case["id"]: case for case in json.loads(VECTORS.read_text())["vectors"]}
+STEPS = [CASES[f"mc-seed-{number}"] for number in range(1, 6)]
+PROTOCOLS = {"TCP": 6, "UDP": 17}
+WHY = {"default-deny": Reason.DEFAULT_DENY, "explicit": Reason.DENIED}
+
+
+def ask(scene: Scene, source: str, destination: str, port: tuple[int, int] | None = (6, 80)) -> list[Answer]:
+    sources, _ = resolve(scene, parse(source), cluster=scene.picture.current, port=None)
+    destinations, _ = resolve(scene, parse(destination), cluster=sources[0].cluster or scene.picture.current, port=port)
+    return explain(scene, sources, destinations, port)
+
+
+def one(scene: Scene, source: str, destination: str, port: tuple[int, int] = (6, 80)) -> Answer:
+    (answer,) = ask(scene, source, destination, port)
+    return answer
+
+
+def full(case: dict[str, Any], name: str) -> str:
+    pod = next(pod for pod in case["pods"] if pod["id"] == name)
+    return f"{pod['cluster']}:{pod['ns']}/{name}"
+
+
+@pytest.mark.parametrize("case", STEPS, ids=lambda case: str(case["id"]))
+def test_every_step_is_answered_with_the_half_that_refuses(case: dict[str, Any]) -> None:
+    scene = Scene(of_case(case))
+    for flow in case["flows"]:
+        port = (PROTOCOLS[flow["proto"]], flow["port"])
+        answer = one(scene, full(case, flow["from"]), full(case, flow["to"]), port)
+        assert answer.allowed == (flow["expect"] == "allow"), flow
+        if flow.get("why"):
+            side, _, reason = flow["why"].partition("/")
+            half = answer.egress if side == "egress" else answer.ingress
+            assert (half.allowed, half.reason) == (False, WHY[reason])
+            assert half.isolating[0].policy.name == "default-deny"
+
+
+@pytest.mark.parametrize("case", STEPS, ids=lambda case: str(case["id"]))
+def test_what_every_step_lacks_is_suggested_and_suffices(case: dict[str, Any]) -> None:
+    scene = Scene(of_case(case))
+    for flow in case["flows"]:
+        answer = one(scene, full(case, flow["from"]), full(case, flow["to"]), (PROTOCOLS[flow["proto"]], flow["port"]))
+        if answer.allowed:
+            assert answer.remedies is None
+            continue
+        assert answer.remedies is not None
+        assert answer.remedies.sufficient
+        changes = [Change(cluster=step.cluster, object=step.object) for step in answer.remedies.steps]
+        after = Scene(changed(scene.picture, *changes))
+        again = one(after, full(case, flow["from"]), full(case, flow["to"]), (PROTOCOLS[flow["proto"]], flow["port"]))
+        assert again.allowed
+
+
+def test_the_policy_that_is_missing_in_the_other_cluster_is_found_in_the_first() -> None:
+    scene = Scene(of_case(CASES["mc-seed-3"]))
+    answer = one(scene, "koornacht:xwing-k", "tion:rebel-t")
+    assert answer.egress.allowed
+    assert answer.remedies is not None
+    (step,) = answer.remedies.steps
+    assert (step.kind, step.cluster, step.model) == (RemedyKind.COPY, "tion", "koornacht")
+    assert not step.also
+    there = next(obj for obj in scene.clusters["koornacht"].policies if obj["metadata"]["name"] == step.policy.name)
+    assert step.object["spec"] == there["spec"]
+
+
+def test_a_rule_that_sees_one_cluster_because_of_the_scope_is_said_to_come_close() -> None:
+    answer = one(Scene(of_case(CASES["mc-seed-5"])), "koornacht:xwing-k", "tion:rebel-t")
+    assert answer.egress.reason is Reason.DEFAULT_DENY
+    (close,) = answer.egress.close
+    assert close.why == "selects the peer, but names no cluster: with scope local it sees koornacht alone"
+
+
+# -- a small cluster -----------------------------------------------------------------------------------------------
+
+
+def network_policy(name: str, spec: dict[str, Any], namespace: str = "default") -> dict[str, Any]:
+    meta = {"name": name, "namespace": namespace}
+    return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": meta, "spec": spec}
+
+
+def cilium_policy(name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    meta = {"name": name, "namespace": "default"}
+    return {"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": meta, "spec": spec}
+
+
+def cluster_policy(name: str, tier: str, priority: int, **spec: Any) -> dict[str, Any]:
+    head = {
+        "apiVersion": "policy.networking.k8s.io/v1alpha2",
+        "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": name},
+    }
+    return {**head, "spec": {"tier": tier, "priority": priority, "subject": {"namespaces": {}}, **spec}}
+
+
+DENY_ALL = network_policy("default-deny", {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]})
+ANYONE = [{"namespaces": {}}]
+
+
+def pod(name: str, number: int, node: str = "n1", **fields: Any) -> PodSeen:
+    fields = {"namespace": "default", "labels": {"app": name}, "ips": (f"10.0.1.{number}",), **fields}
+    return PodSeen(name=name, node=node, **fields)
+
+
+def scene(*policies: dict[str, Any], pods: tuple[PodSeen, ...] = (), services: tuple[ServiceSeen, ...] = ()) -> Scene:
+    mine = ClusterSeen(
+        name="here",
+        namespaces={"default": {}},
+        pods=pods or (pod("a", 1), pod("b", 2, "n2", ports=((6, 8080),))),
+        nodes=(
+            NodeSeen(name="n1", addresses=("172.18.0.1",), pod_cidrs=("10.0.1.0/24",)),
+            NodeSeen(name="n2", addresses=("172.18.0.2",)),
+        ),
+        policies=policies,
+        services=services,
+    )
+    return Scene(Picture(clusters=(mine,), current="here", incidental=frozenset({"pod-template-hash"})))
+
+
+def test_without_policies_nothing_isolates() -> None:
+    answer = one(scene(), "a", "b")
+    assert (answer.allowed, answer.egress.reason, answer.ingress.reason) == (True, Reason.OPEN, Reason.OPEN)
+
+
+def test_a_rule_that_allows_is_named_by_its_place_in_the_object() -> None:
+    rules = [{"from": [{"podSelector": {"matchLabels": {"app": "a"}}}]}]
+    allowing = network_policy("allow", {"podSelector": {}, "ingress": rules})
+    half = one(scene(allowing), "a", "b").ingress
+    assert half.reason is Reason.RULE
+    assert half.decider is not None
+    assert (str(half.decider.policy), half.decider.field) == ("NetworkPolicy default/allow", "spec.ingress[0]")
+
+
+def test_a_rule_that_denies_is_narrowed_by_an_exception_for_the_address() -> None:
+    denying = cilium_policy(
+        "no-net",
+        {"endpointSelector": {}, "egressDeny": [{"toCIDR": ["198.51.100.0/24"]}], "egress": [{"toEntities": ["all"]}]},
+    )
+    answer = one(scene(denying), "a", "198.51.100.9")
+    assert answer.egress.reason is Reason.DENIED
+    assert answer.remedies is not None
+    (step,) = answer.remedies.steps
+    assert step.kind is RemedyKind.CHANGE
+    assert step.object["spec"]["egressDeny"] == [
+        {"toCIDRSet": [{"cidr": "198.51.100.0/24", "except": ["198.51.100.9/32"]}]}
+    ]
+
+
+def test_the_last_rule_of_a_policy_that_denies_can_only_be_taken_out_with_the_policy() -> None:
+    denying = cilium_policy("no-b", {"endpointSelector": {}, "ingressDeny": [{"fromEntities": ["all"]}]})
+    answer = one(scene(denying), "a", "b")
+    assert answer.remedies is not None
+    (step,) = answer.remedies.steps
+    assert (step.kind, step.policy.name) == (RemedyKind.DELETE, "no-b")
+    assert answer.remedies.sufficient
+
+
+def test_an_admin_denial_is_passed_by_a_rule_before_it_for_these_pods_alone() -> None:
+    rule = {"name": "no-talk", "action": "Deny", "from": ANYONE}
+    answer = one(scene(cluster_policy("quiet", "Admin", 20, ingress=[rule])), "a", "b")
+    half = answer.ingress
+    assert (half.reason, half.decider and half.decider.name) == (Reason.DENIED, "no-talk")
+    assert answer.remedies is not None
+    (step,) = answer.remedies.steps
+    assert (step.object["spec"]["tier"], step.object["spec"]["priority"]) == ("Admin", 19)
+    assert step.object["spec"]["ingress"][0]["action"] == "Pass"
+    assert not step.also
+
+
+def test_several_reasons_are_taken_away_one_after_the_other() -> None:
+    rule = {"action": "Deny", "from": ANYONE}
+    answer = one(scene(cluster_policy("quiet", "Admin", 20, ingress=[rule]), DENY_ALL), "a", "b")
+    assert answer.remedies is not None
+    assert [step.policy.kind for step in answer.remedies.steps] == [
+        "NetworkPolicy",
+        "ClusterNetworkPolicy",
+        "NetworkPolicy",
+    ]
+    assert answer.remedies.sufficient
+
+
+def test_rules_that_pass_on_are_told_with_what_decided_then() -> None:
+    passing = cluster_policy("pass", "Admin", 1, ingress=[{"action": "Pass", "from": ANYONE}])
+    base = cluster_policy("base", "Baseline", 1, ingress=[{"action": "Deny", "from": ANYONE}])
+    half = one(scene(passing, base), "a", "b").ingress
+    assert [passed.policy.name for passed in half.passed] == ["pass"]
+    assert half.decider is not None
+    assert half.decider.tier.value == "Baseline"
+
+
+def test_a_pod_and_its_own_node_may_talk_and_another_node_may_not() -> None:
+    here = scene(DENY_ALL)
+    own, other = one(here, "node/n1", "a"), one(here, "node/n2", "a")
+    assert (own.allowed, own.ingress.reason) == (True, Reason.OWN_NODE)
+    assert own.egress.reason is None  # nobody judges nodes
+    assert (other.allowed, other.ingress.reason) == (False, Reason.DEFAULT_DENY)
+    assert other.remedies is not None
+    assert other.remedies.sufficient
+
+
+def test_a_pod_may_reach_itself() -> None:
+    answer = one(scene(DENY_ALL), "a", "a")
+    assert answer.egress.reason is Reason.ITSELF
+
+
+def test_pods_of_one_workload_are_others_to_each_other() -> None:
+    twins = tuple(pod(f"w-{number}", number, labels={"app": "w"}, workload="Deployment/w") for number in (1, 2))
+    answer = one(scene(DENY_ALL, pods=twins), "w", "w")
+    assert answer.egress.reason is Reason.DEFAULT_DENY
+    assert answer.source.members == ("w-1", "w-2")
+
+
+def test_an_address_of_a_nodes_pods_that_nobody_has_is_not_let_through() -> None:
+    answer = one(scene(DENY_ALL), "10.0.1.99", "b")
+    assert answer.egress.reason is Reason.UNKNOWN
+    assert answer.remedies is not None
+    assert not answer.remedies.sufficient
+    assert "no pod is known" in answer.remedies.missing
+
+
+def test_ping_is_allowed_by_a_policy_that_has_a_word_for_it() -> None:
+    answer = one(scene(DENY_ALL), "outside", "b", (1, 8))
+    assert answer.remedies is not None
+    (step,) = answer.remedies.steps
+    assert step.object["spec"]["ingress"][0]["icmps"] == [{"fields": [{"family": "IPv4", "type": 8}]}]
+
+
+def test_a_name_that_a_policy_allows_is_said_not_to_be_learned() -> None:
+    names = cilium_policy(
+        "names", {"endpointSelector": {}, "egress": [{"toFQDNs": [{"matchName": "www.example.com"}]}]}
+    )
+    half = one(scene(names), "a", "www.example.com", (6, 443)).egress
+    assert not half.allowed
+    assert "not learned" in half.close[0].why
+    assert half.troubles[0].problem.field == "spec.egress[0].toFQDNs"
+
+
+def test_a_port_that_differs_is_said_to_come_close() -> None:
+    rules = [{"ports": [{"port": 443}]}]
+    half = one(scene(network_policy("tls", {"podSelector": {}, "ingress": rules})), "a", "b").ingress
+    assert half.close[0].why == "allows this peer, but only 443/TCP"
+
+
+def test_a_namespace_that_differs_is_said_to_come_close() -> None:
+    rules = [{"from": [{"podSelector": {"matchLabels": {"app": "a"}}}]}]
+    elsewhere = pod("a", 1, namespace="other")
+    policy = network_policy("same-space", {"podSelector": {}, "ingress": rules})
+    half = one(scene(policy, pods=(elsewhere, pod("b", 2))), "other/a", "b").ingress
+    assert half.close[0].why == "selects the peer, but not in namespace other"
+
+
+# -- Services ------------------------------------------------------------------------------------------------------
+
+
+def service(
+    name: str, *backends: str, target: int | str = 0, ports: tuple[int, ...] = (80,), **more: Any
+) -> ServiceSeen:
+    listed = tuple(ServicePortSeen(port=port, protocol=6, target=target) for port in ports)
+    return ServiceSeen(namespace="default", name=name, ports=listed, backends=backends, **more)
+
+
+def test_a_service_is_judged_at_its_backends_and_their_port() -> None:
+    (answer,) = ask(scene(services=(service("web", "10.0.1.2", target=8080),)), "a", "svc/web", None)
+    assert (answer.destination.name, answer.port) == ("here:default/b", 8080)
+
+
+def test_a_target_port_by_name_is_what_the_pod_says() -> None:
+    pods = (pod("a", 1), pod("b", 2, named_ports=(NamedPort("http", 9000),)))
+    (answer,) = ask(scene(pods=pods, services=(service("web", "10.0.1.2", target="http"),)), "a", "svc/web", (6, 80))
+    assert answer.port == 9000
+
+
+@pytest.mark.parametrize(
+    ("target", "port", "said"),
+    [
+        ("svc/web", None, "has several ports; say which with --port (it has 80/TCP, 81/TCP)"),
+        ("svc/web", (6, 82), "has no port 82/TCP (it has 80/TCP, 81/TCP)"),
+        ("svc/empty", (6, 80), "has no backends"),
+        ("svc/none", (6, 80), "no Service none in namespace default of cluster here; there are empty, web"),
+        ("a", None, "here:default/a declares no ports; say which with --port"),
+        ("here:other/a", (6, 80), "no pod or workload a in namespace other of cluster here; it has none"),
+        ("there:a", (6, 80), "there is no cluster 'there' (known: here)"),
+        ("app=c", (6, 80), "no pod with these labels in namespace default"),
+        ("node/n3", (6, 80), "no node n3 in cluster here; there are n1, n2"),
+        ("default/what/a", (6, 80), "neither 'default' nor 'what' is a kind"),
+        ("fd00::1", (6, 80), "have no address family in common"),
+    ],
+)
+def test_what_is_not_there_is_said_with_what_is(target: str, port: tuple[int, int] | None, said: str) -> None:
+    services = (service("web", "10.0.1.2", ports=(80, 81)), service("empty"))
+    with pytest.raises(TargetError) as error:
+        ask(scene(services=services), "b", target, port)
+    assert said in str(error.value)
+
+
+def test_the_hairpin_of_a_service_is_let_through_the_normal_tier_alone() -> None:
+    base = cluster_policy("base", "Baseline", 1, ingress=[{"action": "Deny", "from": ANYONE}])
+    (answer,) = ask(scene(base, services=(service("web", "10.0.1.1"),)), "a", "svc/web")
+    assert (answer.allowed, answer.ingress.reason) == (False, Reason.DENIED)
+
+
+# -- dual stack ----------------------------------------------------------------------------------------------------
+
+
+def test_families_that_differ_are_answered_one_by_one() -> None:
+    both = (pod("a", 1, ips=("10.0.1.1", "fd00::1")), pod("b", 2, ips=("10.0.1.2", "fd00::2")))
+    rules = [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]
+    answers = ask(scene(network_policy("v4", {"podSelector": {}, "ingress": rules}), pods=both), "a", "b")
+    assert {answer.families: answer.allowed for answer in answers} == {(4,): True, (6,): False}
+    same = ask(scene(pods=both), "a", "b")
+    assert [answer.families for answer in same] == [(4, 6)]
