@@ -16,7 +16,7 @@ from isthmus.policy.rules import CidrPeer, Network
 
 _GROUP_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _SOURCES = ("cidr", "cidrGroupRef", "cidrGroupSelector")
-_SET = frozenset({*_SOURCES, "except"})
+SET_FIELDS = frozenset({*_SOURCES, "except"})
 
 
 def cidr(value: object, field: str, reading: Reading) -> CidrPeer | None:
@@ -28,7 +28,7 @@ def cidr(value: object, field: str, reading: Reading) -> CidrPeer | None:
 def cidr_set(value: object, field: str, reading: Reading) -> list[CidrPeer] | None:
     """Returns what an item of fromCIDRSet or toCIDRSet means; None (with a problem) if not all of it can be told."""
     entry = reading.mapping(value, field)
-    if entry is None or not reading.known(entry, _SET, field, "a CIDR set"):
+    if entry is None or not reading.known(entry, SET_FIELDS, field, "a CIDR set"):
         return None
     given = [name for name in _SOURCES if entry.get(name) not in (None, "")]
     if not given:

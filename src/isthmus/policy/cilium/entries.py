@@ -16,6 +16,7 @@ from isthmus.policy.cilium.reading import Reading
 from isthmus.policy.fields import show
 from isthmus.policy.rules import Action, Direction, Peer, Port, Rule
 
+DENYING_PORT_FIELDS = frozenset({"ports"})
 _MODES = ("disabled", "required", "test-always-fail")
 
 
@@ -139,7 +140,7 @@ def _port_rule(
     found = tuple(ports(part.get("ports"), f"{field}.ports", reading))
     before = reading.faults
     if denial:
-        reading.known(part, frozenset({"ports"}), field, "a port rule that denies")
+        reading.known(part, DENYING_PORT_FIELDS, field, "a port rule that denies")
         return found, None
     names = above_ports(part, field, reading, egress=egress)
     if names is not None and not everything(names) and not reading.context.dns_proxy:

@@ -15,11 +15,11 @@ from isthmus.policy.names import MAX_NAME, NamePattern
 
 _NAME = re.compile(r"[-a-zA-Z0-9_.]*")
 _PATTERN = re.compile(r"[-a-zA-Z0-9_.*]*")
-_PORT_RULE = frozenset(
+PORT_RULE_FIELDS = frozenset(
     {"ports", "rules", "terminatingTLS", "originatingTLS", "serverNames", "listener"},
 )
 _PROXIED = ("terminatingTLS", "originatingTLS", "serverNames", "listener")
-_RULES = frozenset({"http", "kafka", "dns", "l7", "l7proto"})
+RULES_FIELDS = frozenset({"http", "kafka", "dns", "l7", "l7proto"})
 _TYPES = ("http", "kafka", "dns", "l7proto")
 _NAMED = frozenset({"matchName", "matchPattern"})
 _HTTP = frozenset({"path", "method", "host", "headers", "headerMatches"})
@@ -39,14 +39,14 @@ def above_ports(entry: Mapping[str, object], field: str, reading: Reading, *, eg
 
     What is refused or cannot be done is a problem (`Reading.faults`); then the item must not be taken as its ports.
     """
-    if not reading.known(entry, _PORT_RULE, field, "a port rule"):
+    if not reading.known(entry, PORT_RULE_FIELDS, field, "a port rule"):
         return None
     given = entry.get("rules")
     rules: Mapping[str, object] = {}
     if given is not None:
         path = f"{field}.rules"
         read = reading.mapping(given, path)
-        if read is None or not reading.known(read, _RULES, path, "L7 rules"):
+        if read is None or not reading.known(read, RULES_FIELDS, path, "L7 rules"):
             return None
         rules = {name: value for name, value in read.items() if value not in (None, "")}
     _proxied(entry, rules, field, reading, egress=egress)

@@ -23,7 +23,7 @@ NAMESPACED = "CiliumNetworkPolicy"
 CLUSTERWIDE = "CiliumClusterwideNetworkPolicy"
 BOTH = frozenset(Direction)
 MAX_LOG = 32  # characters of log.value
-_SPEC = frozenset(
+RULE_FIELDS = frozenset(
     {
         "endpointSelector",
         "nodeSelector",
@@ -103,7 +103,7 @@ class _Rule:
         rule = self.reading.mapping(value, self.field)
         if rule is None:
             return self._draft(None, BOTH, [])
-        known = self.reading.known(rule, _SPEC, self.field, "a rule")
+        known = self.reading.known(rule, RULE_FIELDS, self.field, "a rule")
         self._remarks(rule)
         found, pods = self._subject(rule)
         said, entries = self._entries(rule, for_init(found))

@@ -17,7 +17,7 @@ MAX_PORTS = 40
 EXTENDED = {"IGMP": 2, "IPIP": 4, "IPV6": 41, "GRE": 47, "ESP": 50, "AH": 51, "VRRP": 112}
 """IP protocols without ports, which Cilium knows on request (IANA protocol numbers)."""
 _WORDS = (*PORT_PROTOCOLS, "ANY")
-_PORT = frozenset({"port", "endPort", "protocol"})
+PORT_FIELDS = frozenset({"port", "endPort", "protocol"})
 _FAMILIES = {"IPv4": Protocol.ICMP, "IPv6": Protocol.ICMPV6}
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,4}")
 
@@ -34,7 +34,7 @@ def ports(value: object, field: str, reading: Reading) -> list[Port]:
 
 def _port(value: object, field: str, reading: Reading) -> list[Port]:
     entry = reading.mapping(value, field)
-    if entry is None or not reading.known(entry, _PORT, field, "a port"):
+    if entry is None or not reading.known(entry, PORT_FIELDS, field, "a port"):
         return []
     protocol = word(entry, field, reading)
     end = entry.get("endPort")
