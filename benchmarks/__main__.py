@@ -13,6 +13,7 @@ import sys
 BENCHMARKS = {
     "enforcement": "in a lab: policy acknowledged -> enforced, pod -> known in the other cluster; memory",
     "agent": "the agent alone: a change told -> committed by the kernel; memory",
+    "policy.compiling": "the compiler: a whole world, and one change of each kind; many policies on one pod",
     "policy.latency": "in a lab: a policy written -> enforced, live connections cut; a big cluster, idle and in churn",
     "dataplane": "TCP connections and bulk throughput of a policed pod against conntrack only",
     "services": "Services: a change of one backend, connections through a ClusterIP, a whole load",
