@@ -177,6 +177,7 @@ class Rollout:
             self._all |= self._faults.pop(node, None) is not None
             self._well.add(node)
             self._survey(self._reports[node])
+            self._recount()
             return
         if node not in self._well and node not in self._faults and now - self._nodes[node] < PATIENCE:
             return
@@ -191,7 +192,12 @@ class Rollout:
         self._well.discard(node)
         for place in list(self._unsettled):
             self._note(place, node, Standing.ENFORCED)
-        self._all |= not self._well  # "everywhere" is nowhere now
+        self._recount()
+
+    def _recount(self) -> None:
+        """There are more or fewer nodes: that is said of each policy that some node lacks."""
+        self._dirty |= self._unsettled
+        self._all |= bool(self._faults) or len(self._well) < 2
 
     def _survey(self, report: NodeReport) -> None:
         """Looks at everything on a node that is well now."""
@@ -200,7 +206,6 @@ class Rollout:
             if not 0 <= newest <= report.watermark(kind):
                 self._ask(report, list(places))
         self._ask(report, report.exceptions)
-        self._all |= len(self._well) == 1
 
     def _compare(self, before: NodeReport, report: NodeReport) -> None:
         """Looks at what may be another way by what a node says now."""
