@@ -4,7 +4,9 @@ Level-triggered: an input only changes the view and asks for a run; the run writ
 whatever stops (an API server, the tracker, this process), the kernel keeps the last ruleset; a new agent replaces it in
 one transaction once it knows enough. It does not wait for other clusters longer than `sync_timeout` (ten times that on
 a node with a ruleset of an earlier run): their pods then count as outside, which fails closed. To wait for ever would
-leave the node's new pods and policies without enforcement for as long as any one cluster cannot be reached.
+leave the node's new pods and policies without enforcement for as long as any one cluster cannot be reached. A node
+without an earlier ruleset waits no longer either for a kind of policy that its API server has and fails to give: all
+other policies are better than none. Where there is one, it holds that kind's policies too, and stays.
 """
 
 import asyncio
@@ -48,7 +50,7 @@ REOPEN = 300.0  # seconds after which a policy that the kernel refused is tried 
 FORBEARANCE = 10  # times the sync timeout that the ruleset of an earlier run stays before it is replaced unsynced
 
 WAITING = "not everything is known yet; the ruleset of an earlier run stays"
-IMPATIENT = "not everything is known yet; pods of clusters that are missing count as outside"
+IMPATIENT = "not everything is known yet; what is missing counts as not there, and pods of missing clusters as outside"
 SYNCED = "ruleset replaced"
 APPLIED = "ruleset changed"
 REFUSED = "ruleset refused by the kernel"
@@ -145,6 +147,7 @@ class Agent:
         self._unknown = True  # what the kernel holds
         self._written = False
         self._patient = True
+        self._able = asyncio.Event()
         self._local = asyncio.Event()
         self._since: float | None = None
         self._refusal = ""
@@ -195,11 +198,12 @@ class Agent:
                 self._changed()
 
     async def _lose_patience(self) -> None:
-        await self._local.wait()  # without the local API server nothing can be written anyway
+        await self._able.wait()  # without the local API server nothing can be written anyway
         await asyncio.sleep(self.settings.sync_timeout)
         if not self._written and await self._writer.present():
             _log.warning(WAITING, missing=self._missing)
             await asyncio.sleep(self.settings.sync_timeout * (FORBEARANCE - 1))
+            await self._local.wait()
         if not self._written:
             _log.warning(IMPATIENT, missing=self._missing)
             self._patient = False
@@ -210,8 +214,8 @@ class Agent:
         return self.view.missing + (self.services.missing if self.services is not None else [])
 
     @property
-    def _locally_ready(self) -> bool:
-        return self.view.locally_ready and not (self.services is not None and self.services.missing)
+    def _services_missing(self) -> bool:
+        return self.services is not None and bool(self.services.missing)
 
     def _on_node(self, change: Change[Node]) -> None:
         for node in change.objects if isinstance(change, Snapshot) else (change.object,):
@@ -219,15 +223,18 @@ class Agent:
 
     def _changed(self) -> None:
         self._presence.changed()
-        if self._locally_ready:
-            self._local.set()
+        if not self._services_missing:
+            if self.view.able:
+                self._able.set()
+            if self.view.locally_ready:
+                self._local.set()
         if self._since is None:
             self._since = asyncio.get_running_loop().time()
         self._runner.trigger()
 
     async def _sync(self) -> None:
         view = self.view
-        if self._missing and not self._written and (self._patient or not self._locally_ready):
+        if self._missing and not self._written and (self._patient or self._services_missing or not view.able):
             return
         loop = asyncio.get_running_loop()
         table = view.compiler.table

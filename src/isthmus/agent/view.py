@@ -51,6 +51,9 @@ class Input(Enum):
     API_SERVERS = "addresses of the API server"
 
 
+_NEEDED = {Input.PODS, Input.NAMESPACES, Input.NODE}
+
+
 class View:
     """The inputs of one node's agent and the compiler they go to. For one thread."""
 
@@ -86,6 +89,14 @@ class View:
     def locally_ready(self) -> bool:
         """Tells whether all is known but, perhaps, other clusters."""
         return not self._missing_here
+
+    @property
+    def able(self) -> bool:
+        """Tells whether what is known is enough to enforce policies with, if it must be.
+
+        What may be missing is a kind of policy that the API server has and does not give, and what policies refer to.
+        """
+        return NETWORK_POLICIES.kind in self.kinds and _NEEDED <= self.known
 
     @property
     def _missing_here(self) -> list[str]:

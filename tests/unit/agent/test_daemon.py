@@ -17,7 +17,7 @@ from isthmus.model.identity import Identity
 from isthmus.model.mesh import ClusterJoined, ClusterSynced, EndpointTold, IdentityTold
 from isthmus.ruleset.layout import PEERS
 from tests.support.agent_writer import FakeWriter
-from tests.unit.agent.test_view import pod, policy, tell_inputs
+from tests.unit.agent.test_view import NODE, namespace, pod, policy, tell_inputs
 
 
 @pytest.fixture
@@ -265,3 +265,28 @@ async def test_what_a_status_says_of_policies_is_what_the_kernel_has(agent: Agen
     # The pod is isolated by both, in one gate: what "p" allows it is not to be had there either.
     assert {(one.name, one.state) for one in told.exceptions} == {("p", "Refused"), ("poison", "Refused")}
     assert [one.name for one in told.recent] == ["poison"]
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("earlier", [False, True])
+async def test_a_kind_that_the_server_fails_to_give_delays_a_new_node_and_leaves_an_earlier_ruleset_alone(
+    agent: Agent, writer: FakeWriter, earlier
+):
+    if earlier:
+        writer.kernel.run("add table inet isthmus\n")
+    waiting = asyncio.create_task(agent._lose_patience())
+    agent.view.policies(Snapshot((policy(),)))
+    agent.view.namespaces(Snapshot((namespace(),)))
+    agent.view.pods(Snapshot((pod(),)))
+    agent.view.node(Snapshot((NODE,)))
+    agent.view.mesh([ClusterJoined(Cluster("east", 1)), ClusterSynced("east")])
+    agent._changed()
+    await asyncio.sleep(10_000)
+    await agent._sync()
+    assert writer.calls == ([] if earlier else ["replace"])
+
+    _tell_all(agent)
+    agent._changed()
+    await waiting
+    await agent._sync()
+    assert writer.calls == ["replace"]
