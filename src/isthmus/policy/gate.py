@@ -16,6 +16,7 @@ import msgspec
 
 from isthmus.model.endpoint import NamedPort
 from isthmus.policy.evaluate import resolve
+from isthmus.policy.precedence import Meaning, steps
 from isthmus.policy.rules import (
     Action,
     CidrPeer,
@@ -175,7 +176,16 @@ def build(direction: Direction, pieces: Iterable[Piece]) -> Gate:
     normal = [one for one in pieces if one.policy.tier is Tier.NORMAL]
     isolating = [one.policy for one in normal if direction in one.policy.isolates]
     unordered = [
-        Segment(action, _merged(segment for one in normal for segment in one.segments if segment.action is action))
+        Segment(
+            action,
+            _merged(
+                opening
+                for one in normal
+                for segment in one.segments
+                if segment.action is action
+                for opening in segment.openings
+            ),
+        )
         for action in (_UNORDERED if isolating else (Action.DENY,))
     ]
     return Gate(
@@ -197,21 +207,24 @@ def _order(policy: Policy) -> tuple[int, str, ObjectRef]:
 
 def _ordered(pieces: Iterable[Piece]) -> tuple[Segment, ...]:
     """Returns the segments of a tier in which the first match decides; what comes after a match of all is left out."""
+    rules: list[tuple[Action, Meaning]] = []
+    for segment in (segment for one in pieces for segment in one.segments):
+        rules += ((segment.action, (one.peer, one.ports, one.names)) for one in segment.openings)
+        if segment.total:
+            break
     found: list[Segment] = []
-    runs = groupby((segment for one in pieces for segment in one.segments), key=lambda segment: segment.action)
-    for action, run in runs:
-        found.append(Segment(action, _merged(run)))
+    for step in steps(rules):
+        found.append(Segment(step.action, _merged(Opening(*meaning) for meaning in step.meanings)))
         if found[-1].total:
             break
     return tuple(found)
 
 
-def _merged(segments: Iterable[Segment]) -> tuple[Opening, ...]:
+def _merged(openings: Iterable[Opening]) -> tuple[Opening, ...]:
     by_peer: dict[Peer | None, list[Opening]] = {}
-    for segment in segments:
-        for opening in segment.openings:
-            by_peer.setdefault(opening.peer, []).append(opening)
-    return tuple(_joined(openings) if len(openings) > 1 else openings[0] for openings in by_peer.values())
+    for opening in openings:
+        by_peer.setdefault(opening.peer, []).append(opening)
+    return tuple(_joined(mine) if len(mine) > 1 else mine[0] for mine in by_peer.values())
 
 
 def _joined(openings: list[Opening]) -> Opening:
