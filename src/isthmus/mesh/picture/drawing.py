@@ -141,8 +141,8 @@ def pod_seen(pod: OwnedPod) -> PodSeen | None:
     if facts is None:
         if pod.status.phase in FINISHED:
             return None
-        ips = [ip for entry in pod.status.podIPs if (ip := canonical_ip(entry.ip)) is not None]
-        ips = ips or [ip for ip in (canonical_ip(pod.status.hostIP),) if ip is not None]
+        told = [entry.ip for entry in pod.status.podIPs] or [pod.status.podIP or pod.status.hostIP]
+        ips = [ip for text in told if (ip := canonical_ip(text)) is not None]
         return PodSeen(
             namespace=meta.namespace,
             name=meta.name,
