@@ -13,13 +13,12 @@ from isthmus.model.flow import PORT_PROTOCOLS
 from isthmus.model.selector import Selector
 from isthmus.policy.context import Context, Parsed
 from isthmus.policy.fields import Reader, show
-from isthmus.policy.metadata import generation, reference, required
+from isthmus.policy.metadata import generation, required
 from isthmus.policy.metadata import scope as scope_of
 from isthmus.policy.rules import (
     CidrPeer,
     Direction,
     Network,
-    ObjectRef,
     Peer,
     PodPeer,
     Policy,
@@ -34,11 +33,6 @@ KIND = "NetworkPolicy"
 BOTH = frozenset(Direction)
 _FIELDS = frozenset({"podSelector", "policyTypes", "ingress", "egress"})
 _NOTHING: tuple[Peer, ...] = ()
-
-
-def identify(obj: Mapping[str, object]) -> ObjectRef | None:
-    """Returns which object this is, or None if not even that can be told (then it cannot be applied either)."""
-    return reference(obj, KIND, namespaced=True)
 
 
 def parse(obj: Mapping[str, object], *, cluster: str, scope: Scope = Scope.CLUSTERSET) -> Policy:
