@@ -29,10 +29,10 @@ class Contests:
         policy = self._policies.get(place)
         if policy is None:
             return ""
-        crowd = len(self._at[policy.tier, policy.priority])
-        if crowd > MOST:
+        if len(self._at[policy.tier, policy.priority]) > MOST:
             return (
-                f"{crowd} policies of tier {policy.tier.value} have priority {policy.priority}; they go by their names"
+                f"more than {MOST} policies of tier {policy.tier.value} have priority {policy.priority}; "
+                "where they differ, the first by name decides"
             )
         found = self._ties.get(place, {})
         if not found:
