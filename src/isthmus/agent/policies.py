@@ -13,7 +13,7 @@ on any change: that is a copy of what the API server has, on every node.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from hashlib import blake2b
 
 import msgspec
@@ -31,6 +31,7 @@ Object = Mapping[str, object]
 Place = tuple[str, str]
 """Namespace ("" where the kind has none) and name."""
 
+_SELECTORS = {Use.CIDR_GROUPS: '"cidrGroupSelector"', Use.SERVICES: '"k8sServiceSelector"'}
 _MOST_DIGITS = 20  # of a resourceVersion: 64 bits
 _NOT_POLICY = frozenset(("status", "kind", "apiVersion"))
 _NOT_POLICY_METADATA = frozenset(("resourceVersion", "managedFields"))
@@ -154,12 +155,18 @@ class PolicyBook:
                 self._advance(resource.kind, objects)
         return outcome
 
-    def refer(self, use: Use) -> Outcome:
-        """Takes in that what the context has of `use` is known now, or has changed."""
+    def refer(self, use: Use, names: Collection[str] = ()) -> Outcome:
+        """Takes in that the context's objects of `use` with these names changed, or that they are known now.
+
+        Only policies that may mean one of them are read again: by name, or because they select by labels.
+        """
+        first = use not in self.known
         self.known.add(use)
+        words = [_SELECTORS[use], *(f'"{name}"' for name in names)]
         outcome = Outcome()
         for entry in [entry for entry in self._referring.values() if use in entry.uses]:
-            self._read_again(entry, outcome)
+            if first or _mentions(entry, words):
+                self._read_again(entry, outcome)
         for kind in self._latest:
             self._advance(kind, ())
         return outcome
@@ -291,6 +298,15 @@ def _digest(obj: Object) -> bytes:
         return blake2b(msgspec.json.encode(content), digest_size=16).digest()
     except (ValueError, OverflowError, TypeError, RecursionError):
         return b""
+
+
+def _mentions(entry: Entry, words: Iterable[str]) -> bool:
+    """Tells whether an object as it was written has one of `words`; one that cannot be looked at may have."""
+    try:
+        texts = [msgspec.json.encode(one).decode() for one in (entry.source, entry.force_source) if one is not None]
+    except (ValueError, OverflowError, TypeError, RecursionError):
+        return True
+    return any(word in text for text in texts for word in words)
 
 
 def _node_keys(policies: Iterable[Policy]) -> list[str]:

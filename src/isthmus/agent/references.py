@@ -1,9 +1,10 @@
 """What policies refer to besides pods: CIDR groups, Services, and the addresses of the own API server. Pure.
 
-Keeps no more than a reading of a policy needs, and tells whether a change matters to one: the backends of a Service
-with a selector are its pods, which policy knows by their labels already. Invariant: `groups` and `services` are the
-mappings that the policies' Context holds, so a reading always sees what was told last. Rejected: resolving when rules
-are compiled, where one Service that changes would touch every policy to find out that none names it.
+Keeps no more than a reading of a policy needs, and tells which objects changed in a way that one could mind: the
+backends of a Service with a selector are its pods, which policy knows by their labels already. Invariant: `groups` and
+`services` are the mappings that the policies' Context holds, so a reading always sees what was told last. Rejected:
+resolving when rules are compiled, where one Service that changes would touch every policy to find out that none names
+it.
 """
 
 from collections.abc import Iterable
@@ -34,22 +35,22 @@ class References:
         self._slices: dict[tuple[str, str], tuple[ServiceName, tuple[str, ...]]] = {}
         self._slices_of: dict[ServiceName, set[tuple[str, str]]] = {}
 
-    def on_groups(self, change: Change[dict[str, object]]) -> bool:
-        """Takes in a change of CiliumCIDRGroups; tells whether any policy could mind."""
+    def on_groups(self, change: Change[dict[str, object]]) -> set[str]:
+        """Takes in a change of CiliumCIDRGroups; returns the names of those that a policy could mind."""
         put, gone = _difference(change)
         found = {group.name: group for group in map(cidr_group, put) if group is not None}
         if gone is None:
             lost = self.groups.keys() - found.keys()
         else:
             lost = {group.name for group in map(cidr_group, gone) if group is not None} & self.groups.keys()
-        changed = bool(lost) or any(self.groups.get(name) != group for name, group in found.items())
+        changed = lost | {name for name, group in found.items() if self.groups.get(name) != group}
         for name in lost:
             del self.groups[name]
         self.groups.update(found)
         return changed
 
-    def on_services(self, change: Change[Service]) -> bool:
-        """Takes in a change of Services; tells whether any policy could mind."""
+    def on_services(self, change: Change[Service]) -> set[str]:
+        """Takes in a change of Services; returns the names (in any namespace) of those that a policy could mind."""
         put, gone = _difference(change)
         found = {(obj.metadata.namespace, obj.metadata.name): self._facts(obj) for obj in put}
         if gone is None:
@@ -57,14 +58,14 @@ class References:
             lost = self.services.keys() - found.keys()
         else:
             lost = {(obj.metadata.namespace, obj.metadata.name) for obj in gone} & self.services.keys()
-        changed = bool(lost) or any(self.services.get(name) != facts for name, facts in found.items())
+        changed = lost | {name for name, facts in found.items() if self.services.get(name) != facts}
         for name in lost:
             del self.services[name]
         self.services.update(found)
-        return changed
+        return {name for _, name in changed}
 
-    def on_slices(self, change: Change[EndpointSlice]) -> bool:
-        """Takes in a change of EndpointSlices; tells whether any policy could mind."""
+    def on_slices(self, change: Change[EndpointSlice]) -> set[str]:
+        """Takes in a change of EndpointSlices; returns the names of the Services that a policy could mind."""
         put, gone = _difference(change)
         keys = {(obj.metadata.namespace, obj.metadata.name) for obj in put}
         if gone is None:
@@ -78,13 +79,13 @@ class References:
             self._slices[key] = service, addresses(obj)
             self._slices_of.setdefault(service, set()).add(key)
             touched.add(service)
-        changed = False
-        for name in touched & self.services.keys():
-            before = self.services[name]
+        changed: set[str] = set()
+        for key in touched & self.services.keys():
+            before = self.services[key]
             now = self._with_backends(before)
             if now != before:
-                self.services[name] = now
-                changed = True
+                self.services[key] = now
+                changed.add(key[1])
         return changed
 
     def _drop_slice(self, key: tuple[str, str]) -> ServiceName:

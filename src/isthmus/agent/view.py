@@ -127,12 +127,12 @@ class View:
         """Takes in a change of EndpointSlices of such Services; returns what must be said about policies."""
         return self._refer(Use.SERVICES, self.references.on_slices(change))
 
-    def _refer(self, use: Use, changed: bool) -> list[Report]:
+    def _refer(self, use: Use, changed: set[str]) -> list[Report]:
         if use is Use.SERVICES and not (self.references.services_known and self.references.slices_known):
             return []
         if use in self.book.known and not changed:
             return []
-        return self._enforce(self.book.refer(use))
+        return self._enforce(self.book.refer(use, changed))
 
     def _enforce(self, outcome: Outcome) -> list[Report]:
         if outcome.put or outcome.drop:

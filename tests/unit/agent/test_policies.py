@@ -39,8 +39,8 @@ class Followed:
     def take(self, change, resource=NETWORK_POLICIES) -> Outcome:
         return self._obey(self.book.take(resource, change))
 
-    def refer(self, use: Use) -> Outcome:
-        return self._obey(self.book.refer(use))
+    def refer(self, use: Use, *names: str) -> Outcome:
+        return self._obey(self.book.refer(use, names))
 
     def _obey(self, outcome: Outcome) -> Outcome:
         for ref in outcome.drop:
@@ -191,16 +191,30 @@ def test_only_policies_that_use_groups_are_read_again_when_these_change(followed
     followed.refer(Use.CIDR_GROUPS)
     followed.take(Put(policy("plain")))
     followed.take(Put(from_group()), CILIUM_NETWORK_POLICIES)
+    followed.take(Put(from_group("other", "h")), CILIUM_NETWORK_POLICIES)
     assert not _networks(followed)
     followed.book.changed.clear()
 
     followed.groups["g"] = CidrGroup("g", {}, ("192.0.2.0/24",))
-    outcome = followed.refer(Use.CIDR_GROUPS)
+    followed.groups["h"] = CidrGroup("h", {}, ("198.51.100.0/24",))
+    outcome = followed.refer(Use.CIDR_GROUPS, "g")
 
-    assert [ref.name for ref in outcome.put] == ["p"]
+    assert [ref.name for ref in outcome.put] == ["p"], "of the other group nothing was told"
     assert _networks(followed) == {"192.0.2.0/24"}
     assert followed.book.changed == {}, "the object is what it was"
-    assert not followed.refer(Use.CIDR_GROUPS).put
+    assert not followed.refer(Use.CIDR_GROUPS, "g").put
+
+
+def test_a_policy_that_selects_groups_by_labels_is_read_again_whichever_changes(followed: Followed):
+    followed.refer(Use.CIDR_GROUPS)
+    chosen = from_group()
+    chosen["spec"]["ingress"] = [{"fromCIDRSet": [{"cidrGroupSelector": {"matchLabels": {"kind": "partner"}}}]}]
+    followed.take(Put(chosen), CILIUM_NETWORK_POLICIES)
+
+    followed.groups["new"] = CidrGroup("new", {"kind": "partner"}, ("192.0.2.0/24",))
+    followed.refer(Use.CIDR_GROUPS, "new")
+
+    assert _networks(followed) == {"192.0.2.0/24"}
 
 
 def test_the_version_that_is_kept_follows_its_groups_too(followed: Followed):
@@ -213,7 +227,7 @@ def test_the_version_that_is_kept_follows_its_groups_too(followed: Followed):
     assert report.kept == 1
 
     followed.groups["g"] = CidrGroup("g", {}, ("198.51.100.0/24",))
-    followed.refer(Use.CIDR_GROUPS)
+    followed.refer(Use.CIDR_GROUPS, "g")
 
     assert _networks(followed) == {"198.51.100.0/24"}
 
