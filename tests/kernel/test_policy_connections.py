@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.conversation import Conversation
 from tests.support.fabric import Fabric
-from tests.support.town import Town, address, cilium_policy, flow, network_policy, pods
+from tests.support.town import Town, address, cilium_policy, cluster_policy, flow, network_policy, pods
 from tests.support.volley import one_cpu
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
@@ -49,23 +49,62 @@ def test_a_change_ends_what_it_forbids_and_nothing_else_whoever_speaks(
         assert all(talk.hears(speaker, patience=10 if protocol == 6 else 0) for talk in talks.values())
 
 
-@pytest.mark.parametrize("limit", [ingress, egress])
-def test_a_denial_ends_what_another_policy_allows(fabric: Fabric, limit):
-    town = Town(fabric)
-    town.apply(limit("b", "c"))
+def _cilium_denial(direction: str):
     peers = [{"matchLabels": {"app": "c"}}]
-    spec = {"ingressDeny": [{"fromEndpoints": peers}]} if limit is ingress else {"egressDeny": [{"toEndpoints": peers}]}
-    denial = cilium_policy(name="not c", **spec)
+    spec = {"ingress": {"ingressDeny": [{"fromEndpoints": peers}]}, "egress": {"egressDeny": [{"toEndpoints": peers}]}}
+    return cilium_policy(name="denial", enableDefaultDeny={direction: False}, **spec[direction])
+
+
+def _tier_denial(tier: str):
+    def denial(direction: str):
+        peer = {"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "c"}}}}
+        rule = {"action": "Deny", "from" if direction == "ingress" else "to": [peer]}
+        return cluster_policy(name="denial", tier=tier, **{direction: [rule]})
+
+    return denial
+
+
+def _isolation(direction: str):
+    return network_policy(name="denial", **{direction: [{"from" if direction == "ingress" else "to": [pods("b")]}]})
+
+
+@pytest.mark.parametrize("direction", ["ingress", "egress"])
+@pytest.mark.parametrize(
+    "denial",
+    [_isolation, _cilium_denial, _tier_denial("Admin"), _tier_denial("Baseline")],
+    ids=["isolation", "denial", "Admin", "Baseline"],
+)
+def test_every_way_to_forbid_ends_what_is_open_and_gives_it_back(fabric: Fabric, denial, direction):
+    town = Town(fabric)
+    policy = denial(direction)
     with ExitStack() as stack:
         talks = {}
         for other in "bc":
-            ends = (other, "a") if limit is ingress else ("a", other)
+            ends = (other, "a") if direction == "ingress" else ("a", other)
             talks[other] = stack.enter_context(Conversation(fabric, flow(*ends, 17, 7000)))
         for change, ended in ((town.apply, True), (town.delete, False), (town.apply, True)):
-            change(denial)
+            change(policy)
             for speaker in SPEAKERS:
                 assert talks["b"].hears(speaker)
                 assert talks["c"].hears(speaker) is not ended
+
+
+@pytest.mark.parametrize("version", [4, 6], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+@pytest.mark.parametrize("keep", [False, True], ids=["every packet judged", "live connections kept"])
+def test_what_a_pod_has_open_to_its_own_node_ends_as_well_and_not_what_the_node_has_open(
+    fabric: Fabric, keep, protocol, version
+):
+    town = Town(fabric, keep_live=keep)
+    with (
+        Conversation(fabric, flow("a", "n1", protocol, 7000, version=version)) as asked,
+        Conversation(fabric, flow("n1", "a", protocol, 7000, version=version)) as asking,
+    ):
+        town.apply(cilium_policy(ingress=[{}], egress=[{}]))
+        for speaker in SPEAKERS:
+            assert asked.hears(speaker) is keep
+            assert asking.hears(speaker)
+        town.expect({flow("a", "n1", protocol, 7001, version=version): False})
 
 
 @pytest.mark.parametrize("version", [4, 6], ids=["IPv4", "IPv6"])

@@ -1,6 +1,8 @@
 """Who gets through to whom, with packets: nodes, the API server, tiers, Services, port names, fragments, errors."""
 
+import os
 import socket
+import struct
 
 import pytest
 
@@ -15,9 +17,11 @@ from tests.support.town import (
     network_policy,
     pods,
 )
+from tests.support.volley import one_cpu
 
 CLOSED = network_policy(policyTypes=["Ingress", "Egress"])
 TCP, UDP, SCTP, ICMP, ICMPV6 = 6, 17, 132, 1, 58
+IPV6_HDRINCL = 36  # linux/in6.h
 WORDS = {TCP: "TCP", UDP: "UDP", SCTP: "SCTP"}
 both_families = pytest.mark.parametrize("version", [4, 6], ids=["IPv4", "IPv6"])
 every_protocol = pytest.mark.parametrize("protocol", [TCP, UDP, SCTP], ids=["tcp", "udp", "sctp"])
@@ -117,6 +121,40 @@ def test_a_pod_in_the_network_of_a_node_is_that_node(town: Town, version):
     expect_all_ways(town, {("c", "a"): True, ("n2", "a"): False}, version)
     town.apply(network_policy(ingress=[{"from": [{"ipBlock": {"cidr": node}}]}]))
     expect_all_ways(town, {("c", "a"): False, ("n2", "a"): True}, version)
+
+
+@pytest.mark.parametrize("policy", [CLOSED, cilium_policy(ingress=[{}])], ids=["NetworkPolicy", "CiliumNetworkPolicy"])
+def test_a_pod_that_speaks_in_the_name_of_the_node_is_not_the_node(town: Town, policy):
+    ips = [socket.inet_pton(socket.AF_INET6, address(place, 6)) for place in ("n1", "a")]  # of IPv4 the kernel drops it
+
+    def forge() -> None:
+        token = os.urandom(8)
+        datagram = struct.pack("!HHHH", 4444, 7000, 16, 0) + token
+        header = struct.pack("!IHBB", 6 << 28, len(datagram), UDP, 64) + b"".join(ips)
+        with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+            raw.setsockopt(socket.IPPROTO_IPV6, IPV6_HDRINCL, 1)
+            raw.sendto(header + datagram, (address("a", 6), 0))
+
+    def arrived() -> int:
+        listing = town.fabric.nodes["n1"].nft.run("list table inet watch")
+        return int(listing.partition("counter packets ")[2].split()[0])
+
+    town.fabric.nodes["n1"].nft.run(
+        "add table inet watch\ndelete table inet watch\nadd table inet watch\n"
+        "add chain inet watch c { type filter hook postrouting priority 300; }\n"
+        f"add rule inet watch c ip6 saddr {address('n1', 6)} udp dport 7000 counter\n"
+    )
+    forger = town.fabric.holders[address("b")]
+    with one_cpu():
+        forger.run(forge)
+        town.fabric.volley.pass_fence()
+    assert arrived() == 1, "without a policy it arrives"
+    town.apply(policy)
+    with one_cpu():
+        forger.run(forge)
+        town.fabric.volley.pass_fence()
+    assert arrived() == 1
+    expect_all_ways(town, {("n1", "a"): True, ("b", "a"): False}, 6)
 
 
 # -- entities ------------------------------------------------------------------------------------------------------
@@ -264,6 +302,27 @@ def test_fragments_are_judged_like_the_whole(town: Town, limit, version):
         assert not talk.hears("client", size=4000) and not talk.hears("server", size=4000)
         town.apply(policy("b", "c"))
         assert talk.hears("client", size=4000) and talk.hears("server", size=4000)
+
+
+@pytest.mark.parametrize("header", [54, 59], ids=["hop by hop", "destination options"])  # IPV6_*OPTS, linux/in6.h
+def test_extension_headers_hide_nothing(town: Town, header):
+    town.apply(network_policy(ingress=[{"ports": [{"port": 7000, "protocol": "UDP"}]}]))
+    padding = bytes([0, 0, 1, 4, 0, 0, 0, 0])
+    client, *servers = (
+        town.fabric.holders[address(place, 6)].run(lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
+        for place in ("b", "a", "a")
+    )
+    client.setsockopt(socket.IPPROTO_IPV6, header, padding)
+    with client, servers[0] as open_, servers[1] as closed, one_cpu():
+        for server, port in ((open_, 7000), (closed, 7001)):
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind((address("a", 6), port))
+            server.setblocking(False)
+            client.sendto(b"?", server.getsockname())
+        town.fabric.volley.pass_fence()
+        assert open_.recv(10) == b"?"
+        with pytest.raises(BlockingIOError):
+            closed.recv(10)
 
 
 @both_families
