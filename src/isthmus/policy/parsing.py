@@ -5,7 +5,7 @@ read, and fails closed. Every result is within the bound of what one policy may 
 One function with a branch for every kind was rejected: each API is its own module, and this one only points to it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -15,7 +15,10 @@ from isthmus.policy.context import Context, Parsed
 from isthmus.policy.cost import bounded
 from isthmus.policy.fields import show
 from isthmus.policy.metadata import reference, required
-from isthmus.policy.rules import ObjectRef
+from isthmus.policy.rules import ObjectRef, Problem
+
+MAX_VALUES = 250_000
+"""Of one object, in lists and objects of any depth: some seconds of reading, and more than MAX_COST leaves in force."""
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -69,4 +72,30 @@ def read(obj: Mapping[str, object], context: Context, *, kind: str = "") -> Pars
     if known is None:
         raise ValueError(f"{show(obj.get('apiVersion'))} {show(obj.get('kind'))} is not a kind of policy that is known")
     required(obj, known, namespaced=KINDS[known].namespaced)
+    if _larger([obj.get("spec"), obj.get("specs")], MAX_VALUES):
+        return _unread(obj, known, context)
     return bounded(KINDS[known].read(obj, context))
+
+
+def _larger(value: object, limit: int) -> bool:
+    """Tells whether `value` has more than `limit` values, with each counted as often as YAML has it stand somewhere."""
+    left: list[Iterable[object]] = [[value]]
+    count = 0
+    while left:
+        for inner in left.pop():
+            within = inner.values() if isinstance(inner, Mapping) else inner if isinstance(inner, list) else ()
+            if within:
+                count += len(within)
+                if count > limit:
+                    return True
+                left.append(within)
+    return False
+
+
+def _unread(obj: Mapping[str, object], kind: str, context: Context) -> Parsed:
+    """Returns what an object of `kind` comes to in which nothing can be read."""
+    rest = {key: value for key, value in obj.items() if key not in ("spec", "specs")}
+    parsed = KINDS[kind].read({**rest, "spec": []}, context)
+    problems = (Problem("spec", f"has more than {MAX_VALUES} values; a policy may have at most so many"),)
+    policies = tuple(msgspec.structs.replace(policy, problems=problems) for policy in parsed.policies)
+    return msgspec.structs.replace(parsed, policies=policies, problems=problems)

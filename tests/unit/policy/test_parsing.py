@@ -5,7 +5,7 @@ import pytest
 from isthmus.policy.context import Context
 from isthmus.policy.metadata import SCOPE_ANNOTATION
 from isthmus.policy.parsing import KINDS, identify, kind_of, read
-from isthmus.policy.rules import Grade, ObjectRef, Scope
+from isthmus.policy.rules import Action, Direction, Grade, ObjectRef, Scope
 
 CONTEXT = Context("east")
 HEAD = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy"}
@@ -88,3 +88,20 @@ def test_a_generation_that_is_none_is_none(generation):
     metadata = {"name": "p", "namespace": "shop", "generation": generation}
 
     assert read(HEAD | {"metadata": metadata, "spec": {"podSelector": {}}}, CONTEXT).generation == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_object_of_too_many_values_is_not_read_and_is_closed_even_if_it_is_short_in_yaml(kind):
+    peers = [{"podSelector": {}}] * 1000
+    rule = {"action": "Accept", "from": peers, "fromEndpoints": peers}
+    spec = {"podSelector": {}, "endpointSelector": {}, "ingress": [rule] * 1000}
+    parsed = read({"metadata": {"name": "default", "namespace": "shop"}, "spec": spec}, CONTEXT, kind=kind)
+
+    assert [str(problem) for problem in parsed.problems] == [
+        "spec: has more than 250000 values; a policy may have at most so many"
+    ]
+    assert not parsed.valid
+    (policy,) = parsed.policies
+    assert policy.problems == parsed.problems
+    assert policy.directions == set(Direction)
+    assert not any(rule.action is Action.ALLOW for rule in policy.rules)
