@@ -67,6 +67,7 @@ def picture(rng: Random, *, pods: int = 4, most_policies: int = 4) -> Picture:
                 pods=tuple(_pod(rng, index, number) for number in range(pods)),
                 nodes=nodes,
                 policies=policies(rng, rng.randint(1, most_policies)),
+                api_servers=(rng.choice((f"172.{18 + index}.0.2", f"172.{18 + index}.0.9")),),
             )
         )
     return Picture(clusters=tuple(clusters), incidental=INCIDENTAL)

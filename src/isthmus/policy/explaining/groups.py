@@ -15,7 +15,7 @@ from isthmus.model.endpoint import NamedPort, family_of
 from isthmus.model.identity import THE_WORLD, Identity
 from isthmus.policy.explaining.facts import PodSeen
 from isthmus.policy.explaining.networks import Networks, named_networks, representatives
-from isthmus.policy.explaining.scene import Scene
+from isthmus.policy.explaining.scene import Scene, is_api_server, node_identity
 from isthmus.policy.rules import NodePeer
 
 MOST_NAMED = 3
@@ -35,6 +35,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     pods: tuple[PodSeen, ...] = ()
     ips: tuple[str, ...] = ()
     named_ports: tuple[NamedPort, ...] = ()
+    to_own_cluster: Identity | None = None
+    """What it is to pods of its own cluster, where that is something else: the API server."""
 
     @property
     def families(self) -> frozenset[int]:
@@ -123,18 +125,18 @@ class Grouping:
             for node in cluster.nodes:
                 if not node.addresses:
                     continue
-                at_api = not set(node.addresses).isdisjoint(cluster.api_servers)
-                reserved = ("kube-apiserver", "remote-node") if at_api else ("remote-node",)
-                identity = Identity(
-                    0, cluster.name, "", node.labels, {}, properties=cluster.properties, reserved=reserved
-                )
+                at_api = is_api_server(cluster, node)
+                identity = node_identity(cluster, node)
                 families = frozenset(map(family_of, node.addresses))
                 near = tuple(self._near.holding(ip) for ip in node.addresses)
                 look = (cluster.name, at_api, near, families, self._seen(node.labels))
                 known = found.get(look)
                 name = f"{cluster.name}:node/{node.name}" if known is None else f"{known.name}, {node.name}"
                 ips = node.addresses if known is None else known.ips
-                found[look] = Group(name=name, identity=identity, cluster=cluster.name, ips=ips)
+                near_identity = node_identity(cluster, node, api_server=True) if at_api else None
+                found[look] = Group(
+                    name=name, identity=identity, cluster=cluster.name, ips=ips, to_own_cluster=near_identity
+                )
         return list(found.values())
 
     def _seen(self, labels: dict[str, str]) -> tuple[tuple[str, str], ...]:

@@ -61,7 +61,7 @@ class Judge:
         self._programs: dict[tuple[int, Direction], tuple[int, Program]] = {}
         self._known: dict[tuple[object, ...], tuple[int, Program]] = {}
         self._matches: dict[tuple[int, int], int] = {}
-        self._peers: dict[tuple[int, int, int], bool] = {}
+        self._peers: dict[tuple[int, int, int, int], bool] = {}
         self._answers: dict[tuple[int, int, tuple[NamedPort, ...]], int] = {}
         self._ips: dict[int, dict[int, Address]] = {}
         self._keep: list[Group] = []
@@ -116,8 +116,9 @@ class Judge:
             mine, addresses = self._addresses(subject), self._addresses(other)
             ip = addresses[4 if 4 in mine and 4 in addresses else 6]
             match = 0
+            near = other.to_own_cluster if subject.cluster == other.cluster else None
             for place, rule in enumerate(program.rules):
-                if rule.peers is None or self._means(rule.peers, ip, other):
+                if rule.peers is None or self._means(rule.peers, ip, other, near or other.identity):
                     match |= 1 << place
             self._matches[key] = match
         named = subject.named_ports if direction is Direction.INGRESS else other.named_ports
@@ -144,11 +145,12 @@ class Judge:
             found = self._programs[key] = self._known[refs]
         return found
 
-    def _means(self, peers: tuple[Peer, ...], ip: Address, other: Group) -> bool:
-        key = (id(peers), ip.version, id(other))  # peers live as long as the scene, groups as long as this
+    def _means(self, peers: tuple[Peer, ...], ip: Address, other: Group, identity: Identity) -> bool:
+        # Peers live as long as the scene, groups as long as this.
+        key = (id(peers), id(identity), ip.version, id(other))
         found = self._peers.get(key)
         if found is None:
-            found = self._peers[key] = any(_is(peer, ip, other.identity) for peer in peers)
+            found = self._peers[key] = any(_is(peer, ip, identity) for peer in peers)
         return found
 
     def _answer(self, program: Program, match: int, named: tuple[NamedPort, ...]) -> int:

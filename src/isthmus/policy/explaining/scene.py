@@ -58,7 +58,7 @@ class Scene:
         self.endpoints: dict[str, Endpoint] = {}
         self.pods_by_ip: dict[str, tuple[str, PodSeen]] = {}
         self.nodes_by_ip: dict[str, tuple[str, NodeSeen]] = {}
-        self._node_numbers: dict[str, int] = {}
+        self._node_numbers: dict[tuple[str, str], int] = {}
         for cluster in picture.clusters:
             for pod in cluster.pods:
                 self._place(cluster, pod)
@@ -156,15 +156,10 @@ class Scene:
 
     def _place_nodes(self, cluster: ClusterSeen) -> None:
         for node in cluster.nodes:
-            number = FIRST_NODE + len(self._node_numbers)
-            at_api = not set(node.addresses).isdisjoint(cluster.api_servers)
-            reserved = ("kube-apiserver", "remote-node") if at_api else ("remote-node",)
-            self.identities[number] = Identity(
-                number, cluster.name, "", node.labels, {}, properties=cluster.properties, reserved=reserved
-            )
+            number = self._node_numbers[cluster.name, node.name] = FIRST_NODE + len(self._node_numbers)
+            self.identities[number] = node_identity(cluster, node, number=number)
             for ip in node.addresses:
                 self.nodes_by_ip.setdefault(ip, (cluster.name, node))
-                self._node_numbers.setdefault(ip, number)
 
     # -- worlds ------------------------------------------------------------------------------------------------
 
@@ -178,13 +173,19 @@ class Scene:
     def _world(self, cluster: ClusterSeen, name: str) -> World:
         node = next((node for node in cluster.nodes if node.name == name), NodeSeen(name=name))
         own = frozenset(node.addresses)
-        at_api = not own.isdisjoint(cluster.api_servers)
-        reserved = ("host", "kube-apiserver") if at_api else ("host",)
-        host = Identity(HOST, cluster.name, "", node.labels, {}, properties=cluster.properties, reserved=reserved)
-        nodes = {ip: number for ip, number in self._node_numbers.items() if ip not in own}
-        for ip in cluster.api_servers:
-            if ip not in own:
-                nodes.setdefault(ip, THE_API_SERVER.number)
+        identities = dict(self.identities)
+        nodes = {ip: THE_API_SERVER.number for ip in cluster.api_servers if ip not in own}
+        # Of two nodes that claim an address the own cluster's has it.
+        for seen in sorted(self.picture.clusters, key=lambda other: other is cluster):
+            for other in seen.nodes:
+                number = self._node_numbers[seen.name, other.name]
+                nodes.update((ip, number) for ip in other.addresses if ip not in own)
+                if seen is cluster and is_api_server(cluster, other):
+                    identities[number] = node_identity(cluster, other, number=number, api_server=True)
+        words = ("host", "kube-apiserver") if is_api_server(cluster, node) else ("host",)
+        identities[HOST] = Identity(
+            HOST, cluster.name, "", node.labels, {}, properties=cluster.properties, reserved=words
+        )
         pods = {
             f"{pod.namespace}/{pod.name}": local_pod(cluster, pod)
             for pod in cluster.pods
@@ -194,7 +195,7 @@ class Scene:
             cluster.name,
             policies=self.policies[cluster.name],
             pods=pods,
-            identities={**self.identities, HOST: host},
+            identities=identities,
             endpoints=self.endpoints,
             node_addresses=own,
             pod_cidrs=tuple(ip_network(text) for text in node.pod_cidrs),
@@ -207,6 +208,17 @@ def _about(cluster: ClusterSeen) -> ClusterSeen:
     return ClusterSeen(
         name=cluster.name, scope=cluster.scope, services=cluster.services, cidr_groups=cluster.cidr_groups
     )
+
+
+def is_api_server(cluster: ClusterSeen, node: NodeSeen) -> bool:
+    """Tells whether the API server of a cluster is on one of its nodes."""
+    return not set(node.addresses).isdisjoint(cluster.api_servers)
+
+
+def node_identity(cluster: ClusterSeen, node: NodeSeen, *, number: int = 0, api_server: bool = False) -> Identity:
+    """Returns what a node is to pods of other nodes; to those of its own cluster it may be the API server besides."""
+    words = ("kube-apiserver", "remote-node") if api_server else ("remote-node",)
+    return Identity(number, cluster.name, "", node.labels, {}, properties=cluster.properties, reserved=words)
 
 
 def context_of(cluster: ClusterSeen) -> Context:
