@@ -21,7 +21,8 @@ from isthmus.mesh.storing.publisher import Publisher
 from isthmus.mesh.storing.reader import ReaderHealth, follow
 from isthmus.mesh.tracker import serve
 from isthmus.mesh.tracker_options import TrackerOptions
-from isthmus.model.mesh import ClusterLeft, EndpointGone, EndpointTold, MeshEvent
+from isthmus.model.endpoint import Cluster
+from isthmus.model.mesh import ClusterJoined, ClusterLeft, EndpointGone, EndpointTold, MeshEvent
 from isthmus.store.child import ChildError, ChildEtcd
 from isthmus.store.client import Client
 from isthmus.store.contract import Put
@@ -141,6 +142,38 @@ async def test_an_etcd_that_comes_back_empty_is_filled_again_and_readers_see_onl
         kinds = [event for event in reader.events[told:] if "Synced" not in type(event).__name__]
         assert kinds == [EndpointGone("c1", "10.1.0.7")]
         assert len(reader.consumer.addresses) == 399
+        await client.close()
+
+
+async def test_properties_of_clusters_travel_change_go_and_outlive_a_store_that_comes_back_empty(tmp_path):
+    port = free_port()
+    c1, c2 = (Cluster(c.name, c.id, {"region": c.name, "cluster.clusterset.k8s.io": c.name}) for c in (C1, C2))
+    async with child(tmp_path / "data", port) as etcd:
+        client = etcd.client()
+        publisher = Publisher(client, own="c1", backoff=Backoff(**QUICK))
+        reader = Reader(f"http://127.0.0.1:{port}")
+        etcd.on_restart = lambda _reason: publisher.doubt()
+        async with running(etcd.serve(), publisher.serve(), reader.run()):
+            publisher.apply([ClusterJoined(c1), *world(C1)[1:], ClusterJoined(c2), *world(C2)[1:]])
+            await reader.until(lambda consumer: consumer.synced == {"c1", "c2"})
+            assert reader.consumer.properties == {"c1": c1.properties, "c2": c2.properties}
+
+            told = len(reader.events)
+            os.kill(etcd.pid, signal.SIGKILL)
+            shutil.rmtree(tmp_path / "data" / "etcd")
+            publisher.apply([ClusterJoined(Cluster("c2", 2, {"region": "north"})), ClusterJoined(C1)])
+            await reader.until(lambda consumer: consumer.properties == {"c2": {"region": "north"}})
+            await publisher.settled()
+
+            # Somebody who may write there tells nonsense: it is reported, and the last good word holds.
+            key = kvstore.config_key("c2")
+            await client.commit([Put(key, b'{"id":2,"isthmus":{"properties":{"cluster.clusterset.k8s.io":"c1"}}}')])
+            while not reader.reports:
+                await asyncio.sleep(0.01)
+            assert reader.consumer.properties == {"c2": {"region": "north"}}
+
+        kinds = {type(event).__name__ for event in reader.events[told:]}
+        assert kinds <= {"ClusterJoined", "ClusterSynced"}, "nothing but properties changed"
         await client.close()
 
 

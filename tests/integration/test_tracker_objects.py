@@ -12,11 +12,16 @@ import yaml
 from click.testing import CliRunner
 
 import isthmus.mesh
+from isthmus.aio.backoff import Backoff
 from isthmus.cli import main
+from isthmus.lab import addons
 from isthmus.mesh.clusters import ClusterSpec
+from isthmus.mesh.storing.reader import follow
 from isthmus.mesh.tracker import serve
 from isthmus.mesh.tracker_options import TrackerOptions
 from isthmus.model.endpoint import Cluster
+from isthmus.model.mesh import ClusterJoined
+from isthmus.store.client import Client
 from tests.support.apiserver import TOKEN, ApiServer, running_apiserver
 from tests.support.etcd import free_port, needs_etcd
 
@@ -42,7 +47,9 @@ def servers(tmp_path: Path) -> Iterator[dict[str, ApiServer]]:
 
 
 @asynccontextmanager
-async def tracking(servers: dict[str, ApiServer], directory: Path, **given: Any) -> AsyncIterator[None]:
+async def tracking(
+    servers: dict[str, ApiServer], directory: Path, *, port: int = 0, **given: Any
+) -> AsyncIterator[None]:
     own, other = (
         ClusterSpec(Cluster(name, number), servers[name].directory / "kubeconfig", "admin")
         for number, name in enumerate((OWN, OTHER), 1)
@@ -51,7 +58,7 @@ async def tracking(servers: dict[str, ApiServer], directory: Path, **given: Any)
         own=own,
         clusters=(other,),
         data_dir=directory,
-        listen=f"http://127.0.0.1:{free_port()}",
+        listen=f"http://127.0.0.1:{port or free_port()}",
         metrics_bind_address="127.0.0.1:0",
         **given,
     )
@@ -151,3 +158,67 @@ async def test_a_service_of_two_clusters_is_described_mirrored_and_kept_while_th
         assert "GlobalServiceFailedOver" in done.output
         write(own, "PATCH", f"{SERVICES}/web", {"metadata": {"annotations": {"service.cilium.io/global": "false"}}})
         await until(own, SLICES, lambda found: mirrors(found) == [])
+
+
+PROPERTIES = "/apis/about.k8s.io/v1beta1/clusterproperties"
+CILIUM = "/apis/cilium.io/v2/namespaces/default/ciliumnetworkpolicies"
+
+
+def definition(kind: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((Path(addons.__file__).parent / "crds" / f"{kind}.yaml").read_text())
+    return found
+
+
+async def test_properties_of_the_other_cluster_arrive_and_policies_of_the_own_one_are_judged(
+    servers: dict[str, ApiServer], tmp_path: Path
+) -> None:
+    own, other = servers[OWN], servers[OTHER]
+    told: dict[str, dict[str, str]] = {}
+    changed = asyncio.Event()
+
+    async def read(url: str) -> None:
+        client = Client([url])
+        try:
+            async for events in follow(client, backoff=Backoff(base=0.02, cap=0.1)):
+                told.update((e.cluster.name, e.cluster.properties) for e in events if isinstance(e, ClusterJoined))
+                changed.set()
+        finally:
+            await client.close()
+
+    async def until_told(expected: dict[str, str]) -> None:
+        while told.get(OTHER) != expected:
+            changed.clear()
+            await changed.wait()
+
+    port = free_port()
+    async with tracking(servers, tmp_path / "one", port=port):
+        reading = asyncio.create_task(read(f"http://127.0.0.1:{port}"))
+        await until_told({})
+        # The kinds come while the tracker runs.
+        write(other, "POST", DEFINITIONS, definition("clusterproperties"))
+        write(own, "POST", DEFINITIONS, definition("ciliumnetworkpolicies"))
+        await until(other, PROPERTIES, lambda found: "items" in found)
+        region = {"metadata": {"name": "region"}, "spec": {"value": "north"}}
+        lie = {"metadata": {"name": "cluster.clusterset.k8s.io"}, "spec": {"value": OWN}}
+        for body in (region, lie):
+            head = {"apiVersion": "about.k8s.io/v1beta1", "kind": "ClusterProperty"}
+            write(other, "POST", PROPERTIES, {**head, **body})
+        await until_told({"region": "north"})
+        write(other, "PATCH", f"{PROPERTIES}/region", {"spec": {"value": "south"}})
+        await until_told({"region": "south"})
+
+        await until(own, CILIUM, lambda found: "items" in found)
+        spec = {"endpointSelector": {}, "ingress": [{"fromCIDR": ["10.0.0.0/8"], "fromEndpoints": [{}]}]}
+        head = {"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": {"name": "bad"}}
+        write(own, "POST", CILIUM, {**head, "spec": spec})
+        found = await until(own, f"{CILIUM}/bad", lambda found: found.get("status"))
+        valid = {one["type"]: one for one in found["status"]["conditions"]}["Valid"]
+        assert valid["status"] == "False"
+        assert "fromCIDR" in valid["message"]
+
+        code, answer = other.request("DELETE", f"{DEFINITIONS}/clusterproperties.about.k8s.io")
+        assert code == 200, answer
+        await until_told({})
+        reading.cancel()
+        with suppress(asyncio.CancelledError):
+            await reading
