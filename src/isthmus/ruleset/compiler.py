@@ -32,6 +32,7 @@ from isthmus.ruleset.layout import (
 )
 from isthmus.ruleset.matches import Matches
 from isthmus.ruleset.sets import Jump, SetSpec
+from isthmus.ruleset.stages import node_entry
 from isthmus.ruleset.subjects import Built, Subjects
 from isthmus.ruleset.table import Table
 
@@ -220,7 +221,7 @@ class Compiler:
                 self._gate_of[pod.key, direction] = gate.name
             self._lead(pod, _MAPS[direction], gate.name if gate is not None else "")
             if direction is Direction.EGRESS:
-                self._lead(pod, TO_NODE, f"{gate.name}_node" if gate is not None and gate.judges_node else "")
+                self._lead(pod, TO_NODE, node_entry(gate) if gate is not None and gate.judges_node else "")
             if old is not None:
                 self._gates.leave(old)
 

@@ -14,7 +14,7 @@ judges the node.
 
 from collections.abc import Iterable, Iterator
 
-from isthmus.model.identity import HOST, UNKNOWN, WORLD
+from isthmus.model.identity import HOST, WORLD
 from isthmus.policy.rules import Direction, Network
 from isthmus.ruleset.rules import (
     AddressIn,
@@ -34,7 +34,6 @@ from isthmus.ruleset.rules import (
     NeighbourDiscovery,
     Return,
     Rule,
-    Unjudgeable,
 )
 from isthmus.ruleset.sets import Field, Holds, SetSpec
 
@@ -50,7 +49,7 @@ UNTRACKED_INPUT = "untracked_to_node"
 UNKNOWN_POD = "unknown_pod"
 KEEP_PEER = {Direction.INGRESS: "peer_is_source", Direction.EGRESS: "peer_is_target"}
 KEEP_ANYONE = {Direction.INGRESS: "anyone_is_source", Direction.EGRESS: "anyone_is_target"}
-"""As KEEP_PEER, but they know the node itself, and packets that nobody can tell the peer of."""
+"""As KEEP_PEER, but they know the node itself."""
 
 PEERS = {4: SetSpec("peers4", (Field.IPV4,), Holds.IDENTITY), 6: SetSpec("peers6", (Field.IPV6,), Holds.IDENTITY)}
 EGRESS = {4: SetSpec("egress4", (Field.IPV4,), Holds.VERDICT), 6: SetSpec("egress6", (Field.IPV6,), Holds.VERDICT)}
@@ -132,8 +131,7 @@ def _keep_chains() -> Iterator[Chain]:
         )
         comment = "puts the identity of the peer into the priority of the packet"
         yield Chain(KEEP_PEER[direction], by_address, comment=comment)
-        others = (Rule((Unjudgeable(), Keep(UNKNOWN))), Rule((FromThisNode(), Keep(HOST))))
-        yield Chain(KEEP_ANYONE[direction], (*by_address, *others), comment=comment)
+        yield Chain(KEEP_ANYONE[direction], (*by_address, Rule((FromThisNode(), Keep(HOST)))), comment=comment)
 
 
 _LIVE = Rule((Established(), Return()))

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from isthmus.model.identity import HOST, KUBE_APISERVER, WORLD
+from isthmus.model.identity import HOST, KUBE_APISERVER, UNKNOWN, WORLD
 from isthmus.policy.gate import Gate, Opening, Ports, Segment
 from isthmus.policy.rules import (
     Action,
@@ -93,11 +93,6 @@ class Layout(msgspec.Struct, frozen=True):
     rows: tuple[Rows, ...]
 
     @property
-    def to_node(self) -> str:
-        """Returns the chain for packets to the node itself, which is there if the gate judges those."""
-        return f"{self.gate.name}_node"
-
-    @property
     def peers(self) -> set[IdentityPeer]:
         """Returns all peers that follow from the identity."""
         return {peer for rows in self.rows for peer in rows.by_identity}
@@ -123,6 +118,11 @@ class Layout(msgspec.Struct, frozen=True):
             else:
                 found.update((name, (number, *rest)) for name, rest in mine)
         return found
+
+
+def node_entry(gate: Gate) -> str:
+    """Returns the chain for packets to the node itself, which is there if the gate judges those."""
+    return f"{gate.name}_node"
 
 
 def lay_out(gate: Gate) -> Layout:
@@ -157,18 +157,27 @@ class _Plan:
             names = [f"{gate.name}_rules"]
             self.chains.append(Chain(names[0]))
         self._deny_chains(names)
-        identified = not gate.plain or any(Field.IDENTITY in spec.key for spec in self.sets.values())
-        keep = (KEEP_PEER if gate.plain else KEEP_ANYONE)[gate.direction]
-        # Nobody can tell the peer of packets of no connection: two who want to talk could send nothing else.
-        strict = [Rule((Unjudgeable(), GoTo(self._deny_chain)))] if gate.denies else []
-        head = [*strict, Rule((JumpTo(keep),))] if identified else []
-        tail = [Rule((Keep(0),))] if identified else []
-        comment = f"{gate.direction.value}: {self.policies}"
-        self.chains.append(Chain(gate.name, (*head, Rule((JumpTo(names[0]),)), *tail), comment=comment))
-        if gate.judges_node:
-            judge = (*strict, Rule((Keep(HOST),)), Rule((JumpTo(names[0]),)), Rule((Keep(0),)))
-            self.chains.append(Chain(f"{gate.name}_node", judge, comment=f"to the node: {self.policies}"))
+        self.chains += self._entries(names[0])
         return Layout(gate, tuple(self.sets.values()), tuple(self.chains), tuple(self.rows))
+
+    def _entries(self, first: str) -> Iterator[Chain]:
+        """Yields the chains that verdict maps lead to: they note who the peer is, and leave no trace of that."""
+        gate = self.gate
+        jump, reset = Rule((JumpTo(first),)), Rule((Keep(UNKNOWN),))
+        comment = f"{gate.direction.value}: {self.policies}"
+        if gate.plain:
+            identified = any(Field.IDENTITY in spec.key for spec in self.sets.values())
+            around = (Rule((JumpTo(KEEP_PEER[gate.direction]),)), jump, reset) if identified else (jump,)
+            yield Chain(gate.name, around, comment=comment)
+            return
+        # Nobody can tell the peer of packets of no connection; two who want to talk could send nothing else.
+        strict = [Rule((Unjudgeable(), GoTo(self._deny_chain)))] if gate.denies else []
+        unknown = [] if gate.denies else [Rule((Unjudgeable(), Keep(UNKNOWN)))]
+        keep = Rule((JumpTo(KEEP_ANYONE[gate.direction]),))
+        yield Chain(gate.name, (*strict, keep, *unknown, jump, reset), comment=comment)
+        if gate.judges_node:
+            to_node = (*strict, Rule((Keep(HOST),)), jump, reset)
+            yield Chain(node_entry(gate), to_node, comment=f"to the node: {self.policies}")
 
     def _ordered(self, segments: tuple[Segment, ...], following: str) -> Iterator[Rule]:
         on = GoTo(following) if following else Return()
