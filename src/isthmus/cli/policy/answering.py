@@ -125,7 +125,8 @@ def _why(half: HalfReport) -> list[str]:
         lines.append(f"close: {close.policy} {rule}: {close.why}")
     for trouble in half.troubles:
         word = {Grade.INVALID: "invalid", Grade.UNENFORCED: "not enforced", Grade.WARNING: "warning"}
-        lines.append(f"{word[trouble.problem.grade]}: {trouble.policy} {trouble.problem}")
+        kept = " (a node that had a valid version goes on with that)" if trouble.problem.grade is Grade.INVALID else ""
+        lines.append(f"{word[trouble.problem.grade]}: {trouble.policy} {trouble.problem}{kept}")
     return lines
 
 

@@ -1,18 +1,21 @@
 """Pairs of groups as few rows as say the same: who may, or may now, or may no longer. Pure."""
 
 import itertools
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from isthmus.cli.service.tables import table
-from isthmus.policy.explaining.cells import Cells, range_text
+from isthmus.policy.explaining.cells import Cells, port_text, range_text
 from isthmus.policy.explaining.effects import Effects
 from isthmus.policy.explaining.groups import Group
 from isthmus.policy.explaining.matrix import Matrix
 
-WIDTH = 100
+PORTS = 32
+"""Columns of a list of ports."""
+
 MOST_COLUMNS = 12
 SHORT = 9
 """Columns of a cell of the grid; what is longer becomes a letter with a legend."""
@@ -77,7 +80,8 @@ def listing(found: Sequence[Row], *, indent: int = 2) -> list[str]:
     """Returns a table, with a line for each name."""
     cells: list[list[str]] = []
     for row in found:
-        lines = itertools.zip_longest(row.sources, row.destinations, (row.ports,), fillvalue="")
+        ports = textwrap.wrap(row.ports, PORTS, break_long_words=False)
+        lines = itertools.zip_longest(row.sources, row.destinations, ports, fillvalue="")
         cells.extend(list(line) for line in lines)
     return table(["FROM", "TO", "PORTS"], cells, indent=indent)
 
@@ -154,8 +158,9 @@ def matrix_text(found: Matrix, port: tuple[int, int] | None) -> str:
     if len(found.groups) <= MOST_COLUMNS:
         return _grid(found, texts)
     names = Names(found.groups)
+    word = port_text(*port) if port is not None else ""
     pairs = [
-        (found.groups[i], found.groups[j], "yes" if cell else texts[i][j])
+        (found.groups[i], found.groups[j], word or texts[i][j])
         for i in size
         for j in size
         if texts[i][j] not in ("", "-")

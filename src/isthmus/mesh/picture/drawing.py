@@ -233,6 +233,7 @@ def service_seen(
         backends=tuple(backends),
         is_global=said.is_global,
         shared=said.shared,
+        preference=said.preference,
     )
 
 

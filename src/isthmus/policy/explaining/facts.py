@@ -67,7 +67,8 @@ class ServicePortSeen(msgspec.Struct, frozen=True, kw_only=True):
 class ServiceSeen(msgspec.Struct, frozen=True, kw_only=True):
     """A Service. `selector` is None where it has none; `backends` are the addresses behind it, ready or not.
 
-    `is_global` says that it uses the backends of other clusters, `shared` that others may use its own.
+    `is_global` says that it uses the backends of other clusters, `shared` that others may use its own, `preference`
+    whose it prefers (none, local, remote, or clusters in their order).
     """
 
     namespace: str
@@ -79,6 +80,7 @@ class ServiceSeen(msgspec.Struct, frozen=True, kw_only=True):
     backends: tuple[str, ...] = ()
     is_global: bool = False
     shared: bool = False
+    preference: str = ""
 
 
 class ClusterSeen(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,9 +5,9 @@
     KIND/NAMESPACE/NAME                     the same
     [CLUSTER:][NAMESPACE/]KEY=VALUE[,...]   pods by labels
     [CLUSTER:]node/NAME                     a node
-    10.0.0.1, fd00::1                       an address, whoever has it
+    10.0.0.1, fd00::1                       an address, whoever has it; of a Service, its backends
     outside                                 an address that nobody knows
-    www.example.com                         a domain name
+    www.example.com                         a domain name; web.default.svc is a Service
 
 Invariant: what is found is named in full, with its cluster; what is not found is said with what there is instead.
 Rejected: a flag for each kind, four times the flags for what kubectl users write in one word.
@@ -86,7 +86,7 @@ def _within(said: str, cluster: str, rest: str, namespace: str) -> Target:
     match parts:
         case [name]:
             if not cluster and "." in name:
-                return Target(text=said, kind="Name", name=name.rstrip(".").lower())
+                return _named(said, name.rstrip(".").lower())
             return Target(text=said, cluster=cluster, namespace=namespace, name=name)
         case [first, name]:
             kind = KINDS.get(first.lower(), "")
@@ -98,6 +98,14 @@ def _within(said: str, cluster: str, rest: str, namespace: str) -> Target:
             return Target(text=said, cluster=cluster, kind=KINDS[first.lower()], namespace=second, name=name)
     known = ", ".join(sorted(KINDS))
     raise TargetError(f"{said!r}: neither {parts[0]!r} nor {parts[1]!r} is a kind (known: {known})")
+
+
+def _named(said: str, name: str) -> Target:
+    """Returns a domain name, or the Service that it is the name of within a cluster."""
+    words = name.removesuffix(".cluster.local").split(".")
+    if len(words) == 3 and words[2] == "svc":
+        return Target(text=said, kind="Service", namespace=words[1], name=words[0])
+    return Target(text=said, kind="Name", name=name)
 
 
 def _labels(said: str, text: str) -> tuple[tuple[str, str], ...]:
@@ -144,6 +152,10 @@ def resolve(scene: Scene, target: Target, *, cluster: str, port: tuple[int, int]
     `port` (protocol, number) is what a Service is asked for; None takes its only one. Raises TargetError.
     """
     match target.kind:
+        case "Address" if (held := _service_at(scene, target.name, cluster)) is not None:
+            seen, service = held
+            named = msgspec.structs.replace(target, namespace=service.namespace, name=service.name)
+            return _service(scene, seen, named, port)
         case "Address":
             return [_of_party(party_at(scene, target.name), target.text)], []
         case "Outside":
@@ -287,9 +299,19 @@ def _service(
         ends += found
     if not ends:
         raise TargetError(f"{target.text!r}: {name} of cluster {seen.name} has no backends")
-    kind = "global" if service.is_global else f"of {seen.name} alone (not global)"
+    preferred = f", affinity {service.preference}" if service.preference not in ("", "none") else ""
+    kind = f"global{preferred}" if service.is_global else f"of {seen.name} alone (not global)"
     notes.insert(0, f"{name}: {kind}, backends in {', '.join(dict.fromkeys(end.cluster or 'outside' for end in ends))}")
     return ends, notes
+
+
+def _service_at(scene: Scene, ip: str, cluster: str) -> tuple[ClusterSeen, ServiceSeen] | None:
+    """Returns the Service with an address, and its cluster; `cluster` goes first: clusters may use the same ones."""
+    for seen in sorted(scene.picture.clusters, key=lambda other: other.name != cluster):
+        for service in seen.services:
+            if ip in service.ips:
+                return seen, service
+    return None
 
 
 def _find(cluster: ClusterSeen, service: ServiceSeen) -> ServiceSeen | None:
