@@ -5,10 +5,12 @@ import pytest
 
 from isthmus.agent.view import View
 from isthmus.kube.reflector import Gone, Put, Snapshot
-from isthmus.kube.resources import NETWORK_POLICIES, POLICY_KINDS
+from isthmus.kube.resources import CILIUM_NETWORK_POLICIES, CLUSTER_NETWORK_POLICIES, NETWORK_POLICIES, POLICY_KINDS
 from isthmus.kube.schema import Bare, Node, ObjectMeta, Pod
+from isthmus.model import endpoint
 from isthmus.model.endpoint import Cluster, Endpoint
-from isthmus.model.identity import Identity
+from isthmus.model.flow import Flow
+from isthmus.model.identity import HOST, Identity
 from isthmus.model.mesh import (
     ClusterJoined,
     ClusterLeft,
@@ -16,10 +18,12 @@ from isthmus.model.mesh import (
     EndpointGone,
     EndpointTold,
     IdentityTold,
+    NodeTold,
 )
 from isthmus.policy.gate import build
 from isthmus.policy.rules import Grade, Scope
 from isthmus.ruleset import subjects
+from isthmus.ruleset.interpreter import Packet, passes
 
 
 def pod(name="a", *, uid="1", ip="10.1.0.10", phase="Running", dying="", **spec) -> Pod:
@@ -225,3 +229,138 @@ def test_only_the_cluster_that_holds_an_address_can_give_it_up(view: View):
     assert "10.1.0.1" in view.compiler.world.endpoints
     view.mesh([EndpointGone("east", "10.1.0.1")])
     assert "10.1.0.1" not in view.compiler.world.endpoints
+
+
+# -- namespaces, properties, and what nobody may say of itself ---------------------------------------------------------
+
+IN_TEAM = {
+    "metadata": {"name": "guard", "uid": "9"},
+    "spec": {
+        "tier": "Admin",
+        "priority": 1,
+        "subject": {"namespaces": {"matchLabels": {"team": "blue"}}},
+        "ingress": [{"action": "Deny", "from": [{"namespaces": {}}]}],
+    },
+}
+
+
+def test_a_pod_of_a_namespace_that_is_not_known_yet_is_an_address_that_nobody_knows():
+    view = View(cluster="east", scope=Scope.CLUSTERSET)
+    tell_inputs(view, policy(), namespaces=())
+    view.pods(Put(pod()))
+    assert view.compiler.world.pods == {}
+    assert not passes(view.compiler.table, Packet(Flow("192.0.2.1", "10.1.0.10", 6, 80)))
+
+    view.namespaces(Put(namespace("y")))
+    assert view.compiler.world.pods == {}
+    view.namespaces(Put(namespace("x", team="blue")))
+    assert view.compiler.world.pods["x/a"].namespace_labels == {"team": "blue"}
+
+
+def test_a_pod_that_goes_before_its_namespace_is_known_does_not_come_back(view: View):
+    view.namespaces(Snapshot(()))
+    view.pods(Put(pod()))
+    view.pods(Gone(pod()))
+    view.namespaces(Put(namespace()))
+    assert view.compiler.world.pods == {}
+
+    view.namespaces(Snapshot(()))
+    view.pods(Put(pod()))
+    view.pods(Snapshot(()))
+    view.namespaces(Put(namespace()))
+    assert view.compiler.world.pods == {}
+
+
+def test_a_pod_that_outlives_its_namespace_keeps_what_that_said(view: View):
+    view.policies(Put(IN_TEAM), CLUSTER_NETWORK_POLICIES)
+    view.namespaces(Put(namespace(team="blue")))
+    view.pods(Put(pod()))
+    assert _closed(view) == {"10.1.0.10"}
+
+    view.namespaces(Gone(namespace()))
+    view.pods(Put(pod(dying="2026-01-01T01:00:00Z")))
+    assert _closed(view) == {"10.1.0.10"}
+
+
+def test_labels_of_a_namespace_make_its_pods_subjects_and_take_that_back(view: View):
+    view.policies(Put(IN_TEAM), CLUSTER_NETWORK_POLICIES)
+    view.pods(Snapshot((pod(), pod("b", ip="10.1.0.11"))))
+    assert _closed(view) == set()
+    view.namespaces(Put(namespace(team="blue")))
+    assert _closed(view) == {"10.1.0.10", "10.1.0.11"}
+    view.compiler.table.take_delta()
+    view.namespaces(Put(namespace(team="blue")))
+    assert not view.compiler.table.take_delta()
+
+    view.namespaces(Snapshot((namespace(team="red"),)))
+    assert _closed(view) == set()
+
+
+CLAIMS = {
+    "cluster.clusterset.k8s.io": "west",
+    "io.cilium.k8s.policy.cluster": "west",
+    "property.isthmus.dev/tier": "gold",
+    "io.cilium.k8s.policy.serviceaccount": "admin",
+    "io.cilium.k8s.namespace.labels.team": "blue",
+}
+
+
+def test_what_a_pod_or_a_namespace_claims_of_its_cluster_never_counts(view: View):
+    spoofed = pod()
+    spoofed.metadata.labels.update(CLAIMS)
+    view.namespaces(Put(namespace(**CLAIMS)))
+    view.pods(Put(spoofed))
+    told = Identity(0x20100, "west", "x", {"app": "a", **CLAIMS}, dict(CLAIMS))
+    view.mesh([IdentityTold(told)])
+
+    here, there = view.compiler.world.pods["x/a"].subject, view.compiler.world.identities[0x20100]
+    for identity, cluster in ((here, "east"), (there, "west")):
+        assert identity.labels == {"app": "a"}
+        assert identity.namespace_labels == {}
+        for see in (identity.pod_label, identity.namespace_label, identity.cilium_label):
+            assert [see(key) for key in CLAIMS] == [cluster, cluster, None, None, None]
+
+
+def test_properties_of_a_cluster_are_those_of_its_pods_and_nodes_whenever_they_come(view: View):
+    view.node(Snapshot((NODE,)))
+    view.pods(Put(pod()))
+    view.mesh(
+        [IdentityTold(Identity(0x20100, "west", "x", {}, {})), ClusterJoined(Cluster("west", 2, {"tier": "gold"}))]
+    )
+    view.mesh(
+        [IdentityTold(Identity(0x20101, "west", "x", {}, {})), NodeTold(endpoint.Node("west", "w1", ("10.9.9.9",)))]
+    )
+    view.mesh(
+        [IdentityTold(Identity(0x10100, "east", "x", {}, {})), ClusterJoined(Cluster("east", 1, {"tier": "iron"}))]
+    )
+    world = view.compiler.world
+
+    def tiers() -> list[str | None]:
+        found = [world.identities[number] for number in (0x20100, 0x20101, 0x10100, HOST)]
+        found += [world.identity_at("10.9.9.9"), world.pods["x/a"].subject]
+        return [one.properties.get("tier") for one in found]
+
+    assert tiers() == ["gold", "gold", "iron", "iron", "gold", "iron"]
+    view.mesh([ClusterJoined(Cluster("west", 2)), ClusterJoined(Cluster("east", 1, {"tier": "tin"}))])
+    assert tiers() == [None, None, "tin", "tin", None, "tin"]
+
+
+def test_a_service_account_is_part_of_a_subject(view: View):
+    view.pods(Put(pod(serviceAccountName="robot")))
+
+    subject = view.compiler.world.pods["x/a"].subject
+    assert subject.cilium_label("io.cilium.k8s.policy.serviceaccount") == "robot"
+
+
+def test_policies_that_refer_to_what_is_not_known_are_missing(view: View):
+    tell_inputs(view)
+    assert view.locally_ready
+    rule = {"fromCIDRSet": [{"cidrGroupRef": "g"}]}
+    obj = {"metadata": {"namespace": "x", "name": "p"}, "spec": {"endpointSelector": {}, "ingressDeny": [rule]}}
+    view.policies(Put(obj), CILIUM_NETWORK_POLICIES)
+    assert not view.locally_ready
+    assert "CiliumCIDRGroup objects that policies refer to" in view.missing
+    assert view.able
+
+    view.groups(Snapshot(()))
+    assert view.locally_ready
