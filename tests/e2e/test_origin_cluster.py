@@ -13,6 +13,8 @@ pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(300)]
 
 FILES = EXAMPLES / "origin-cluster"
 CLUSTERS = ("cluster1", "cluster2", "cluster3")
+LOCAL = "cluster3"
+"""The cluster in which a selector that names no cluster means its own."""
 FORMS = {
     "allow-cross-cluster.yaml": "ciliumnetworkpolicy.cilium.io",
     "networkpolicy.yaml": "networkpolicy.networking.k8s.io",
@@ -62,7 +64,8 @@ def application(kubectl_program: str) -> Iterator[Application]:
     lab = new_lab()
     try:
         for name in CLUSTERS:
-            lab.isthmus("lab", "create", name, "--nodes", "1", "--context-prefix", "")
+            scope = "local" if name == LOCAL else "clusterset"
+            lab.isthmus("lab", "create", name, "--nodes", "1", "--context-prefix", "", "--policy-scope", scope)
         tab = Tab(lab, FILES)
         for name in CLUSTERS:
             tab.type(f"kubectl --context={name} create configmap cluster --from-literal=name={name}")
@@ -136,3 +139,29 @@ def test_clusters_are_chosen_by_what_they_say_of_themselves_and_followed(applica
         tab.type("kubectl delete -f by-property.yaml --context=cluster2")
         for name in ("cluster1", "cluster3"):
             tab.type(f"kubectl delete clusterproperty environment --context={name} --ignore-not-found")
+
+
+FROM_FRONTENDS = """{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: from-frontends}, spec:
+  {endpointSelector: {matchLabels: {app: backend}}, ingress: [{fromEndpoints: [{matchLabels: {app: frontend}}]}]}}"""
+
+
+def test_who_is_meant_where_no_cluster_is_named_depends_on_the_scope(application: Application) -> None:
+    tab = application.tab
+    apply, name = (
+        f"kubectl --context={LOCAL} apply -f - <<'EOF'\n{FROM_FRONTENDS}\nEOF",
+        "ciliumnetworkpolicy from-frontends",
+    )
+    explain = f"isthmus policy explain --from cluster1:frontend --to {LOCAL}:backend --port 8080"
+    try:
+        tab.type(apply)
+        application.eventually(
+            {pair: "28" if pair[1] == LOCAL and pair[0] != LOCAL else answer for pair, answer in OPEN.items()}
+        )
+        assert "(scope local)" in tab.type(explain, code=2)
+        assert "default/from-frontends" in tab.run(f"isthmus policy inspect-scope --context {LOCAL}")[1]
+
+        tab.type(f"kubectl --context={LOCAL} annotate {name} isthmus.dev/policy-scope=clusterset")
+        application.eventually(OPEN)
+        assert "(scope clusterset)" in tab.type(explain)
+    finally:
+        tab.type(f"kubectl --context={LOCAL} delete {name} --ignore-not-found")

@@ -19,10 +19,14 @@ from isthmus.kube.kubeconfig import inline, plain_data
 from isthmus.mesh.clusters import ClustersError, ClusterSpec, own_cluster
 from isthmus.model.endpoint import Cluster
 from isthmus.model.identity import MAX_CLUSTER_ID
+from isthmus.policy.rules import Scope
 
 NAMESPACE = "kube-system"
 CONFIG = "isthmus-config"
 """The ConfigMap that says what this cluster is."""
+
+POLICY_SCOPE = "policy-scope"
+"""In the data of that ConfigMap: which clusters a policy's selector sees that names none."""
 
 PEERS = "isthmus-clustermesh"
 """The Secret with an entry for each peer."""
@@ -41,13 +45,15 @@ class MembershipError(Exception):
 class Configuration(msgspec.Struct, frozen=True):
     """What a cluster is in the ClusterSet.
 
-    `tracker` says who runs it (DEPLOYMENT or LAB); `address` (host:port) is where its etcd listens if that is no pod.
+    `tracker` says who runs it (DEPLOYMENT or LAB); `address` (host:port) is where its etcd listens if that is no pod;
+    `scope` is that of its policies, as its agents are told.
     """
 
     cluster: Cluster
     max_connected: int = MAX_CLUSTER_ID
     tracker: str = DEPLOYMENT
     address: str = ""
+    scope: Scope = Scope.CLUSTERSET
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -92,7 +98,10 @@ def read_configuration(data: Mapping[str, str]) -> Configuration:
     tracker = data.get("tracker", DEPLOYMENT)
     if tracker not in (DEPLOYMENT, LAB):
         raise MembershipError(f"{where}: tracker: {clip(tracker)!r} is not one of {DEPLOYMENT}, {LAB}")
-    return Configuration(cluster, limit, tracker, data.get("tracker-address", ""))
+    scope = data.get(POLICY_SCOPE, Scope.CLUSTERSET.value)
+    if scope not in {known.value for known in Scope}:
+        raise MembershipError(f"{where}: {POLICY_SCOPE}: {clip(scope)!r} is neither clusterset nor local")
+    return Configuration(cluster, limit, tracker, data.get("tracker-address", ""), Scope(scope))
 
 
 def configuration_data(configuration: Configuration) -> dict[str, str]:
@@ -103,7 +112,11 @@ def configuration_data(configuration: Configuration) -> dict[str, str]:
         "max-connected-clusters": str(configuration.max_connected),
         "tracker": configuration.tracker,
     }
-    return data | ({"tracker-address": configuration.address} if configuration.address else {})
+    if configuration.address:
+        data["tracker-address"] = configuration.address
+    if configuration.scope is not Scope.CLUSTERSET:
+        data[POLICY_SCOPE] = configuration.scope.value
+    return data
 
 
 def read_peers(data: Mapping[str, bytes], *, own: str) -> Membership:

@@ -1,5 +1,6 @@
 """Peers as a Secret names them: good entries, hostile ones, and how they are put beside those of flags and file."""
 
+import msgspec
 import pytest
 import yaml
 from hypothesis import given
@@ -22,6 +23,7 @@ from isthmus.mesh.membership import (
     read_peers,
 )
 from isthmus.model.endpoint import Cluster
+from isthmus.policy.rules import Scope
 
 TION, ALDERAAN = Cluster("tion", 2), Cluster("alderaan", 3)
 OWN = ClusterSpec(Cluster("koornacht", 1))
@@ -167,8 +169,9 @@ def test_a_removed_entry_is_a_removed_peer() -> None:
 
 
 def test_a_configuration_is_read_as_it_was_written() -> None:
-    configuration = Configuration(TION, max_connected=255, tracker=LAB, address="10.0.0.1:2379")
-    assert read_configuration(configuration_data(configuration)) == configuration
+    plain = Configuration(TION, max_connected=255, tracker=LAB, address="10.0.0.1:2379")
+    for configuration in (plain, msgspec.structs.replace(plain, scope=Scope.LOCAL)):
+        assert read_configuration(configuration_data(configuration)) == configuration
 
 
 @pytest.mark.parametrize(
@@ -180,6 +183,10 @@ def test_a_configuration_is_read_as_it_was_written() -> None:
         ({"cluster-name": "tion", "cluster-id": "two"}, "cluster-id: 'two' is not a number"),
         ({"cluster-name": "tion", "cluster-id": "2", "max-connected-clusters": "-1"}, "max-connected-clusters"),
         ({"cluster-name": "tion", "cluster-id": "2", "tracker": "me"}, "not one of deployment, lab"),
+        (
+            {"cluster-name": "tion", "cluster-id": "2", "policy-scope": "Local"},
+            "'Local' is neither clusterset nor local",
+        ),
     ],
 )
 def test_a_bad_configuration_names_the_field(data: dict[str, str], says: str) -> None:

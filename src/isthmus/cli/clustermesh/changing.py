@@ -31,6 +31,11 @@ _mode = click.option(
 @click.option("--cluster-name", default="", help="Name of the cluster in the mesh: 1-32 letters, digits, dashes.")
 @click.option("--cluster-id", type=int, help="ID of the cluster in the mesh, 1-255.")
 @click.option("--image", default="", help="Image of tracker and agents; as it is, or that of this version by default.")
+@click.option(
+    "--policy-scope",
+    type=click.Choice(["clusterset", "local"]),
+    help="Which clusters a policy's peer selector sees when it names none; as it is, or clusterset by default.",
+)
 def enable(
     *,
     kubeconfig: Path | None,
@@ -39,14 +44,20 @@ def enable(
     cluster_name: str,
     cluster_id: int | None,
     image: str,
+    policy_scope: str | None,
 ) -> None:
     """Make a cluster ready for the mesh: definitions, accounts, certificates, tracker and agents."""
     from isthmus.mesh.joining.enabling import Wishes
     from isthmus.mesh.joining.enabling import enable as enable_member
     from isthmus.mesh.joining.members import open_member
+    from isthmus.policy.rules import Scope
 
     wishes = Wishes(
-        service_type=service_type or "", cluster_name=cluster_name, cluster_id=cluster_id, image=image.strip()
+        service_type=service_type or "",
+        cluster_name=cluster_name,
+        cluster_id=cluster_id,
+        image=image.strip(),
+        scope=Scope(policy_scope) if policy_scope else None,
     )
 
     async def work() -> None:

@@ -26,6 +26,7 @@ from isthmus.mesh.joining.enabling import Wishes, enable
 from isthmus.mesh.joining.members import JoiningError, Member, open_member
 from isthmus.mesh.membership import LAB, Configuration, read_peers
 from isthmus.model.endpoint import Cluster
+from isthmus.policy.rules import Scope
 
 SERVICE_TYPE = "ClusterIP"
 """Of the tracker's Service, where the lab enables the mesh itself."""
@@ -64,7 +65,8 @@ def join_cluster(
 def configuration_of(plan: ClusterPlan) -> Configuration:
     """Returns what a cluster of the lab is in the mesh."""
     address = f"{plan.control_plane.address}:{ETCD_PORT}"
-    return Configuration(Cluster(plan.name, plan.id), tracker=LAB, address=address)
+    scope = Scope(plan.policy_scope.value)
+    return Configuration(Cluster(plan.name, plan.id), tracker=LAB, address=address, scope=scope)
 
 
 def forget_cluster(state: StateDir, gone: str, left: Iterable[ClusterPlan]) -> list[str]:

@@ -19,6 +19,7 @@ from isthmus.mesh.clusters import ClustersError, own_cluster
 from isthmus.mesh.joining import objects
 from isthmus.mesh.joining.members import JoiningError, Member, Tell
 from isthmus.mesh.membership import DEPLOYMENT, NAMESPACE, PEERS, Configuration
+from isthmus.policy.rules import Scope
 
 if TYPE_CHECKING:
     from isthmus.mesh.joining.certificates import Pair
@@ -35,6 +36,7 @@ class Wishes(msgspec.Struct, frozen=True):
     cluster_name: str = ""
     cluster_id: int | None = None
     image: str = ""
+    scope: Scope | None = None
     definitions: bool = True
     """Whether to apply the CustomResourceDefinitions; somebody may have done so."""
 
@@ -127,7 +129,12 @@ def _configuration(known: Configuration | None, wishes: Wishes) -> Configuration
         cluster = own_cluster(name, number)
     except ClustersError as error:
         raise JoiningError(str(error)) from None
-    return msgspec.structs.replace(known, cluster=cluster) if known is not None else Configuration(cluster)
+    found = msgspec.structs.replace(known, cluster=cluster) if known is not None else Configuration(cluster)
+    if wishes.scope is None or wishes.scope is found.scope:
+        return found
+    if found.tracker != DEPLOYMENT:
+        raise JoiningError(f"--policy-scope: the lab's agents were told {found.scope.value} when the cluster was made")
+    return msgspec.structs.replace(found, scope=wishes.scope)
 
 
 async def _refuse_new_identity(member: Member, known: Configuration, wanted: Configuration) -> None:

@@ -85,6 +85,7 @@ def workloads(configuration: Configuration, *, image: str, certificates: bytes) 
         "IMAGE": yaml.safe_dump(image, width=2**20, default_style='"').strip(),
         "CLUSTER_NAME": configuration.cluster.name,
         "CLUSTER_ID": str(configuration.cluster.id),
+        "POLICY_SCOPE": configuration.scope.value,
         "CERTIFICATES": f'"{hashlib.sha256(certificates).hexdigest()[:16]}"',
     }
     return _load("workloads.yaml", values)

@@ -55,6 +55,12 @@ def test_a_cluster_of_the_lab_says_where_its_tracker_listens() -> None:
     assert read_configuration(configuration_data(configuration)) == configuration
 
 
+def test_a_cluster_of_the_lab_says_the_scope_that_its_agents_were_told() -> None:
+    local = with_policy(PLAN, scope=PolicyScope.LOCAL, live_connections=LiveConnections.CUT)
+    assert configuration_data(configuration_of(local))["policy-scope"] == "local"
+    assert "policy-scope" not in configuration_data(configuration_of(PLAN))
+
+
 @pytest.mark.parametrize(
     ("server", "inside"),
     [

@@ -9,6 +9,7 @@ from isthmus.kube.resources import NETWORK_POLICIES, POLICY_KINDS
 from isthmus.mesh.joining import objects
 from isthmus.mesh.membership import LAB, Configuration
 from isthmus.model.endpoint import Cluster
+from isthmus.policy.rules import Scope
 from isthmus.store import access as store_access
 
 OWN = Configuration(Cluster("koornacht", 1))
@@ -17,6 +18,16 @@ OWN = Configuration(Cluster("koornacht", 1))
 def made(image: str = "isthmus:1") -> tuple[objects.Manifest, objects.Manifest]:
     deployment, daemon_set = objects.workloads(OWN, image=image, certificates=b"")
     return deployment, daemon_set
+
+
+@pytest.mark.parametrize("scope", list(Scope))
+def test_agents_are_told_the_scope_that_the_cluster_says(scope: Scope) -> None:
+    configuration = Configuration(OWN.cluster, scope=scope)
+    _, daemon_set = objects.workloads(configuration, image="isthmus:1", certificates=b"")
+    (container,) = daemon_set["spec"]["template"]["spec"]["containers"]
+    assert f"--policy-scope={scope.value}" in container["command"]
+    said = objects.config_map(configuration)["data"].get("policy-scope", "clusterset")
+    assert said == scope.value
 
 
 def rules(name: str, manifests: list[objects.Manifest]) -> list[dict[str, list[str]]]:
