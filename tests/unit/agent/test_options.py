@@ -1,9 +1,11 @@
 """What the agent may be asked for, and which flag is named when it cannot be."""
 
 import pytest
+from click.testing import CliRunner
 
 from isthmus.agent.options import GlobalServices, Options, OptionsError
 from isthmus.agent.services.serving import ServiceSettings
+from isthmus.cli.agent import command
 
 BASE = {"node_name": "n1", "cluster_name": "east", "etcd_endpoints": ("https://127.0.0.1:2379",)}
 
@@ -40,3 +42,24 @@ def test_a_staleness_that_is_no_duration_is_refused_by_its_flag(text):
 
 def test_modes_are_those_of_the_tracker():
     assert {mode.value for mode in GlobalServices} == {"nftables", "endpointslices", "off"}
+
+
+@pytest.mark.parametrize(("given", "mode"), [({}, "cut"), ({"live_connections": "keep"}, "keep")])
+def test_live_connections_are_cut_unless_they_are_to_be_kept(given, mode):
+    assert Options.check({**BASE, **given}).live_connections.value == mode
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "code", "shown"),
+    [
+        ([], "keep", 1, "Error: --cluster-name"),  # the value is good
+        ([], "sometimes", 2, "Invalid value for '--live-connections'"),
+        (["--live-connections", "never"], "", 2, "Invalid value for '--live-connections'"),
+    ],
+)
+def test_live_connections_can_be_said_by_flag_and_by_environment(arguments, variable, code, shown):
+    environment = {"ISTHMUS_LIVE_CONNECTIONS": variable} if variable else {}
+    result = CliRunner().invoke(command, arguments, env=environment)
+
+    assert result.exit_code == code
+    assert shown in result.output
