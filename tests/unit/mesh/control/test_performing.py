@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from typing import Any
 
+import msgspec
 import pytest
 
 from isthmus.aio.pace import Pace
@@ -120,6 +121,13 @@ async def test_what_goes_with_its_namespace_or_is_gone_is_done(
 async def test_an_object_that_changed_meanwhile_is_looked_at_again_soon(server: Server, hands: Hands) -> None:
     server.answer = Conflict(status=409, message="changed")
     assert await hands.do([change()]) == 1.0
+
+
+async def test_a_status_that_cannot_be_found_is_not_asked_for_every_second(server: Server, hands: Hands) -> None:
+    server.answer = NotFound(status=404, message="the server could not find the requested resource")
+    again = await hands.do([msgspec.structs.replace(change(), status=True)])
+    assert again is not None
+    assert again > 10
 
 
 @pytest.mark.parametrize("answer", [ConnectionFailed("away"), Invalid(status=422, message="bad")])
