@@ -52,7 +52,10 @@ class PartyKind(Enum):
 
 
 class Party(msgspec.Struct, frozen=True, kw_only=True):
-    """One end: `node` is where it lives, "" if nobody knows; `names` are domain names that were asked for."""
+    """One end: `node` is where it lives, "" if nobody knows.
+
+    With `domain` (a domain name) or `anyone` the address only stands for what was asked for: nobody has it.
+    """
 
     kind: PartyKind
     ip: str
@@ -60,6 +63,8 @@ class Party(msgspec.Struct, frozen=True, kw_only=True):
     node: str = ""
     pod: PodSeen | None = None
     name: str = ""
+    domain: str = ""
+    anyone: bool = False
 
     @property
     def judged(self) -> bool:
@@ -161,10 +166,15 @@ def _report(scene: Scene, flow: Flow, direction: Direction, mine: Party, other: 
             note="no policy of this cluster could forbid it",
         )
     concerned = _concerned(scene, mine, direction)
-    troubles = tuple(_troubles(scene, mine.cluster, direction, half, concerned))
     close: tuple[Close, ...] = ()
     if half.reason is Reason.DEFAULT_DENY and mine.pod is not None:
         close = tuple(_close(scene, flow, direction, mine, other, concerned))[:MOST_CLOSE]
+    said = {(one.policy, one.field) for one in close}
+    troubles = tuple(
+        trouble
+        for trouble in _troubles(scene, mine.cluster, direction, half, concerned)
+        if not any(trouble.policy == ref and trouble.problem.field.startswith(field) for ref, field in said)
+    )
     return HalfReport(
         direction=direction,
         allowed=half.allowed,

@@ -44,7 +44,7 @@ class Selected(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
-    """What a policy should allow. `peer` is pods, or an address with the identity that has it.
+    """What a policy should allow. `peer` is pods, or an address with the identity that has it; "" is any address.
 
     `named` says whether the peer's cluster is named; `port` is a number, or the type of an ICMP message.
     """
@@ -93,16 +93,15 @@ def name_for(subject: str, peer: str, direction: Direction, taken: Iterable[str]
 
 def network_policy(draft: Draft) -> dict[str, Any]:
     """Returns a NetworkPolicy. It has no word for ICMP: then the rule is for every port, which `draft` decides."""
-    peer: dict[str, Any]
     if draft.peer is None:
-        peer = {"ipBlock": {"cidr": _single(draft.address)}}
+        chosen: list[dict[str, Any]] = [{"ipBlock": {"cidr": cidr}} for cidr in _networks(draft.address)]
     else:
         space = {NAMESPACE_NAME: draft.peer.namespace}
         if draft.named:
             space[CLUSTERSET_CLUSTER] = draft.peer.cluster
-        peer = {"namespaceSelector": {"matchLabels": space}, "podSelector": draft.peer.selector}
+        chosen = [{"namespaceSelector": {"matchLabels": space}, "podSelector": draft.peer.selector}]
     word, peers = ("ingress", "from") if draft.direction is Direction.INGRESS else ("egress", "to")
-    rule: dict[str, Any] = {peers: [peer]}
+    rule: dict[str, Any] = {peers: chosen}
     if draft.protocol in _PROTOCOL_NAMES:
         rule["ports"] = [{"port": draft.port, "protocol": _PROTOCOL_NAMES[draft.protocol]}]
     return {
@@ -131,8 +130,10 @@ def cilium_policy(draft: Draft) -> dict[str, Any]:
         rule[f"{side}Entities"] = ["kube-apiserver"]
     elif "remote-node" in draft.identity.reserved:
         rule[f"{side}Entities"] = ["remote-node"]
+    elif draft.address:
+        rule[f"{side}CIDR"] = _networks(draft.address)
     else:
-        rule[f"{side}CIDR"] = [_single(draft.address)]
+        rule[f"{side}Entities"] = ["world"]
     if draft.protocol in _PROTOCOL_NAMES:
         rule["toPorts"] = [{"ports": [{"port": str(draft.port), "protocol": _PROTOCOL_NAMES[draft.protocol]}]}]
     elif draft.protocol in (Protocol.ICMP, Protocol.ICMPV6):
@@ -156,7 +157,7 @@ def cluster_policy(draft: Draft, *, tier: Tier, priority: int, action: str) -> d
             space[CLUSTERSET_CLUSTER] = draft.peer.cluster
         peer = {"pods": {"namespaceSelector": {"matchLabels": space}, "podSelector": draft.peer.selector}}
     elif draft.direction is Direction.EGRESS:
-        peer = {"networks": [_single(draft.address)]}
+        peer = {"networks": _networks(draft.address)}
     else:
         return None
     rule: dict[str, Any] = {"action": action, peers: [peer]}
@@ -189,5 +190,5 @@ def applicable(obj: Mapping[str, Any]) -> dict[str, Any]:
     return {"apiVersion": obj.get("apiVersion"), "kind": obj.get("kind"), "metadata": kept, **rest}
 
 
-def _single(ip: str) -> str:
-    return f"{ip}/{128 if ':' in ip else 32}"
+def _networks(ip: str) -> list[str]:
+    return [f"{ip}/{128 if ':' in ip else 32}"] if ip else ["0.0.0.0/0", "::/0"]

@@ -85,6 +85,8 @@ class Remedies(msgspec.Struct, frozen=True):
 def remedies(scene: Scene, flow: Flow, source: Party, destination: Party) -> Remedies:
     """Returns what makes `flow` pass."""
     steps: list[Remedy] = []
+    if source.domain or destination.domain:
+        return Remedies((), "names are not learned (no DNS proxy), so only addresses can be allowed; ask for one")
     for _ in range(MOST_STEPS):
         denied = _denied(halves(scene, flow, source, destination))
         if denied is None:
@@ -259,7 +261,7 @@ def _draft(scene: Scene, flow: Flow, half: HalfReport, mine: Party, other: Party
         direction=half.direction,
         subject=selected(subject, identities),
         peer=peer,
-        address=other.ip,
+        address="" if other.anyone else other.ip,
         identity=identity,
         protocol=flow.protocol,
         port=flow.port,

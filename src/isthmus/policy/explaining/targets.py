@@ -159,13 +159,10 @@ def resolve(scene: Scene, target: Target, *, cluster: str, port: tuple[int, int]
         case "Address":
             return [_of_party(party_at(scene, target.name), target.text)], []
         case "Outside":
-            groups = Grouping(scene).outside()
-            return [_of_party(party_at(scene, ip), "outside") for ip in groups[0].ips[:1]], []
+            return [_nowhere(scene, "outside", anyone=True)], []
         case "Name":
-            groups = Grouping(scene).outside()
-            end = _of_party(party_at(scene, groups[0].ips[0]), target.name)
             note = f"{target.name}: taken for an address outside that no policy names; ask for its address to be exact"
-            return [msgspec.structs.replace(end, domain=target.name)], [note]
+            return [_nowhere(scene, target.name, domain=target.name)], [note]
     seen = _cluster(scene, target, cluster)
     if target.kind == "Node":
         return _node(seen, target), []
@@ -183,6 +180,15 @@ def _cluster(scene: Scene, target: Target, default: str) -> ClusterSeen:
     if name not in scene.clusters:
         raise TargetError(f"{target.text!r}: there is no cluster {name!r} (known: {known})")
     return scene.clusters[name]
+
+
+def _nowhere(scene: Scene, name: str, *, domain: str = "", anyone: bool = False) -> End:
+    """Returns addresses that nobody has, and no policy names, as one end."""
+    ips = next((group.ips for group in Grouping(scene).outside() if group.name == "outside"), ())
+    if not ips:
+        raise TargetError(f"{name}: policies name every address that could stand for it; ask for an address")
+    parties = tuple(Party(kind=PartyKind.OUTSIDE, ip=ip, name=name, domain=domain, anyone=anyone) for ip in ips)
+    return End(name=name, kind=PartyKind.OUTSIDE, parties=parties, domain=domain)
 
 
 def _of_party(party: Party, name: str) -> End:

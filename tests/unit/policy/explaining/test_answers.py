@@ -257,7 +257,24 @@ def test_a_name_that_a_policy_allows_is_said_not_to_be_learned() -> None:
     half = one(scene(names), "a", "www.example.com", (6, 443)).egress
     assert not half.allowed
     assert "not learned" in half.close[0].why
-    assert half.troubles[0].problem.field == "spec.egress[0].toFQDNs"
+    assert not half.troubles  # that says the same
+    found = one(scene(names), "a", "www.example.com", (6, 443)).remedies
+    assert found is not None
+    assert (found.steps, "names are not learned" in found.missing) == ((), True)
+
+
+def test_whatever_is_outside_is_allowed_as_such_in_both_families() -> None:
+    both = (pod("a", 1, ips=("10.0.1.1", "fd00::1")),)
+    plain = one(scene(DENY_ALL, pods=both), "a", "outside", (6, 443))
+    assert plain.families == (4, 6)
+    assert plain.remedies is not None
+    assert plain.remedies.steps[0].object["spec"]["egress"][0]["to"] == [
+        {"ipBlock": {"cidr": "0.0.0.0/0"}},
+        {"ipBlock": {"cidr": "::/0"}},
+    ]
+    world = one(scene(cilium_policy("none", {"endpointSelector": {}, "egress": [{}]}), pods=both), "a", "outside")
+    assert world.remedies is not None
+    assert world.remedies.steps[0].object["spec"]["egress"][0]["toEntities"] == ["world"]
 
 
 def test_a_port_that_differs_is_said_to_come_close() -> None:
