@@ -17,7 +17,8 @@ from isthmus.policy.gate import Gate, Opening, closed
 from isthmus.policy.rules import CidrPeer, IdentityPeer, NamePeer, Peer
 from isthmus.policy.world import World
 from isthmus.ruleset.matches import Matches, Turn
-from isthmus.ruleset.stages import Element, Layout, Rows, lay_out
+from isthmus.ruleset.segments import Element, Rows
+from isthmus.ruleset.stages import Layout, lay_out
 from isthmus.ruleset.table import Table
 
 

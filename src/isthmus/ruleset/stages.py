@@ -15,35 +15,19 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from isthmus.model.identity import HOST, KUBE_APISERVER, UNKNOWN, WORLD
-from isthmus.policy.gate import Gate, Opening, Ports, Segment
-from isthmus.policy.rules import (
-    Action,
-    Direction,
-    IcmpType,
-    IdentityPeer,
-    NamePeer,
-    PortRange,
-)
-from isthmus.ruleset import networks
-from isthmus.ruleset.layout import KEEP_ANYONE, KEEP_PEER, PEERS, SELF, SOURCE, TARGET
+from isthmus.model.identity import HOST, UNKNOWN
+from isthmus.policy.gate import Gate, Segment
+from isthmus.policy.rules import Action, Direction, IdentityPeer
+from isthmus.ruleset.layout import KEEP_ANYONE, KEEP_PEER, SELF, SOURCE, TARGET
 from isthmus.ruleset.rules import (
-    AddressIn,
-    AddressPortIn,
     Chain,
     Drop,
-    Expr,
-    Family,
     FromThisNode,
     GoTo,
-    HasProtocol,
-    IcmpIs,
-    InDirection,
     JumpTo,
     Keep,
     Lookup,
     PeerIs,
-    PortIn,
     RelatedError,
     Return,
     Rule,
@@ -51,37 +35,8 @@ from isthmus.ruleset.rules import (
     Translated,
     Unjudgeable,
 )
-from isthmus.ruleset.sets import Field, Key, SetSpec
-
-MOST_SINGLES = 16  # a range of up to so many ports is spelled out as elements; a longer one gets a set of its own,
-MOST_RANGES = 8  # or, where a segment has more than so many longer ones, aligned blocks of 4, 16, 64 … ports
-
-Element = tuple[str, Key]
-"""Name of a set, and a key of it (or, in rows, what follows the identity or address in it)."""
-
-_OUTSIDE = PeerIs((WORLD, KUBE_APISERVER))
-
-
-class Rows(msgspec.Struct, frozen=True):
-    """What one segment's sets hold: for each peer, the elements that whoever it means gets.
-
-    `by_identity` is for peers that follow from the identity; `by_name` for names, with the set of addresses without the
-    version of IP at its end; `named` are the openings with ports by name, whose numbers the addresses say.
-    """
-
-    prefix: str
-    by_identity: dict[IdentityPeer, tuple[Element, ...]]
-    by_name: tuple[tuple[NamePeer, str], ...] = ()
-    named: tuple[Opening, ...] = ()
-
-    @property
-    def anywhere(self) -> str:
-        """Returns the set of identities that are meant whatever the port."""
-        return f"{self.prefix}_any"
-
-    def named_set(self, version: int) -> str:
-        """Returns the name of the set of addresses that port names were resolved for."""
-        return f"{self.prefix}_named{version}"
+from isthmus.ruleset.segments import Element, Rows, SegmentPlan
+from isthmus.ruleset.sets import Field, SetSpec
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -230,72 +185,13 @@ class _Plan:
             itself = _of_itself(GoTo(baseline) if baseline in stages else Return())
             self.chains.append(Chain(f"{gate.name}_refused", (error, *itself, drop)))
 
-    # -- a segment ---------------------------------------------------------------------------------------------
-
     def _segment(self, segment: Segment, verdict: Statement) -> Iterator[Rule]:
-        """Yields the rules of a segment, and notes its sets and rows."""
         many = len(self.gate.segments) > 1
         prefix = f"{self.gate.name}_{len(self.rows)}" if many else self.gate.name
-        sets: dict[str, SetSpec] = {}
-        ranges: dict[str, PortRange | IcmpType] = {}
-        by_identity: dict[IdentityPeer, tuple[Element, ...]] = {}
-        blocks = _has_many_ranges(segment)
-        for opening in segment.openings:
-            if opening.peer is None:
-                yield from _matching((), opening.ports, verdict)
-            elif isinstance(opening.peer, IdentityPeer) and opening.ports:
-                by_identity[opening.peer] = tuple(
-                    element for ports in opening.ports for element in _row(prefix, ports, sets, ranges, blocks=blocks)
-                )
-        yield from _identity_rules(prefix, sets, ranges, verdict)
-        named = tuple(opening for opening in segment.openings if opening.names)
-        for version in (4, 6) if named else ():
-            spec = SetSpec(f"{prefix}_named{version}", (PEERS[version].key[0], Field.PROTOCOL, Field.PORT))
-            sets[spec.name] = spec
-            yield from _both_ways((self.side[version], Expr.PROTOCOL), spec.name, verdict)
-        yield from self._network_rules(segment, verdict)
-        by_name: list[tuple[NamePeer, str]] = []
-        for found in self._name_rules(prefix, segment, sets, verdict):
-            if isinstance(found, Rule):
-                yield found
-            else:
-                by_name.append(found)
-        self.sets |= sets
-        self.rows.append(Rows(prefix, by_identity, tuple(by_name), named))
-
-    def _network_rules(self, segment: Segment, verdict: Statement) -> Iterator[Rule]:
-        by_kind: dict[tuple[int, bool], list[networks.Group]] = {}
-        for group in networks.groups(segment.openings):
-            by_kind.setdefault((group.version, group.outside), []).append(group)
-        for (version, outside), groups in by_kind.items():
-            who: tuple[Statement, ...] = (_OUTSIDE,) if outside else ()
-            if len(groups) > networks.MOST_GROUPS:
-                pairs = [networks.split(group) for group in groups]
-                boxes = networks.boxes(fit for fit, _ in pairs)
-                if boxes:
-                    for reply, port in ((False, Expr.DESTINATION_PORT), (True, Expr.SOURCE_PORT)):
-                        inside = AddressPortIn(self.side[version], port, boxes)
-                        yield Rule((*who, InDirection(reply), inside, verdict))
-                    groups = [rest for _, rest in pairs]
-                groups = networks.joined(groups)
-            for group in groups:
-                everything = any(network.prefixlen == 0 for network in group.networks)
-                where: Statement = Family(version) if everything else AddressIn(self.side[version], group.networks)
-                yield from _matching((*who, where), group.ports, verdict)
-
-    def _name_rules(
-        self, prefix: str, segment: Segment, sets: dict[str, SetSpec], verdict: Statement
-    ) -> Iterator[tuple[NamePeer, str] | Rule]:
-        """Yields peers with their sets (one for each distinct choice of ports) and the rules that look them up."""
-        names: dict[tuple[Ports, ...], str] = {}
-        for opening in segment.openings:
-            if isinstance(opening.peer, NamePeer) and opening.ports:
-                yield opening.peer, names.setdefault(opening.ports, f"{prefix}_dns{len(names)}_")
-        for ports, name in names.items():
-            for version in (4, 6):
-                sets[f"{name}{version}"] = SetSpec(f"{name}{version}", (PEERS[version].key[0],))
-                where = (_OUTSIDE, Lookup((self.side[version],), f"{name}{version}"))
-                yield from _matching(where, ports, verdict)
+        plan = SegmentPlan(prefix, segment, self.side, verdict)
+        yield from plan.write()
+        self.sets |= plan.sets
+        self.rows.append(plan.rows)
 
 
 def _policies(gate: Gate) -> str:
@@ -304,95 +200,3 @@ def _policies(gate: Gate) -> str:
 
 def _of_itself(*then: Statement) -> list[Rule]:
     return [Rule((Lookup((SOURCE[v], TARGET[v]), SELF[v].name), *then)) for v in (4, 6)]
-
-
-def _row(
-    prefix: str, ports: Ports, sets: dict[str, SetSpec], ranges: dict[str, PortRange | IcmpType], *, blocks: bool
-) -> Iterator[Element]:
-    """Yields set and rest of the key (what follows the identity) that mean `ports`; notes which sets that needs."""
-    match ports:
-        case None:
-            spec = SetSpec(f"{prefix}_any", (Field.IDENTITY,))
-            yield spec.name, ()
-        case IcmpType(protocol, kind):
-            spec = SetSpec(f"{prefix}_i{protocol}_{kind}", (Field.IDENTITY,))
-            ranges[spec.name] = ports
-            yield spec.name, ()
-        case PortRange(protocol, first, last):
-            if ports.whole:
-                spec = SetSpec(f"{prefix}_proto", (Field.IDENTITY, Field.PROTOCOL))
-                yield spec.name, (protocol,)
-            elif last - first < MOST_SINGLES:
-                spec = SetSpec(f"{prefix}_port", (Field.IDENTITY, Field.PROTOCOL, Field.PORT))
-                for port in range(first, last + 1):
-                    yield spec.name, (protocol, port)
-            elif blocks:
-                for bits, base in _aligned(first, last):
-                    spec = SetSpec(_blocks(prefix, bits), (Field.IDENTITY, Field.PROTOCOL, Field.PORT))
-                    sets[spec.name] = spec
-                    yield spec.name, (protocol, base)
-            else:
-                spec = SetSpec(f"{prefix}_p{protocol}_{first}_{last}", (Field.IDENTITY,))
-                ranges[spec.name] = ports
-                yield spec.name, ()
-    sets[spec.name] = spec
-
-
-def _has_many_ranges(segment: Segment) -> bool:
-    long = {
-        ports
-        for opening in segment.openings
-        if isinstance(opening.peer, IdentityPeer)
-        for ports in opening.ports
-        if isinstance(ports, PortRange) and not ports.whole and ports.last - ports.first >= MOST_SINGLES
-    }
-    return len(long) > MOST_RANGES
-
-
-def _aligned(first: int, last: int) -> Iterator[tuple[int, int]]:
-    """Yields the fewest blocks of a power of four that make up a range: the bits that count as zero, and the base."""
-    while first <= last:
-        bits = 0
-        while bits < 14 and first % (4 << bits) == 0 and first + (4 << bits) - 1 <= last:
-            bits += 2
-        yield bits, first
-        first += 1 << bits
-
-
-def _blocks(prefix: str, bits: int) -> str:
-    return f"{prefix}_port{bits}" if bits else f"{prefix}_port"
-
-
-def _identity_rules(
-    prefix: str, sets: dict[str, SetSpec], ranges: dict[str, PortRange | IcmpType], verdict: Statement
-) -> Iterator[Rule]:
-    for bits in range(0, 16, 2):
-        if _blocks(prefix, bits) in sets:
-            yield from _both_ways((Expr.SCRATCH, Expr.PROTOCOL), _blocks(prefix, bits), verdict, ignored=bits)
-    if f"{prefix}_proto" in sets:
-        yield Rule((Lookup((Expr.SCRATCH, Expr.PROTOCOL), f"{prefix}_proto"), verdict))
-    if f"{prefix}_any" in sets:
-        yield Rule((Lookup((Expr.SCRATCH,), f"{prefix}_any"), verdict))
-    for name, ports in ranges.items():
-        yield from _matching((), (ports,), Lookup((Expr.SCRATCH,), name), verdict)
-
-
-def _both_ways(fields: tuple[Expr, ...], name: str, verdict: Statement, *, ignored: int = 0) -> Iterator[Rule]:
-    for reply, port in ((False, Expr.DESTINATION_PORT), (True, Expr.SOURCE_PORT)):
-        yield Rule((InDirection(reply), Lookup((*fields, port), name, ignored=ignored), verdict))
-
-
-def _matching(where: tuple[Statement, ...], ports: Iterable[Ports], *then: Statement) -> Iterator[Rule]:
-    """Yields rules that run `then` for packets of any of `ports`: one for each protocol, or one each way."""
-    ports = tuple(ports)
-    if None in ports:
-        yield Rule((*where, *then))
-        return
-    for port in ports:
-        if isinstance(port, IcmpType):
-            yield Rule((*where, IcmpIs(port.protocol, port.type), *then))
-        elif port is not None and port.whole:
-            yield Rule((*where, HasProtocol(port.protocol), *then))
-    for protocol, ranges in networks.port_ranges(ports):
-        for reply, side in ((False, Expr.DESTINATION_PORT), (True, Expr.SOURCE_PORT)):
-            yield Rule((*where, InDirection(reply), HasProtocol(protocol), PortIn(side, ranges), *then))
