@@ -102,12 +102,10 @@ def test_only_frontends_of_the_named_cluster_reach_backends_of_the_cluster_that_
         shown = tab.type(f"kubectl --context=cluster2 exec deployment/backend -- curl -s --max-time 2 {url}")
         assert shown == f"backend of {backend}\n", "what the policed backend itself asks is nobody's concern"
 
-    for frontend in CLUSTERS:
+    for frontend in ("cluster1", "cluster3"):
         ends = f"--from {frontend}:default/frontend --to cluster2:default/backend --port 8080/TCP"
         shown = tab.type(f"isthmus policy explain {ends}", code=0 if frontend == "cluster1" else 2)
         assert "allow-cross-cluster" in shown, "what allowed it, or what kept others out"
-    other_way = "--from cluster2:default/backend --to cluster3:default/frontend --port 8080/TCP"
-    tab.type(f"isthmus policy explain {other_way}")
 
 
 @pytest.mark.parametrize("form", ["allow-cross-cluster.yaml"], indirect=True)
