@@ -247,6 +247,17 @@ def test_a_pod_reaches_itself_through_a_service_unless_an_administrator_denies_i
     town.expect(itself)
 
 
+@both_families
+def test_what_the_normal_tier_denies_a_pod_of_itself_is_for_the_baseline_to_decide(town: Town, version):
+    itself = flow("a", "a", TCP, 80, version=version, translated=True)
+    deny = {"ingressDeny": [{"fromEntities": ["all"]}], "enableDefaultDeny": {"ingress": False}}
+    town.apply(cilium_policy(**deny))
+    town.expect({itself: True, flow("b", "a", version=version): False})
+    baseline = cluster_policy(tier="Baseline", ingress=[{"action": "Deny", "from": [{"namespaces": {}}]}])
+    town.apply(baseline)
+    town.expect({itself: False})
+
+
 @pytest.mark.parametrize("kind", ["NetworkPolicy", "CiliumNetworkPolicy"])
 def test_a_port_name_is_the_number_that_the_destination_gives_it(town: Town, kind):
     if kind == "NetworkPolicy":
@@ -356,8 +367,17 @@ def test_a_port_where_nobody_listens_is_said_to_be_closed(town: Town, version):
             sock.recv(1)
 
 
-def test_neighbours_are_found_through_a_closed_gate(town: Town):
-    town.apply(CLOSED, cilium_policy(name="more", ingress=[{}], egress=[{}]))
-    for place in ("a", "n1"):
-        town.fabric.holders[address(place)].command("ip", "-6", "neigh", "flush", "all")
-    expect_all_ways(town, {("n1", "a"): True, ("b", "a"): False}, 6)
+@pytest.mark.parametrize(
+    "policy",
+    [
+        network_policy(policyTypes=["Ingress", "Egress"], egress=[{"to": [pods("c")]}]),
+        cilium_policy(ingress=[{}], egress=[{"toEndpoints": [{"matchLabels": {"app": "c"}}]}]),
+    ],
+    ids=["NetworkPolicy", "CiliumNetworkPolicy"],
+)
+def test_neighbours_are_found_through_a_closed_gate(town: Town, policy):
+    town.apply(policy)
+    for ends in (("a", "c"), ("n1", "a")):
+        for place in ("a", "n1"):
+            town.fabric.holders[address(place)].command("ip", "-6", "neigh", "flush", "all")
+        expect_all_ways(town, {ends: True, ("b", "a"): False}, 6)

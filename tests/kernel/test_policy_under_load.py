@@ -43,12 +43,12 @@ def flood(fabric: Fabric, source: str, target: tuple[str, int]) -> Iterator[None
 
 
 @contextmanager
-def sink(fabric: Fabric, port: int) -> Iterator[Callable[[], set[int]]]:
-    """Listens at pod a, and gives a function that returns the numbers that came since it was called last."""
-    sock = fabric.holders[address("a")].run(lambda: socket.socket(type=socket.SOCK_DGRAM))
+def sink(fabric: Fabric, place: str, port: int) -> Iterator[Callable[[], set[int]]]:
+    """Listens, and gives a function that returns the numbers that came since it was called last."""
+    sock = fabric.holders[address(place)].run(lambda: socket.socket(type=socket.SOCK_DGRAM))
     with sock:
         sock.setsockopt(socket.SOL_SOCKET, 33, ROOM)  # SO_RCVBUFFORCE
-        sock.bind((address("a"), port))
+        sock.bind((address(place), port))
         sock.setblocking(False)
 
         def numbers() -> set[int]:
@@ -93,14 +93,34 @@ def cluster_policies(town: Town, number: int) -> None:
     town.apply(cluster_policy(ingress=[rule("Accept", "c"), rule("Deny", f"x{number}"), rule("Deny", "b")]))
 
 
-@pytest.mark.parametrize("change", [networkpolicies, the_same_again, ciliums_policies, cluster_policies])
-def test_no_moment_is_more_open_or_more_closed_than_before_and_after(fabric: Fabric, change):
+def ciliums_policies_of_egress(town: Town, number: int) -> None:
+    """Pod a may not speak to its node, pod b only now and then: the hook for that stays."""
+    town.apply(
+        cilium_policy(
+            egress=[{"toEntities": ["remote-node"]}, {"toCIDR": [f"192.0.2.{number}/32"]}],
+            egressDeny=[{"toCIDR": [f"198.18.0.{number}/32"]}],
+        )
+    )
+    (town.apply if number % 2 else town.delete)(cilium_policy("b", name="b", egress=[{}]))
+
+
+@pytest.mark.parametrize(
+    ("change", "denied_way", "allowed_way"),
+    [
+        (networkpolicies, "ba", "ca"),
+        (the_same_again, "ba", "ca"),
+        (ciliums_policies, "ba", "ca"),
+        (cluster_policies, "ba", "ca"),
+        (ciliums_policies_of_egress, ("a", "n1"), ("a", "n2")),
+    ],
+)
+def test_no_moment_is_more_open_or_more_closed_than_before_and_after(fabric: Fabric, change, denied_way, allowed_way):
     town = Town(fabric)
     change(town, 0)
-    with sink(fabric, 9001) as denied, sink(fabric, 9002) as allowed:
+    with sink(fabric, denied_way[1], 9001) as denied, sink(fabric, allowed_way[1], 9002) as allowed:
         arrived: set[int] = set()
-        with flood(fabric, "b", (address("a"), 9001)):
-            with flood(fabric, "c", (address("a"), 9002)):
+        with flood(fabric, denied_way[0], (address(denied_way[1]), 9001)):
+            with flood(fabric, allowed_way[0], (address(allowed_way[1]), 9002)):
                 for number in range(1, CHANGES):
                     change(town, number)
                     arrived |= allowed()
