@@ -15,7 +15,7 @@ from isthmus.policy.rules import Action, CidrPeer, Policy, Port, PortRange, Prob
 MAX_COST = 100_000
 """Set elements and rules that one object may need, as `cost` counts them: some seconds of work, some ten megabytes."""
 IDENTITIES = 32  # that a selector is taken to match
-MOST_SINGLES = 16  # ports of a range that are written out one by one, for pods; a longer range is one element
+MOST_SINGLES = 16  # ports of a range that are written out one by one, for pods; a longer one is aligned blocks at worst
 MOST_PAIRS = 20_000
 """Of networks and ports, that the compiler writes out for one pod before it puts up with a rule for each group."""
 
@@ -44,8 +44,7 @@ def _cost(rule: Rule) -> int:
 
 
 def _singles(port: Port) -> int:
-    width = port.last - port.first + 1 if isinstance(port, PortRange) else 1
-    return width if width <= MOST_SINGLES else 1
+    return min(port.last - port.first + 1, MOST_SINGLES) if isinstance(port, PortRange) and not port.whole else 1
 
 
 def bounded(parsed: Parsed, limit: int = MAX_COST) -> Parsed:
