@@ -15,6 +15,7 @@ BENCHMARKS = {
     "agent": "the agent alone: a change told -> committed by the kernel; memory",
     "policy.compiling": "the compiler: a whole world, and one change of each kind; many policies on one pod",
     "policy.latency": "in a lab: a policy written -> enforced, live connections cut; a big cluster, idle and in churn",
+    "policy.packets": "new connections and bulk by kind and number of the policies on a pod, and remote IPs",
     "dataplane": "TCP connections and bulk throughput of a policed pod against conntrack only",
     "services": "Services: a change of one backend, connections through a ClusterIP, a whole load",
     "merged": "global services: a change of one backend, of tiers and weights, connections",
