@@ -7,7 +7,7 @@ more rarely (`Contested`); a condition of an earlier life that says a policy is 
 had time to say so again. Rejected: insisting, which with a second operator is a write a second for every policy.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -106,14 +106,20 @@ class Book:
                 if version is not None:
                     self._drop(version.place)
             case Snapshot(objects):
-                present = set()
-                for obj in objects:
-                    version = version_of(obj, resource.kind)
-                    if version is not None:
-                        present.add(version.place)
-                        self.put(resource, obj, now=now, loaded=loaded, listed=True)
-                for place in self.rollout.places(resource.kind) - present:
-                    self._drop(place)
+                self.retain(resource, objects)
+                self.put_listed(resource, objects, now=now, loaded=loaded)
+
+    def retain(self, resource: Resource, objects: Sequence[Object]) -> None:
+        """Drops the policies of a kind that are not among `objects`: the first half of taking a snapshot."""
+        found = [version_of(obj, resource.kind) for obj in objects]
+        present = {version.place for version in found if version is not None}
+        for place in self.rollout.places(resource.kind) - present:
+            self._drop(place)
+
+    def put_listed(self, resource: Resource, objects: Sequence[Object], *, now: float, loaded: bool) -> None:
+        """Takes policies in: the second half of taking a snapshot, which may be done in pieces."""
+        for obj in objects:
+            self.put(resource, obj, now=now, loaded=loaded, listed=True)
 
     def put(self, resource: Resource, obj: Object, *, now: float, loaded: bool = True, listed: bool = False) -> None:
         """Takes an object as it is stored; `listed` with all others, so that it may even be older than what is known.

@@ -49,6 +49,9 @@ REST = 1.0
 IN_TIME = 0.2
 """Seconds between two policies that are looked at because of something that concerns all."""
 
+PIECE = 25
+"""Policies of a listing that are read at a time: some 10 ms of the loop."""
+
 LOOK = 5.0
 """Seconds between looks for agents that have fallen silent."""
 
@@ -113,7 +116,7 @@ class _Session:
             for queue in self._queues.values():
                 tasks.create_task(queue.serve())
             for kind in KINDS:
-                tasks.create_task(self._watch(kind, dict, partial(self._take_policies, kind)))
+                tasks.create_task(self._watch_policies(kind))
             tasks.create_task(self._watch(GROUPS[0], dict, self._book.on_groups, *GROUPS))
             tasks.create_task(self._watch(MESH_NODES, MeshNode, self._take_mesh_nodes))
             tasks.create_task(self._watch_nodes())
@@ -141,13 +144,24 @@ class _Session:
             self._book.touch_all()
         self.kick()
 
-    def _take_policies(self, resource: Resource, change: Change[dict[str, Any]]) -> None:
-        loaded = resource in self._owner.seen
-        self._book.on_policies(resource, change, now=self._owner.clock(), loaded=loaded)
-        self._owner.seen.add(resource)
-        if self._book.contests and not self._said:
-            self._said = True
-            _log.warning(CONTESTED, resource=str(resource))
+    async def _watch_policies(self, resource: Resource) -> None:
+        owner, book = self._owner, self._book
+        async with aclosing(follow_optional(self._client, Served(self._client, resource), dict)) as changes:
+            async for change in changes:
+                loaded = resource in owner.seen
+                if isinstance(change, Snapshot):
+                    book.retain(resource, change.objects)
+                    for start in range(0, len(change.objects), PIECE):
+                        piece = change.objects[start : start + PIECE]
+                        book.put_listed(resource, piece, now=owner.clock(), loaded=loaded)
+                        await asyncio.sleep(0)
+                else:
+                    book.on_policies(resource, change, now=owner.clock(), loaded=loaded)
+                owner.seen.add(resource)
+                self._took(resource, change)
+                if book.contests and not self._said:
+                    self._said = True
+                    _log.warning(CONTESTED, resource=str(resource))
 
     def _take_mesh_nodes(self, change: Change[MeshNode]) -> None:
         rollout, now = self._book.rollout, self._owner.clock()

@@ -7,6 +7,8 @@ selects, so that only when this one goes the others are asked. Rejected: looking
 
 from collections.abc import Sequence
 
+import msgspec
+
 from isthmus.mesh.enforcement import Place
 from isthmus.mesh.source.identities import LabelFilter
 from isthmus.model.identity import Identity
@@ -41,7 +43,8 @@ class Subjects:
         self.drop(place)
         if any(_beyond(policy) for policy in policies):
             return
-        self._policies[place] = tuple(policies)
+        # Of thousands of policies the rules would be most of what is held.
+        self._policies[place] = tuple(msgspec.structs.replace(policy, rules=(), problems=()) for policy in policies)
         self._search(place)
 
     def drop(self, place: Place) -> None:
