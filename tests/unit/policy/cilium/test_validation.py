@@ -318,6 +318,8 @@ ACCEPTED = [
     port(port="80", endPort=79),
     port(port="http", endPort=81),
     port(port="HTTP"),
+    port(port="65535", endPort=65535),
+    l7(DNS, {"port": "dns", "endPort": 54}),
     port(port="80", protocol=""),
     port(protocol="GRE"),
     port(port="0", protocol="VRRP"),
@@ -419,6 +421,22 @@ def test_a_rule_that_cannot_be_read_isolates_every_pod_of_the_namespace(spec: An
 
     assert (policy.namespace, str(policy.subject), policy.rules) == ("default", "endpoints (all)", ())
     assert policy.isolates == set(Direction)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "kind"), [({"namespace": "x"}, "CiliumNetworkPolicy"), ({}, "CiliumClusterwideNetworkPolicy")]
+)
+def test_an_item_of_a_list_is_known_by_its_namespace(metadata: Any, kind: str):
+    parsed = read({"metadata": {"name": "p", **metadata}, "spec": {**SUBJECT, "ingress": [{}]}}, CONTEXT)
+
+    assert parsed.problems == ()
+    assert (parsed.ref.kind, parsed.ref.namespace) == (kind, metadata.get("namespace", ""))
+
+
+def test_all_is_no_condition():
+    (rule,) = rules(parse(ingress(fromEntities=["world", "all"])))
+
+    assert (rule.peers, rule.ports) == (None, None)
 
 
 @pytest.mark.parametrize("metadata", [None, {}, {"name": ""}, {"namespace": "x"}, {"name": "x"}])
