@@ -24,6 +24,11 @@ MAX_ADDRESSES = 25  # networks or domainNames of one peer, in every version
 MAX_CIDR_TEXT = 43
 NO_NAMES = "names are not learned: no DNS proxy"
 
+_REMOVED = {
+    "sameLabels": "write a rule for each tenant",
+    "notSameLabels": "write a rule for each tenant",
+    "namespaceSelector": "the selector itself stands in its place",
+}
 _WORLD: tuple[Peer, ...] = tuple(CidrPeer(ip_network(every), outside=True) for every in ("0.0.0.0/0", "::/0"))
 # The API's own pattern has A-z for A-Z, which lets in six characters more at the start of a label.
 _LABEL_AS_ADMITTED = re.compile(r"[a-zA-z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?")
@@ -102,9 +107,9 @@ class PeerReader:
 
     def _selector(self, value: object, field: str) -> Selector | None:
         if isinstance(value, Mapping):
-            for word in ("sameLabels", "notSameLabels"):
+            for word, instead in _REMOVED.items():
                 if word in value:
-                    self.reader.complain(f"{field}.{word}", "was removed from the API; write a rule for each tenant")
+                    self.reader.complain(f"{field}.{word}", f"was removed from the API; {instead}")
                     return None
         return self.reader.selector(value, field)
 

@@ -134,12 +134,19 @@ def test_a_port_that_is_none_is_named_and_denies_more_not_less(port, field):
         assert [(rule.action, rule.ports) for rule in parsed.policies[0].rules] == left
 
 
-@pytest.mark.parametrize("word", ["sameLabels", "notSameLabels"])
-def test_peers_by_equal_labels_are_refused_and_deny_all(word):
-    parsed = admin(ingress=[{"action": "Deny", "from": [{"namespaces": {word: ["tenant"]}}]}])
+@pytest.mark.parametrize(
+    ("word", "instead"),
+    [
+        ("sameLabels", "write a rule for each tenant"),
+        ("notSameLabels", "write a rule for each tenant"),
+        ("namespaceSelector", "the selector itself stands in its place"),
+    ],
+)
+def test_peers_in_words_of_the_first_versions_are_refused_and_deny_all(word, instead):
+    parsed = admin(ingress=[{"action": "Deny", "from": [{"namespaces": {word: {}}}]}])
 
     assert [str(problem) for problem in parsed.problems] == [
-        f"spec.ingress[0].from[0].namespaces.{word}: was removed from the API; write a rule for each tenant"
+        f"spec.ingress[0].from[0].namespaces.{word}: was removed from the API; {instead}"
     ]
     assert [(rule.action, rule.peers) for rule in parsed.policies[0].rules] == [(Action.DENY, None)]
 
