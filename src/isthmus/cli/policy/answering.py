@@ -1,6 +1,6 @@
 """Answers to "why" as text for people, and as data with stable keys. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -30,20 +30,20 @@ _WORDS = {
 _FAMILIES = {4: "IPv4", 6: "IPv6"}
 
 
-def text(answers: Sequence[Answer], notes: Iterable[str]) -> str:
-    """Returns everything for people, 100 columns wide."""
+def text(answers: Sequence[Answer], notes: Iterable[str], contexts: Mapping[str, str] | None = None) -> str:
+    """Returns everything for people, 100 columns wide; `contexts` are those of clusters, for what is to be applied."""
     lines: list[str] = []
     for note in notes:
         lines += wrapped(note, "")
     for answer in answers:
-        lines += ([""] if lines else []) + _answer(answer)
+        lines += ([""] if lines else []) + _answer(answer, contexts or {})
     if len(answers) > 1:
         allowed = sum(answer.allowed for answer in answers)
         lines += ["", f"{allowed} of {len(answers)} allowed"]
     return "\n".join(lines) + "\n"
 
 
-def _answer(answer: Answer) -> list[str]:
+def _answer(answer: Answer, contexts: Mapping[str, str]) -> list[str]:
     sign = "✅" if answer.allowed else "❌"
     port = port_text(answer.protocol, answer.port)
     family = f" ({_FAMILIES[answer.families[0]]} only)" if _partial(answer) else ""
@@ -58,7 +58,7 @@ def _answer(answer: Answer) -> list[str]:
     for half in (answer.egress, answer.ingress):
         lines += _half(half, width)
     if answer.remedies is not None:
-        lines += ["", *_remedies(answer.remedies)]
+        lines += ["", *_remedies(answer.remedies, contexts)]
     return lines
 
 
@@ -142,7 +142,7 @@ def _refs(refs: Iterable[ObjectRef]) -> str:
     return ", ".join(unique[:3]) + more
 
 
-def _remedies(found: Remedies) -> list[str]:
+def _remedies(found: Remedies, contexts: Mapping[str, str]) -> list[str]:
     if not found.steps:
         return wrapped(f"No change to suggest: {found.missing}.", "   ")
     lines = ["   To allow it:" if found.sufficient else "   To come closer:"]
@@ -150,7 +150,7 @@ def _remedies(found: Remedies) -> list[str]:
         lines += [""] if number > 1 else []
         mark = f"{number}. " if len(found.steps) > 1 else ""
         lines += wrapped(f"{mark}{step.text}", "   ", hanging=len(mark))
-        lines += _step(step)
+        lines += _step(step, contexts.get(step.cluster, ""))
     if not found.sufficient:
         lines += ["", *wrapped(f"Still denied then: {found.missing}.", "   ")]
     elif len(found.steps) > 1:
@@ -160,15 +160,18 @@ def _remedies(found: Remedies) -> list[str]:
     return lines
 
 
-def _step(step: Remedy) -> list[str]:
+def _step(step: Remedy, context: str) -> list[str]:
     lines = []
+    kubectl = f"kubectl --context {context}" if context else "kubectl"
     if step.also:
         named = "; ".join(f"{one.source} -> {one.destination} ({one.ports})" for one in step.also)
         more = f"; and {step.more} more" if step.more else ""
         lines += wrapped(f"It also opens: {named}{more}.", "   ")
-    if step.kind is not RemedyKind.DELETE:
-        lines += ["", *("      " + line if line else "" for line in as_yaml(step.object).splitlines())]
-    return lines
+    if step.kind is RemedyKind.DELETE:
+        space = f" -n {step.policy.namespace}" if step.policy.namespace else ""
+        return [*lines, "", f"      {kubectl} delete{space} {step.policy.kind.lower()} {step.policy.name}"]
+    head = [f"      # {kubectl} apply -f -"] if context else []
+    return [*lines, "", *head, *("      " + line if line else "" for line in as_yaml(step.object).splitlines())]
 
 
 # -- data ----------------------------------------------------------------------------------------------------------

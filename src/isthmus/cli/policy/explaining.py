@@ -81,7 +81,8 @@ def explain(
         raise click.ClickException(f"{option}: {error}") from None
     notes += more
     if output == "table":
-        click.echo(answering.text(answers, notes), nl=False)
+        live = {c.name: c.origin.removeprefix("context ") for c in found.clusters} if not manifests else {}
+        click.echo(answering.text(answers, notes, live), nl=False)
     else:
         show(answering.as_data(answers, notes), output)
     if not all(answer.allowed for answer in answers):

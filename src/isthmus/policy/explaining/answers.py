@@ -11,8 +11,9 @@ import msgspec
 
 from isthmus.model.endpoint import family_of
 from isthmus.model.flow import Flow, Protocol
+from isthmus.policy.explaining.facts import changed
 from isthmus.policy.explaining.halves import HalfReport, Party, PartyKind, halves
-from isthmus.policy.explaining.remedies import Remedies, remedies
+from isthmus.policy.explaining.remedies import Remedies, Remedy, remedies
 from isthmus.policy.explaining.scene import Scene
 from isthmus.policy.explaining.targets import End, TargetError
 
@@ -77,32 +78,62 @@ def _ports(destination: End, port: tuple[int, int] | None) -> list[tuple[int, in
 
 
 def _answers(scene: Scene, source: End, destination: End, port: tuple[int, int], *, suggest: bool) -> list[Answer]:
-    merged: dict[object, Answer] = {}
-    flows = list(_flows(source, destination, port))
-    if not flows:
-        raise TargetError(f"{source.name} and {destination.name} have no address family in common")
-    for flow, mine, other in flows:
+    merged: dict[object, list[_Judged]] = {}
+    for flow, mine, other in _flows(source, destination, port):
         egress, ingress = halves(scene, flow, mine, other)
-        key = tuple(msgspec.structs.replace(half, node="") for half in (egress, ingress))
-        family = family_of(flow.source)
-        known = merged.get(key)
-        if known is not None:
-            merged[key] = msgspec.structs.replace(known, families=tuple(sorted({*known.families, family})))
-            continue
+        # What a pod's own node needs is not what others do, also where the answer is the same.
+        own = PartyKind.NODE in (mine.kind, other.kind) and (mine.cluster, mine.node) == (other.cluster, other.node)
+        key = (own, *(msgspec.structs.replace(half, node="") for half in (egress, ingress)))
+        merged.setdefault(key, []).append(_Judged(flow, mine, other, egress, ingress))
+    if not merged:
+        raise TargetError(f"{source.name} and {destination.name} have no address family in common")
+    apart = len(merged) > 1 and PartyKind.NODE in (source.kind, destination.kind)
+    found = []
+    for flows in merged.values():
+        first = flows[0]
         answer = Answer(
-            source=source,
-            destination=destination,
-            protocol=flow.protocol,
-            port=flow.port,
-            families=(family,),
-            egress=egress,
-            ingress=ingress,
+            source=_on_nodes(source, {one.mine.node for one in flows}) if apart else source,
+            destination=_on_nodes(destination, {one.other.node for one in flows}) if apart else destination,
+            protocol=first.flow.protocol,
+            port=first.flow.port,
+            families=tuple(sorted({family_of(one.flow.source) for one in flows})),
+            egress=first.egress,
+            ingress=first.ingress,
         )
-        if not answer.allowed and suggest:
-            found = remedies(scene, flow, mine, other)
-            answer = msgspec.structs.replace(answer, remedies=found)
-        merged[key] = answer
-    return list(merged.values())
+        if suggest and not answer.allowed:
+            answer = msgspec.structs.replace(answer, remedies=_remedies(scene, flows))
+        found.append(answer)
+    return found
+
+
+class _Judged(msgspec.Struct, frozen=True):
+    """One flow between members of the ends, and what became of it."""
+
+    flow: Flow
+    mine: Party
+    other: Party
+    egress: HalfReport
+    ingress: HalfReport
+
+
+def _remedies(scene: Scene, flows: Sequence[_Judged]) -> Remedies:
+    """Returns what allows all of `flows`: what allows one of them mostly does."""
+    steps: list[Remedy] = []
+    for one in flows:
+        found = remedies(scene, one.flow, one.mine, one.other)
+        steps += found.steps
+        if not found.sufficient:
+            return Remedies(tuple(steps), found.missing)
+        if found.steps:
+            scene = Scene(changed(scene.picture, *(step.change for step in found.steps)), reuse=scene)
+    return Remedies(tuple(steps))
+
+
+def _on_nodes(end: End, nodes: set[str]) -> End:
+    """Returns an end with those pods alone that are on `nodes`."""
+    parties = tuple(party for party in end.parties if party.node in nodes)
+    members = tuple(dict.fromkeys(party.name for party in parties)) if end.members else ()
+    return msgspec.structs.replace(end, parties=parties, members=members)
 
 
 def _flows(source: End, destination: End, port: tuple[int, int]) -> Iterable[tuple[Flow, Party, Party]]:

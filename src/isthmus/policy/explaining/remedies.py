@@ -69,6 +69,11 @@ class Remedy(msgspec.Struct, frozen=True, kw_only=True):
     more: int = 0
     """How many more pairs it opens than `also` names."""
 
+    @property
+    def change(self) -> Change:
+        """Returns it as a change of the picture."""
+        return Change(cluster=self.cluster, object=self.object, delete=self.kind is RemedyKind.DELETE)
+
 
 class Remedies(msgspec.Struct, frozen=True):
     """Steps in their order. If they do not suffice, `missing` says what is left."""
@@ -118,8 +123,7 @@ def _hopeless(scene: Scene, half: HalfReport) -> str:
 
 def _step(scene: Scene, flow: Flow, half: HalfReport, mine: Party, other: Party) -> tuple[Remedy, Scene] | None:
     for remedy in _candidates(scene, flow, half, mine, other):
-        change = Change(cluster=remedy.cluster, object=remedy.object, delete=remedy.kind is RemedyKind.DELETE)
-        after = Scene(changed(scene.picture, change), reuse=scene)
+        after = Scene(changed(scene.picture, remedy.change), reuse=scene)
         ends = (mine, other) if half.direction is Direction.EGRESS else (other, mine)
         now = next(report for report in halves(after, flow, *ends) if report.direction is half.direction)
         if not now.allowed and (now.reason, now.decider) == (half.reason, half.decider):

@@ -223,6 +223,18 @@ def test_a_pod_and_its_own_node_may_talk_and_another_node_may_not() -> None:
     assert other.remedies.sufficient
 
 
+def test_pods_on_the_node_that_they_call_are_answered_apart() -> None:
+    spread = tuple(pod(f"w-{n}", n, f"n{n}", labels={"app": "w"}, workload="Deployment/w") for n in (1, 2))
+    isolating = cilium_policy("none", {"endpointSelector": {}, "egress": [{}]})
+    answers = ask(scene(isolating, pods=spread), "w", "node/n1")
+    entities = {}
+    for answer in answers:
+        assert answer.remedies is not None
+        assert answer.remedies.sufficient
+        entities[answer.source.members] = answer.remedies.steps[0].object["spec"]["egress"][0]["toEntities"]
+    assert entities == {("w-1",): ["host"], ("w-2",): ["remote-node"]}
+
+
 def test_a_pod_may_reach_itself() -> None:
     answer = one(scene(DENY_ALL), "a", "a")
     assert answer.egress.reason is Reason.ITSELF
