@@ -22,6 +22,9 @@ from isthmus.kube.resources import Resource
 AGAIN = 30.0
 """Seconds until a server is asked again whether it has the kind, at most: a new cluster gets it within moments."""
 
+CONFIRM = 2.0
+"""Seconds after which a server is asked once more that does not have what it had."""
+
 FORBIDDEN = "kind may not be read, and counts as absent"
 
 _log = structlog.get_logger("isthmus.mesh.source")
@@ -138,9 +141,10 @@ async def _replaced(find: Find, resource: Resource, doubt: asyncio.Event, again:
     """Returns when the server says that it has something else than `resource` now; asks only while in doubt."""
     while True:
         await doubt.wait()
-        try:
+        with contextlib.suppress(KubeError):
             if await find() != resource:
-                return
-        except KubeError:
-            pass
+                # A server that has just started may not know yet what it serves.
+                await asyncio.sleep(min(again, CONFIRM))
+                if await find() != resource:
+                    return
         await asyncio.sleep(again)
