@@ -160,8 +160,7 @@ class SegmentPlan:
                     for reply, port in ((False, Expr.DESTINATION_PORT), (True, Expr.SOURCE_PORT)):
                         inside = AddressPortIn(self._side[version], port, boxes)
                         yield Rule((*who, InDirection(reply), inside, self._verdict))
-                    groups = [rest for _, rest in pairs]
-                groups = networks.joined(groups)
+                    groups = networks.joined(rest for _, rest in pairs)
             for group in groups:
                 everything = any(network.prefixlen == 0 for network in group.networks)
                 where: Statement = Family(version) if everything else AddressIn(self._side[version], group.networks)

@@ -2,6 +2,7 @@
 
 from ipaddress import ip_network
 from random import Random
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -29,6 +30,7 @@ from isthmus.policy.rules import (
     Tier,
 )
 from isthmus.policy.world import LocalPod, World
+from isthmus.ruleset import networks
 from isthmus.ruleset.compiler import Compiler
 from isthmus.ruleset.interpreter import Packet, passes
 from isthmus.ruleset.stages import lay_out
@@ -187,6 +189,16 @@ def test_the_rules_of_a_thousand_policies_are_as_few_as_those_of_a_hundred(many)
     assert sizes[1] == sizes[0] < 40
 
 
+def test_blocks_with_too_many_ports_for_one_look_up_are_a_rule_for_each_group_of_them():
+    ports = [tuple(PortRange(6, 1 + group + 100 * n, 1 + group + 100 * n) for n in range(200)) for group in range(10)]
+    blocks = [CidrPeer(ip_network(f"10.0.{number}.0/24")) for number in range(200)]
+    rules = [rule(peers=(block,), ports=ports[number % 10]) for number, block in enumerate(blocks)]
+    made = lay_out(gate(*(policy(one, isolates=[IN], name=f"p{n}") for n, one in enumerate(rules))))
+
+    assert 200 * 200 > networks.MOST_BOXES
+    assert sum(len(chain.rules) for chain in made.chains) < 40
+
+
 def _world(*policies, pods=0):
     world = World("east")
     world.pods["x/a"] = LocalPod("x", "a", "a", {}, ("10.1.0.1",))
@@ -211,7 +223,8 @@ def test_many_blocks_and_ports_mean_what_each_of_them_does(seed):
         ports = rng.choice([(PortRange(6, first, first + rng.randrange(9)), PortRange(17)), None, (IcmpType(1, 8),)])
         peer = CidrPeer(block, holes, outside=rng.random() < 0.5)
         policies.append(policy(rule(peers=(peer,), ports=ports), isolates=[IN], name=f"p{number}"))
-    _agree(_world(*policies), rng, lambda: f"10.0.{rng.randrange(5)}.{rng.randrange(5)}", lambda: rng.randrange(30))
+    with mock.patch.object(networks, "MOST_BOXES", rng.choice((3, networks.MOST_BOXES))):
+        _agree(_world(*policies), rng, lambda: f"10.0.{rng.randrange(5)}.{rng.randrange(5)}", lambda: rng.randrange(30))
 
 
 @given(st.integers(0, 2**32))
