@@ -97,7 +97,7 @@ async def test_a_server_that_cannot_be_asked_says_nothing() -> None:
 async def test_a_kind_that_is_deleted_takes_its_exports_with_it_and_may_return() -> None:
     async with ScriptedServer() as server, Client(server.access) as client:
         found = group("v1beta1")
-        server.scripts[GROUP] = deque([found, ABSENT, ABSENT, found])
+        server.scripts[GROUP] = deque([found, ABSENT, ABSENT, ABSENT, found])
         gone = [ABSENT] * 20
         serve(server, "v1beta1", initial(server, "web", then="cut"), *gone)
         async with aclosing(follow_exports(client)) as changes:
