@@ -41,13 +41,13 @@ class Names:
             return ("anyone",)
         left = set(names)
         words = []
-        for key in (self._cluster, self._namespace):
+        for key in (self._cluster, self._namespace, self._nodes):
             whole: dict[str, set[str]] = {}
             for name, group in self._groups.items():
                 if key(group):
                     whole.setdefault(key(group), set()).add(name)
             for word, members in sorted(whole.items()):
-                if len(members) > 1 and members <= left:
+                if members <= left and (len(members) > 1 or key is self._nodes):
                     words.append(word)
                     left -= members
         return (*words, *sorted(left))
@@ -59,6 +59,10 @@ class Names:
     @staticmethod
     def _namespace(group: Group) -> str:
         return f"{group.cluster}:{group.namespace}/*" if group.pods else ""
+
+    @staticmethod
+    def _nodes(group: Group) -> str:
+        return f"{group.cluster}: all nodes" if group.cluster and not group.pods else ""
 
 
 def rows(pairs: Iterable[tuple[Group, Group, str]], names: Names) -> list[Row]:

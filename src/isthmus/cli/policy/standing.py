@@ -25,7 +25,7 @@ SHORT_KINDS = {
     "anp": "AdminNetworkPolicy",
     "banp": "BaselineAdminNetworkPolicy",
 }
-MOST_NODES = 10
+MOST_NODES = 5
 
 
 @click.command()
@@ -196,14 +196,18 @@ def _detail(entry: dict[str, Any]) -> list[str]:
         since += " at the latest"
     where = f"{entry['enforced']}/{entry['nodes']} nodes of {entry['cluster']}"
     lines = [f"{sign} {entry['kind']} {name}: enforced on {where}{since}"]
-    for node in entry["lagging"][:MOST_NODES]:
-        message = f": {node['message']}" if node["message"] else ""
-        lines += wrapped(f"{node['node']}: {node['state']}{message}", "   ", hanging=2)
-    if len(entry["lagging"]) > MOST_NODES:
-        lines.append(f"   and {len(entry['lagging']) - MOST_NODES} more nodes")
+    alike: dict[tuple[str, str], list[str]] = {}
+    for node in entry["lagging"]:
+        alike.setdefault((node["state"], node["message"]), []).append(node["node"])
+    for (state, message), names in alike.items():
+        more = f" and {len(names) - MOST_NODES} more" if len(names) > MOST_NODES else ""
+        said = f"{', '.join(names[:MOST_NODES])}{more}: {state}" + (f": {message}" if message else "")
+        lines += wrapped(said, "   ", hanging=2)
     for problem in entry["problems"]:
-        word = "invalid: " if problem["grade"] == "Invalid" else "not enforced: "
-        lines += wrapped(f"{word}{problem['field']}: {problem['message']}", "   ", hanging=2)
+        # What the nodes say already is not said again.
+        if not any(problem["field"] in message and problem["message"] in message for _, message in alike):
+            word = "invalid: " if problem["grade"] == "Invalid" else "not enforced: "
+            lines += wrapped(f"{word}{problem['field']}: {problem['message']}", "   ", hanging=2)
     for condition in entry["conditions"]:
         reason = f" ({condition['reason']})" if condition["reason"] else ""
         message = f": {condition['message']}" if condition["message"] else ""

@@ -120,24 +120,29 @@ class Grouping:
     def nodes(self) -> list[Group]:
         """Returns the nodes as pods of other nodes see them, those of a cluster that look the same as one group."""
         scene = self.scenes[0]
-        found: dict[object, Group] = {}
+        found: dict[object, tuple[Group, list[str]]] = {}
         for cluster in scene.picture.clusters:
             for node in cluster.nodes:
                 if not node.addresses:
                     continue
                 at_api = is_api_server(cluster, node)
-                identity = node_identity(cluster, node)
                 families = frozenset(map(family_of, node.addresses))
                 near = tuple(self._near.holding(ip) for ip in node.addresses)
                 look = (cluster.name, at_api, near, families, self._seen(node.labels))
-                known = found.get(look)
-                name = f"{cluster.name}:node/{node.name}" if known is None else f"{known.name}, {node.name}"
-                ips = node.addresses if known is None else known.ips
-                near_identity = node_identity(cluster, node, api_server=True) if at_api else None
-                found[look] = Group(
-                    name=name, identity=identity, cluster=cluster.name, ips=ips, to_own_cluster=near_identity
-                )
-        return list(found.values())
+                if look not in found:
+                    group = Group(
+                        name="",
+                        identity=node_identity(cluster, node),
+                        cluster=cluster.name,
+                        ips=node.addresses,
+                        to_own_cluster=node_identity(cluster, node, api_server=True) if at_api else None,
+                    )
+                    found[look] = group, []
+                found[look][1].append(node.name)
+        return [
+            msgspec.structs.replace(group, name=f"{group.cluster}:node/{names[0]}{_and_more(names)}")
+            for group, names in found.values()
+        ]
 
     def _seen(self, labels: dict[str, str]) -> tuple[tuple[str, str], ...]:
         """Returns the labels of a node that rules select on."""
@@ -161,6 +166,10 @@ class Grouping:
     def _is_outside(self, ip: str) -> bool:
         """Tells whether nobody has an address, and no node gives it to its pods."""
         return ip not in self._taken and not self._pod_networks.holding(ip)
+
+
+def _and_more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
 def _told_apart(groups: list[Group]) -> list[Group]:

@@ -23,6 +23,9 @@ def narrowed(obj: Object, field: str, *, address: str, identity: Identity) -> It
     """Yields new objects (None: none is left), each with what was done in words."""
     kind, name = obj.get("kind"), (obj.get("metadata") or {}).get("name")
     what = f"{kind} {name}"
+    path = _path(field)
+    if _rule(obj, field) is None or not isinstance(path[-1], int):
+        return
     for network, spot in _networks(obj, field, address):
         new = deepcopy(dict(obj))
         if _except(new, spot, address):
@@ -33,12 +36,7 @@ def narrowed(obj: Object, field: str, *, address: str, identity: Identity) -> It
             del _at(new, list_path)[index]
             yield new, f"take {_text(list_path)}[{index}] out of {what}"
     new = deepcopy(dict(obj))
-    path = _path(field)
-    if not path or not isinstance(path[-1], int):
-        return
     rules = _at(new, path[:-1])
-    if not isinstance(rules, list) or path[-1] >= len(rules):
-        return
     del rules[path[-1]]
     spec = _at(new, path[:-2])
     if not rules:
@@ -90,12 +88,16 @@ def _networks(obj: Object, field: str, address: str) -> Iterator[tuple[str, list
         return
     path, rule = found
     for side in ("from", "to"):
-        for index, text in enumerate(rule.get(f"{side}CIDR") or ()):
+        for index, text in enumerate(_list(rule.get(f"{side}CIDR"))):
             if _holds(text, address):
                 yield str(text), [*path, f"{side}CIDR", index]
-        for index, entry in enumerate(rule.get(f"{side}CIDRSet") or ()):
+        for index, entry in enumerate(_list(rule.get(f"{side}CIDRSet"))):
             if isinstance(entry, dict) and _holds(entry.get("cidr"), address):
                 yield str(entry["cidr"]), [*path, f"{side}CIDRSet", index]
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _holds(text: object, address: str) -> bool:
@@ -114,7 +116,7 @@ def _except(new: Any, spot: list[str | int], address: str) -> bool:
     if ip_network(network, strict=False) == ip_network(hole):
         return False
     if isinstance(entry, dict):
-        entry["except"] = [*(entry.get("except") or ()), hole]
+        entry["except"] = [*_list(entry.get("except")), hole]
         return True
     if len(rule[word]) > 1:
         return False  # lists of both forms cannot stand in one rule
