@@ -80,7 +80,7 @@ def test_what_the_definitions_take_is_valid_unless_they_cannot_say_what_is_wrong
         (what, str(problem))
         for what, obj in taken
         for problem in read(obj, CONTEXT).problems
-        if problem.grade is Grade.INVALID and not BEYOND.search(problem.field) and "None" not in problem.message
+        if problem.grade is Grade.INVALID and not BEYOND.search(problem.field) and "null" not in problem.message
     ]
 
     assert taken

@@ -17,6 +17,7 @@ from isthmus.policy.rules import Grade, Network, Problem
 MAX_ITEMS = 10_000  # of one list; etcd refuses objects over 1.5 MiB, which is about as many small items
 MAX_FIELD = 256  # characters of a path that a problem names
 MAX_SHOWN = 64  # characters of a value that a problem quotes
+MAX_DEPTH = 4  # of a value that a problem quotes
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _PREFIX = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?")
@@ -24,12 +25,34 @@ _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?")
 
 def show(value: object) -> str:
     """Returns `value` as an error message may quote it: short, printable, on one line, and made in no time."""
-    if isinstance(value, Mapping | list):
-        if value:  # which may be deep, and megabytes
-            return f"{'an object' if isinstance(value, Mapping) else 'a list'} with {len(value)} items"
+    text = ""
+    for piece in _pieces(value, MAX_DEPTH):
+        text += piece
+        if len(text) > MAX_SHOWN:
+            break
+    return _printable(text, MAX_SHOWN)
+
+
+def _pieces(value: object, depth: int) -> Iterator[str]:
+    """Yields the text of `value` in pieces: whoever wants only the first need not wait for megabytes of it."""
+    if isinstance(value, str):
+        yield f'"{value[:MAX_SHOWN]}"'
+    elif isinstance(value, Mapping | list):
+        first, last = "{}" if isinstance(value, Mapping) else "[]"
+        yield first if depth or not value else f"{first}..."
+        for index, item in enumerate(value if depth else ()):
+            yield ", " if index else ""
+            yield from _pieces(item, depth - 1)
+            if isinstance(value, Mapping):
+                yield ": "
+                yield from _pieces(value[item], depth - 1)
+        yield last
+    elif value is None or isinstance(value, bool):
+        yield {None: "null", True: "true", False: "false"}[value]
     elif isinstance(value, int) and value.bit_length() > 64:  # Python refuses to write down a very long one
-        return "a number of more than 64 bits"
-    return _printable(f'"{value[:MAX_SHOWN]}"' if isinstance(value, str) else repr(value), MAX_SHOWN)
+        yield "a number of more than 64 bits"
+    else:
+        yield repr(value)
 
 
 def _printable(text: str, limit: int) -> str:

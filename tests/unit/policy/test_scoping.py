@@ -122,4 +122,4 @@ def test_objects_are_inspected_together_in_the_order_of_their_names_and_unreadab
 
     assert [one.ref.name for one in inspection.objects] == ["a", "z"]
     assert inspection.total == 4
-    assert inspection.unreadable == ('None "Pod" is not a kind of policy that is known',)
+    assert inspection.unreadable == ('null "Pod" is not a kind of policy that is known',)
