@@ -6,6 +6,7 @@ from typing import Any
 
 from isthmus.model.endpoint import NamedPort
 from isthmus.model.flow import PORT_PROTOCOLS
+from isthmus.model.labels import NAMESPACE_NAME, strip_claims
 from isthmus.policy.explaining.facts import ClusterSeen, NodeSeen, Picture, PodSeen
 from isthmus.policy.explaining.scene import Scene
 from isthmus.policy.rules import Scope
@@ -98,3 +99,41 @@ def of_case(data: Mapping[str, Any]) -> Picture:
 def scene_of(**clusters: Mapping[str, Any]) -> Scene:
     """Returns the scene of clusters, given as fields of ClusterSeen."""
     return Scene(Picture(clusters=tuple(ClusterSeen(name=name, **fields) for name, fields in clusters.items())))
+
+
+def of_world(world: Mapping[str, Any], objects: Mapping[str, list[dict[str, Any]]], scope: Scope) -> Picture:
+    """Returns the picture of a world of policy-api-cases, with the policies of each cluster."""
+    clusters = []
+    for cluster in world["clusters"]:
+        pods = tuple(
+            PodSeen(
+                namespace=pod["ns"],
+                name=pod["name"],
+                labels=strip_claims(pod.get("labels", {})),
+                node=pod.get("node", "node"),
+                ips=tuple(pod.get("ips") or [pod["ip"]]),
+                named_ports=tuple(NamedPort(one["name"], one["port"], one["protocol"]) for one in pod.get("ports", [])),
+                host_network=pod.get("hostNetwork", False),
+            )
+            for pod in cluster["pods"]
+            if pod.get("phase") not in ("Succeeded", "Failed")
+        )
+        spaces = {ns["name"]: strip_claims(ns.get("labels", {})) for ns in cluster["namespaces"]}
+        nodes = tuple(
+            NodeSeen(name=node["name"], addresses=tuple(node["ips"]), labels=node.get("labels", {}))
+            for node in cluster.get("nodes", [])
+        )
+        clusters.append(
+            ClusterSeen(
+                name=cluster["id"],
+                scope=scope,
+                namespaces={
+                    name: {key: value for key, value in labels.items() if key != NAMESPACE_NAME}
+                    for name, labels in spaces.items()
+                },
+                pods=pods,
+                nodes=nodes,
+                policies=tuple(objects.get(cluster["id"], ())),
+            )
+        )
+    return Picture(clusters=tuple(clusters), incidental=INCIDENTAL)
