@@ -119,8 +119,8 @@ def main(number: int) -> None:
     control = socket.socket(fileno=number)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Every TLS connection of asyncio holds a buffer of this size, 256 KiB by default, and a lab has hundreds of them,
-    # most of them watches on which nothing comes. Two TLS records (16 KiB, RFC 8446) fit.
-    SSLProtocol.max_size = 32 * 1024
+    # most of them watches on which nothing comes. This is as much as a TLS record has (RFC 8446).
+    SSLProtocol.max_size = 16 * 1024
     left = dict(PRELOADED)
     for module, names in PRELOADED.items():
         _preload(names)
