@@ -5,6 +5,7 @@ The kernel is looked at first: an agent that cannot enforce must say so at once 
 
 import asyncio
 import gc
+from asyncio.sslproto import SSLProtocol
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
@@ -43,6 +44,9 @@ async def serve(options: Options) -> None:
 
     Raises UnfitKernel, ConfigError, BindError or OptionsError before anything is enforced; nothing later.
     """
+    # Every TLS connection of asyncio holds a buffer of this size, 256 KiB by default, and most are watches on which
+    # little comes: 4 MB of an agent. Two TLS records (16 KiB, RFC 8446) fit.
+    SSLProtocol.max_size = 32 * 1024
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
