@@ -26,10 +26,11 @@ def validate(*, files: tuple[str, ...], cluster_name: str, scope: str, namespace
     from isthmus.cli.policy.files import objects_of
     from isthmus.policy.context import Parsed
     from isthmus.policy.parsing import KINDS, read
+    from isthmus.policy.ties import with_ties
 
     found = objects_of(files)
     context = _context(found, cluster_name, scope, namespace)
-    results: list[dict[str, Any]] = []
+    readings: list[tuple[str, str, dict[str, Any], Parsed | None, str]] = []
     others = 0
     for origin, obj in found:
         if obj["kind"] not in KINDS or obj["apiVersion"].partition("/")[0] != KINDS[obj["kind"]].group:
@@ -43,7 +44,12 @@ def validate(*, files: tuple[str, ...], cluster_name: str, scope: str, namespace
             parsed, fault = read(obj, context), ""
         except ValueError as error:
             parsed, fault = None, str(error)
-        results.append(_result(origin, obj["kind"], meta, parsed, fault))
+        readings.append((origin, obj["kind"], meta, parsed, fault))
+    remarked = iter(with_ties([parsed for *_, parsed, _ in readings if parsed is not None]))
+    results = [
+        _result(origin, kind, meta, next(remarked) if parsed is not None else None, fault)
+        for origin, kind, meta, parsed, fault in readings
+    ]
     if output == "table":
         _tell(results, others)
     else:

@@ -36,6 +36,7 @@ from isthmus.policy.rules import (
     Tier,
 )
 from isthmus.policy.scoping import under_scopes
+from isthmus.policy.ties import ties
 
 MOST_CLOSE = 5
 """Rules that came close, and problems, that one half names."""
@@ -172,7 +173,7 @@ def _report(scene: Scene, flow: Flow, direction: Direction, mine: Party, other: 
     said = {(one.policy, one.field) for one in close}
     troubles = tuple(
         trouble
-        for trouble in _troubles(scene, mine.cluster, direction, half, concerned)
+        for trouble in (*_ties(half, concerned), *_troubles(scene, mine.cluster, direction, half, concerned))
         if not any(trouble.policy == ref and trouble.problem.field.startswith(field) for ref, field in said)
     )
     return HalfReport(
@@ -224,6 +225,19 @@ def _troubles(
             told.add((policy.ref, problem))
             if len(told) <= MOST_CLOSE:
                 yield Trouble(policy.ref, problem)
+
+
+def _ties(half: Half, concerned: list[Policy]) -> Iterator[Trouble]:
+    """Yields a warning if the policy that decided was only asked before another because of its name."""
+    decided = next((policy for policy in concerned if policy.ref == half.policy), None)
+    if decided is None or decided.tier is Tier.NORMAL:
+        return
+    equals = [p for p in concerned if (p.tier, p.priority) == (decided.tier, decided.priority)]
+    for tie in ties(equals)[:MOST_CLOSE]:
+        if decided.ref in (tie.first, tie.second):
+            message = f"{tie.first} and {tie.second} have the same priority, {decided.priority}, and may disagree; "
+            message += f"{tie.first} is asked first, by its name"
+            yield Trouble(decided.ref, Problem("spec.priority", message, Grade.WARNING))
 
 
 def _other(direction: Direction) -> tuple[str, ...]:

@@ -204,6 +204,15 @@ def test_several_reasons_are_taken_away_one_after_the_other() -> None:
     assert answer.remedies.sufficient
 
 
+def test_a_policy_that_decides_because_of_its_name_is_said_to() -> None:
+    first = cluster_policy("a", "Admin", 5, ingress=[{"action": "Accept", "from": ANYONE}])
+    second = cluster_policy("b", "Admin", 5, ingress=[{"action": "Deny", "from": ANYONE}])
+    half = one(scene(first, second), "a", "b").ingress
+    assert half.allowed
+    (trouble,) = half.troubles
+    assert "have the same priority, 5, and may disagree; ClusterNetworkPolicy a is asked first" in str(trouble.problem)
+
+
 def test_rules_that_pass_on_are_told_with_what_decided_then() -> None:
     passing = cluster_policy("pass", "Admin", 1, ingress=[{"action": "Pass", "from": ANYONE}])
     base = cluster_policy("base", "Baseline", 1, ingress=[{"action": "Deny", "from": ANYONE}])
