@@ -6,15 +6,17 @@ label tells them apart, so a warning may be about packets that do not exist, and
 Looking at the pods that exist now was rejected: the tie would come and go with them, and the warning after the fact.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 
 import msgspec
 
 from isthmus.model.selector import Operator, Selector, Term
+from isthmus.policy.context import Parsed
 from isthmus.policy.rules import (
     CidrPeer,
     EndpointPeer,
+    Grade,
     IcmpType,
     NamePeer,
     NodePeer,
@@ -24,6 +26,7 @@ from isthmus.policy.rules import (
     Policy,
     Port,
     PortRange,
+    Problem,
     Rule,
     Tier,
 )
@@ -54,15 +57,30 @@ def ties(policies: Iterable[Policy]) -> list[Tie]:
     """Returns one tie for each pair of policies of one cluster that have one; quadratic in those of one priority."""
     groups: dict[tuple[Tier, int], list[Policy]] = {}
     for policy in policies:
-        groups.setdefault((policy.tier, policy.priority), []).append(policy)
+        if policy.tier is not Tier.NORMAL:
+            groups.setdefault((policy.tier, policy.priority), []).append(policy)
     return [
         tie for group in groups.values() for a, b in combinations(group, 2) if (tie := tie_between(a, b)) is not None
     ]
 
 
+def with_ties(objects: Sequence[Parsed]) -> list[Parsed]:
+    """Returns the objects, which are of one cluster, with a warning in each that has a tie with another of them."""
+    said: dict[ObjectRef, list[Problem]] = {}
+    for tie in ties(policy for parsed in objects for policy in parsed.policies):
+        for ref in (tie.first, tie.second):
+            said.setdefault(ref, []).append(Problem("spec.priority", str(tie), Grade.WARNING))
+    return [
+        msgspec.structs.replace(parsed, problems=(*parsed.problems, *said[parsed.ref]))
+        if parsed.ref in said
+        else parsed
+        for parsed in objects
+    ]
+
+
 def tie_between(a: Policy, b: Policy) -> Tie | None:
     """Returns the first tie of two different policies, whichever way round they are given."""
-    if a.tier is Tier.NORMAL or (a.tier, a.priority) != (b.tier, b.priority):
+    if a.tier is Tier.NORMAL or a.ref == b.ref or (a.tier, a.priority) != (b.tier, b.priority):
         return None
     first, second = sorted((a, b), key=lambda policy: (policy.ref.name, policy.ref))
     pair = next(_clashes(first, second), None)

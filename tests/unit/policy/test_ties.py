@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from isthmus.policy.context import Context
 from isthmus.policy.evaluate import evaluate
 from isthmus.policy.parsing import read
-from isthmus.policy.ties import MAX_STEPS, tie_between, ties
+from isthmus.policy.rules import Grade
+from isthmus.policy.ties import MAX_STEPS, tie_between, ties, with_ties
 from tests.support.corpus import FLOWS, world
 from tests.support.worlds import seeded
 
@@ -123,6 +124,17 @@ def test_all_pairs_of_a_tier_and_priority_are_compared():
         ("p1", "p2"),
         ("p2", "p3"),
     }
+
+
+def test_both_objects_of_a_tie_are_told_and_no_other_is():
+    a, b, c = policy("a", rule("Accept")), policy("b", rule("Deny")), policy("c", rule("Deny"), priority=6)
+    remarked = with_ties([c, b, a])
+
+    assert remarked[0] is c
+    assert [[(one.field, one.grade, one.message) for one in parsed.problems] for parsed in remarked[1:]] == [
+        [("spec.priority", Grade.WARNING, str(tied(a, b)))]
+    ] * 2
+    assert all(parsed.valid for parsed in remarked)
 
 
 def test_policies_too_large_to_compare_are_taken_to_tie():
