@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from isthmus.cli.policy.sources import of_clusters, picture, show
+from isthmus.cli.policy.sources import of_clusters, picture, scene_of, show
 
 if TYPE_CHECKING:
     from isthmus.policy.explaining.facts import Picture
@@ -58,7 +58,7 @@ def what_if(
                 click.echo(f"Warning: {kind} {f'{space}/' if space else ''}{title} is not in {name}", err=True)
                 continue
             changes.append(Change(cluster=name, object=obj, delete=delete))
-    before = Scene(found)
+    before = scene_of(found)
     after = Scene(changed(found, *changes), reuse=before)
     problems = [] if delete else _problems(after, changes)
     result = effects(before, after)
@@ -126,11 +126,10 @@ def matrix(
     from isthmus.cli.policy import pairs
     from isthmus.cli.policy.explaining import read_port
     from isthmus.policy.explaining.matrix import matrix as judge
-    from isthmus.policy.explaining.scene import Scene
 
     wanted = read_port(port, icmp)
     found = picture(kubeconfig=kubeconfig, contexts=contexts, scopes=scopes, partial=partial, manifests=manifests)
-    result = judge(Scene(found), namespaces=frozenset(namespaces), outside=outside, port=wanted)
+    result = judge(scene_of(found), namespaces=frozenset(namespaces), outside=outside, port=wanted)
     if output == "table":
         click.echo(pairs.matrix_text(result, wanted), nl=False)
     else:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from isthmus.cli.policy.sources import of_clusters, picture, show
+from isthmus.cli.policy.sources import of_clusters, picture, scene_of, show
 
 DENIED = 2
 """Exit code where something is denied: 1 is for what went wrong."""
@@ -92,10 +92,9 @@ def explain(
     found = picture(kubeconfig=kubeconfig, contexts=contexts, scopes=scopes, partial=partial, manifests=manifests)
     from isthmus.cli.policy import answering
     from isthmus.policy.explaining.answers import explain as judge
-    from isthmus.policy.explaining.scene import Scene
     from isthmus.policy.explaining.targets import TargetError, parse, resolve
 
-    scene = Scene(found)
+    scene = scene_of(found)
     option = "--from"
     try:
         start = parse(source, namespace=namespace)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from isthmus.cli.policy.sources import of_clusters, picture, show
+from isthmus.cli.policy.sources import of_clusters, picture, scene_of, show
 from isthmus.cli.policy.wrapping import wrapped
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ def inspect_scope(
     Under clusterset, a selector that names no cluster sees the pods of all clusters; under local, those of its own.
     """
     from isthmus.policy.explaining.groups import Grouping
-    from isthmus.policy.explaining.scene import Scene, context_of
+    from isthmus.policy.explaining.scene import context_of
     from isthmus.policy.scoping import inspect
 
     found = picture(kubeconfig=kubeconfig, contexts=contexts, scopes=scopes, partial=partial, manifests=manifests)
-    scene = Scene(found)
+    scene = scene_of(found)
     people = [
         (group.name.partition(":")[2], group.identity)
         for group in Grouping(scene).pods((cluster.name, pod) for cluster in found.clusters for pod in cluster.pods)

@@ -10,6 +10,7 @@ import click
 if TYPE_CHECKING:
     from isthmus.mesh.picture.live import Wanted
     from isthmus.policy.explaining.facts import Picture
+    from isthmus.policy.explaining.scene import Scene
     from isthmus.policy.rules import Scope
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
@@ -86,6 +87,18 @@ def picture(
     for warning in found.warnings:
         click.echo(f"Warning: {warning}", err=True)
     return found
+
+
+def scene_of(found: "Picture") -> "Scene":
+    """Returns what a picture means to policy; objects that nobody can tell what they are are warned of."""
+    from isthmus.policy.explaining.scene import Scene
+
+    scene = Scene(found)
+    for bad in scene.unreadable:
+        kind, namespace, name = bad.place
+        where = f"{namespace}/{name}" if namespace else name
+        click.echo(f"Warning: {kind} {where} of {bad.cluster} is left out: {bad.reason}", err=True)
+    return scene
 
 
 def _wanted(

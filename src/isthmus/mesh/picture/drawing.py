@@ -7,11 +7,20 @@ left out; workloads without pods get imaginary ones only where asked for, with a
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
-from typing import Any
 
 import msgspec
 
-from isthmus.kube.schema import EndpointSlice, KubeObject, Namespace, Node, ObjectMeta, Pod, Service
+from isthmus.kube.schema import (
+    EndpointSlice,
+    KubeObject,
+    Namespace,
+    Node,
+    ObjectMeta,
+    Pod,
+    PodSpec,
+    PodStatus,
+    Service,
+)
 from isthmus.kube.watch import Snapshot
 from isthmus.mesh.source.identities import DEFAULT_EXCLUDED
 from isthmus.mesh.source.objects import FINISHED, canonical_ip, clean_labels, namespace_labels, node_facts, pod_facts
@@ -58,11 +67,17 @@ class Selector(msgspec.Struct, frozen=True, gc=False):
     matchLabels: dict[str, str] = {}
 
 
-class Template(msgspec.Struct, frozen=True, gc=False):
-    """PodTemplateSpec: `metadata` without a name."""
+class TemplateMeta(msgspec.Struct, frozen=True, gc=False):
+    """ObjectMeta of a PodTemplateSpec, which has no name."""
 
-    metadata: Any = None
-    spec: Any = None
+    labels: dict[str, str] = {}
+
+
+class Template(msgspec.Struct, frozen=True, gc=False):
+    """PodTemplateSpec."""
+
+    metadata: TemplateMeta = TemplateMeta()
+    spec: PodSpec = PodSpec()
 
 
 class WorkloadSpec(msgspec.Struct, frozen=True, gc=False):
@@ -281,17 +296,15 @@ def imagined(workloads: Sequence[Workload], pods: Sequence[PodSeen], *, first: i
 
 def _imagine(workload: Workload, name: str, ip: str) -> PodSeen | None:
     meta, template = workload.metadata, workload.spec.template
-    inner = template.metadata if isinstance(template.metadata, dict) else {}
     pod_name = f"{meta.name}-0" if workload.kind == "StatefulSet" else meta.name
-    labels = dict(inner.get("labels") or {})
+    labels = dict(template.metadata.labels)
     if workload.kind == "StatefulSet":
         labels |= {"statefulset.kubernetes.io/pod-name": pod_name, "apps.kubernetes.io/pod-index": "0"}
-    body = {
-        "metadata": {"name": pod_name, "namespace": meta.namespace, "labels": labels},
-        "spec": template.spec if isinstance(template.spec, dict) else {},
-        "status": {"phase": "Running", "podIP": ip},
-    }
-    pod = msgspec.convert(body, OwnedPod)
+    pod = OwnedPod(
+        metadata=OwnedMeta(name=pod_name, namespace=meta.namespace, labels=labels),
+        spec=template.spec,
+        status=PodStatus(phase="Running", podIP=ip),
+    )
     seen = pod_seen(pod)
     if seen is None:
         return None

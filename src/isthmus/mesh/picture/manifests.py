@@ -33,7 +33,7 @@ _PLAIN: dict[str, tuple[str, Any]] = {
     "EndpointSlice": ("slices", EndpointSlice),
     "ClusterProperty": ("properties", ClusterProperty),
 }
-_WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job")
+_WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob")
 _CLUSTER_WIDE = ("Namespace", "Node", "ClusterProperty", "CiliumCIDRGroup")
 
 
@@ -117,6 +117,9 @@ def _sort_in(obj: dict[str, Any], parts: Parts, config: dict[str, str], file: st
         word, type_ = _PLAIN[kind]
         getattr(parts, word).append(_converted(obj, type_, file))
     elif kind in _WORKLOADS and group in ("apps", "batch"):
+        spec = obj.get("spec")
+        if kind == "CronJob" and isinstance(spec, dict) and isinstance(spec.get("jobTemplate"), dict):
+            obj = {**obj, "spec": spec["jobTemplate"].get("spec")}
         parts.workloads.append(_converted(obj, Workload, file))
     elif kind == "ConfigMap":
         meta, data = obj["metadata"], obj.get("data")

@@ -32,6 +32,7 @@ KINDS = {
     **dict.fromkeys(("daemonset", "daemonsets", "ds"), "DaemonSet"),
     **dict.fromkeys(("replicaset", "replicasets", "rs"), "ReplicaSet"),
     **dict.fromkeys(("job", "jobs"), "Job"),
+    **dict.fromkeys(("cronjob", "cronjobs", "cj"), "CronJob"),
     **dict.fromkeys(("service", "services", "svc"), "Service"),
     **dict.fromkeys(("node", "nodes", "no"), "Node"),
 }

@@ -144,6 +144,14 @@ def test_a_manifest_that_cannot_be_read_is_named(clusters: Path) -> None:
     assert "tion/broken.yaml: not YAML" in result.stderr
 
 
+def test_an_object_that_is_no_policy_that_we_know_is_left_out_with_a_warning(clusters: Path) -> None:
+    old = {"apiVersion": "cilium.io/v1", "kind": "CiliumNetworkPolicy", "metadata": {"name": "old"}, "spec": {}}
+    (clusters / "tion" / "old.yaml").write_text(yaml.safe_dump(old))
+    result = explain(clusters, *STEP)
+    assert result.exit_code == 2
+    assert "Warning: CiliumNetworkPolicy default/old of tion is left out: " in result.stderr
+
+
 def test_ping_and_ports_by_protocol(clusters: Path) -> None:
     ends = ("--from", "koornacht:x-wing", "--to", "tion:rebel-base")
     assert "ICMP type 8: DENIED" in explain(clusters, *ends, "--icmp").stdout

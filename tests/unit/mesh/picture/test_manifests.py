@@ -78,6 +78,13 @@ def test_a_workload_without_pods_gets_one_that_is_made_up(tmp_path: Path, kind: 
     assert cluster.namespaces == {"default": {}}
 
 
+def test_a_cron_job_gets_a_pod_of_its_jobs(tmp_path: Path) -> None:
+    spec = {"schedule": "* * * * *", "jobTemplate": {"spec": {"template": TEMPLATE}}}
+    cron = {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "nightly"}, "spec": spec}
+    (made,) = only(tmp_path, cron).pods
+    assert (made.workload, made.labels) == ("CronJob/nightly", {"app": "web"})
+
+
 def test_a_workload_whose_pods_are_there_gets_none(tmp_path: Path) -> None:
     owner = {"kind": "ReplicaSet", "name": "web-abc", "controller": True, "apiVersion": "apps/v1", "uid": "u"}
     labels = {"app": "web", "pod-template-hash": "abc"}
@@ -129,6 +136,8 @@ def test_policies_groups_and_properties_are_found_and_other_kinds_left_out(tmp_p
     [
         ({"apiVersion": "v1", "kind": "Pod"}, "all.yaml: Pod: metadata.name: is missing"),
         (pod("a", labels=["x"]), "all.yaml: Pod default/a: Expected `object`, got `array`"),
+        (workload(template={"metadata": {"labels": {"a": 1}}}), "all.yaml: Deployment default/web: Expected `str`"),
+        (workload(template={"spec": {"containers": [{"ports": 7}]}}), "at `$.spec.template.spec.containers"),
         (pod("a", labels={"x": 1}), "all.yaml: Pod default/a: Expected `str`, got `int`"),
     ],
 )
