@@ -320,6 +320,7 @@ ACCEPTED = [
     port(port="HTTP"),
     port(port="65535", endPort=65535),
     l7(DNS, {"port": "dns", "endPort": 54}),
+    l7(DNS, {"port": "53", "endPort": 53}),
     port(port="80", protocol=""),
     port(protocol="GRE"),
     port(port="0", protocol="VRRP"),
@@ -431,6 +432,13 @@ def test_an_item_of_a_list_is_known_by_its_namespace(metadata: Any, kind: str):
 
     assert parsed.problems == ()
     assert (parsed.ref.kind, parsed.ref.namespace) == (kind, metadata.get("namespace", ""))
+
+
+@pytest.mark.parametrize("bad", ["x", None, {"fromEntities": ["galaxy"]}, {"unknown": 1}, {"fromCIDR": ["x"]}])
+def test_a_bad_entry_leaves_the_others_in_force(bad: Any):
+    (rule,) = rules(parse({**SUBJECT, "ingress": [bad, {"fromEntities": ["world"]}]}))
+
+    assert (rule.index, rule.field) == (1, "spec.ingress[1]")
 
 
 def test_all_is_no_condition():
