@@ -275,6 +275,54 @@ def test_a_port_name_is_the_number_that_the_destination_gives_it(town: Town, kin
         expect(town, {("c", "a"): allowed, ("a", "c"): allowed, ("a", "b"): False}, protocol=protocol, port=number)
 
 
+RANGES = [(4096 * n + 7 * n, 4096 * n + 61 * n + 40) for n in range(1, 14)]
+
+
+@both_families
+@pytest.mark.parametrize("direction", ["ingress", "egress"])
+@pytest.mark.parametrize("peers", ["pods", "blocks", "denied blocks"])
+def test_many_ranges_of_ports_are_judged_to_their_ends(town: Town, peers, direction, version):
+    c, outside = address("c", version), address("outside", version)
+    prefix = 32 if version == 4 else 128
+    blocks = [f"{ip}/{prefix}" for ip in (c, outside)]
+    word = "from" if direction == "ingress" else "to"
+    if peers == "denied blocks":  # Cilium's mean the outside
+        policies = [
+            cilium_policy(
+                name=f"p{n}",
+                enableDefaultDeny={direction: False},
+                **{
+                    f"{direction}Deny": [
+                        {
+                            f"{word}CIDR": [blocks[1]],
+                            "toPorts": [{"ports": [{"port": str(a), "endPort": b, "protocol": "TCP"}]}],
+                        }
+                    ]
+                },
+            )
+            for n, (a, b) in enumerate(RANGES)
+        ]
+    else:
+        whom = [pods("c")] if peers == "pods" else [{"ipBlock": {"cidr": block}} for block in blocks]
+        policies = [
+            network_policy(name=f"p{n}", **{direction: [{word: [peer], "ports": [{"port": a, "endPort": b}]}]})
+            for n, (a, b) in enumerate(RANGES)
+            for peer in [whom[n % len(whom)]]
+        ]
+    town.apply(*policies)
+    expected = {}
+    for n, (a, b) in enumerate(RANGES):
+        for port, inside in ((a - 1, False), (a, True), (b, True), (b + 1, False)):
+            for other in ("b", "c", "outside"):
+                mine = {"pods": "c", "blocks": ("c", "outside")[n % 2], "denied blocks": "outside"}[peers]
+                hit = inside and other == mine
+                ends = (other, "a") if direction == "ingress" else ("a", other)
+                expected[flow(*ends, TCP, port, version=version)] = hit is (peers != "denied blocks")
+                if hit and n == 5:
+                    expected[flow(*ends, UDP, port, version=version)] = peers == "denied blocks"
+    town.expect(expected)
+
+
 # -- ICMP, fragments -----------------------------------------------------------------------------------------------
 
 
