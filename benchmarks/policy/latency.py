@@ -104,7 +104,9 @@ def run(*, quick: bool) -> Iterable[Table]:
     table = Table(f"Policy acknowledged -> in force, {pods:,} pods and {policies:,} policies, in ms", columns)
     for state, kind, what, values in rows:
         table.add(state, kind, what, quantile(values, 0.5) * 1000, quantile(values, 0.99) * 1000, *GOALS)
-    table.notes.append(f"{rounds} rounds each; probes are 2 ms apart, so no value is better than that.")
+    table.notes.append(
+        f"{rounds} rounds each; probes are 2 ms apart, so no value is better than that; 0: before the answer."
+    )
     yield table
 
 
