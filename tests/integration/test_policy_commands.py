@@ -1,4 +1,4 @@
-"""`isthmus policy` over HTTP: two clusters of one mesh, a third that is of none, and one that does not answer."""
+"""`isthmus policy` over HTTP: two clusters of one mesh, one that is of none, and one that does not answer."""
 
 import datetime
 import json
@@ -171,6 +171,20 @@ def test_contexts_that_are_named_are_all_that_is_read(clusters: Clusters) -> Non
     assert {group["cluster"] for group in json.loads(result.stdout)["groups"]} == {"tion"}
     result = clusters.run("policy", "matrix", "--context", "kind-none")
     assert (result.exit_code, "kind-none" in result.stderr) == (1, True)
+
+
+def test_a_cluster_of_no_mesh_is_looked_at_alone_under_the_name_of_its_context(clusters: Clusters) -> None:
+    place = "/api/v1/namespaces/kube-system/configmaps"
+    server = clusters.servers["koornacht"]
+    kept = json.loads(server.get(f"{place}/isthmus-config", token="token-of-the-tests")[1])
+    assert server.request("DELETE", f"{place}/isthmus-config")[0] == 200
+    try:
+        result = clusters.run("policy", "matrix", "--no-outside", "-o", "json")
+    finally:
+        clusters.put("koornacht", place, {"metadata": {"name": "isthmus-config"}, "data": kept["data"]})
+    assert result.exit_code == 0, result.stderr
+    assert "its cluster is of no mesh; it is looked at alone" in result.stderr
+    assert {group["cluster"] for group in json.loads(result.stdout)["groups"]} == {"kind-koornacht"}
 
 
 def test_what_if_reads_both_clusters_and_applies_nothing(clusters: Clusters, tmp_path: Path) -> None:

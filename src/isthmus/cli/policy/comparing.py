@@ -42,7 +42,7 @@ def what_if(
     from isthmus.cli.policy import pairs
     from isthmus.cli.policy.files import policies_of
     from isthmus.policy.explaining.effects import effects
-    from isthmus.policy.explaining.facts import Change, changed, place
+    from isthmus.policy.explaining.facts import Change, changed, place, places
     from isthmus.policy.explaining.groups import Grouping
     from isthmus.policy.explaining.scene import Scene
 
@@ -51,7 +51,7 @@ def what_if(
     changes = []
     for name in _clusters(found, targets):
         seen = found.cluster(name)
-        there = {place(obj) for obj in seen.policies} if seen is not None else set()
+        there = places(seen) if seen is not None else set()
         for obj in objects:
             if delete and place(obj) not in there:
                 kind, space, title = place(obj)

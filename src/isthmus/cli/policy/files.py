@@ -27,10 +27,11 @@ def objects_of(names: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def policies_of(names: tuple[str, ...], *, namespace: str) -> list[dict[str, Any]]:
-    """Returns the policies among them, with a namespace where their kind has one."""
+    """Returns the policies (and CIDR groups) among them, with a namespace where their kind has one."""
+    from isthmus.policy.explaining.facts import GROUP
     from isthmus.policy.parsing import KINDS
 
-    found = [placed(obj, namespace) for _, obj in objects_of(names) if obj["kind"] in KINDS]
+    found = [placed(obj, namespace) for _, obj in objects_of(names) if obj["kind"] in (*KINDS, GROUP)]
     if not found:
         raise click.ClickException(f"{', '.join(names)}: no policy in it (known kinds: {', '.join(KINDS)})")
     return found

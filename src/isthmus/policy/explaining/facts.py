@@ -12,9 +12,11 @@ from typing import Any
 import msgspec
 
 from isthmus.model.endpoint import NamedPort
+from isthmus.policy.cilium.groups import cidr_group
 from isthmus.policy.context import CidrGroup
 from isthmus.policy.rules import Scope
 
+GROUP = "CiliumCIDRGroup"
 Object = Mapping[str, Any]
 """An API object as decoded JSON, with `apiVersion` and `kind`."""
 
@@ -120,7 +122,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """An object of policy that a cluster gets, in the place of what has its kind and name there; or that it loses."""
+    """A policy or CIDR group that a cluster gets in the place of what has its kind and name there, or that it loses."""
 
     cluster: str
     object: Object
@@ -134,12 +136,25 @@ def place(obj: Object) -> tuple[str, str, str]:
     return str(obj.get("kind", "")), str(found.get("namespace") or ""), str(found.get("name") or "")
 
 
+def places(cluster: ClusterSeen) -> set[tuple[str, str, str]]:
+    """Returns the policies and CIDR groups that a cluster has, as kind, namespace and name."""
+    return {*map(place, cluster.policies), *((GROUP, "", group.name) for group in cluster.cidr_groups)}
+
+
 def changed(picture: Picture, *changes: Change) -> Picture:
     """Returns the picture after `changes`, one after the other. Raises KeyError for a cluster that is not in it."""
     clusters = {cluster.name: cluster for cluster in picture.clusters}
     for change in changes:
         cluster = clusters[change.cluster]
         where = place(change.object)
+        if where[0] == GROUP:
+            groups = {group.name: group for group in cluster.cidr_groups}
+            groups.pop(where[2], None)
+            group = cidr_group(change.object)
+            if group is not None and not change.delete:
+                groups[group.name] = group
+            clusters[change.cluster] = msgspec.structs.replace(cluster, cidr_groups=tuple(groups.values()))
+            continue
         policies = {place(obj): obj for obj in cluster.policies}
         if change.delete:
             policies.pop(where, None)

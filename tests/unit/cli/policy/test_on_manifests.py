@@ -209,6 +209,21 @@ def test_a_change_that_cannot_be_told_is_refused(clusters: Path, words: tuple[st
     assert said in result.stderr
 
 
+def test_a_group_of_networks_that_changes_opens_what_policies_allow_it(clusters: Path) -> None:
+    group = {"apiVersion": "cilium.io/v2", "kind": "CiliumCIDRGroup", "metadata": {"name": "branches"}}
+    group["spec"] = {"externalCIDRs": ["198.51.100.0/24"]}
+    rules = [{"toCIDRSet": [{"cidrGroupRef": "branches"}]}]
+    policy = {"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": {"name": "out"}}
+    policy["spec"] = {"endpointSelector": {"matchLabels": {"name": "x-wing"}}, "egress": rules}
+    (clusters / "tion" / "out.yaml").write_text(yaml.safe_dump(policy))
+    text = yaml.safe_dump(group)
+    result = what_if(clusters, "-f", "-", "--cluster", "tion", stdin=text)
+    assert "tion:default/x-wing   outside 198.51.100.0/24   all" in result.stdout
+    (clusters / "tion" / "group.yaml").write_text(text)
+    result = what_if(clusters, "-f", "-", "--cluster", "tion", "--delete", stdin=text)
+    assert "Newly denied:" in result.stdout
+
+
 def test_deleting_what_is_not_there_is_a_warning(clusters: Path) -> None:
     file = str(EXAMPLE / "rebel-base-from-x-wing.yaml")
     result = what_if(clusters, "-f", file, "--cluster", "tion", "--delete")
