@@ -1,8 +1,9 @@
 """What users are told about policy objects: log lines of the agent, and Events on the objects.
 
 Every agent speaks for its own node, and repetitions become counts (`isthmus.kube.events`), so the Events of a policy
-that no node can enforce are one for each node. Invariant: bounded whatever an object holds: so many problems a line
-each, so many in an Event, and the rest is a number.
+that no node can enforce are one for each node. What is only a warning is not worth that where the tracker says it in a
+condition. Invariant: bounded whatever an object holds: so many problems a line each, so many in an Event, and the rest
+is a number.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import structlog
 
 from isthmus.agent.reports import Report
 from isthmus.kube.events import EventRecorder
-from isthmus.kube.resources import POLICY_KINDS
+from isthmus.kube.resources import NETWORK_POLICIES, POLICY_KINDS
 from isthmus.kube.schema import ObjectReference
 from isthmus.policy.rules import Grade, ObjectRef
 
@@ -59,7 +60,8 @@ class Telling:
         if report.kept is not None:
             reason = "PolicyKept"
             introduction = f"Generation {report.generation} is not valid, and generation {report.kept} stays in force: "
-        self._emit(ref, reason, introduction + text)
+        if grade is not Grade.WARNING or ref.kind == NETWORK_POLICIES.kind:  # which has no status
+            self._emit(ref, reason, introduction + text)
 
     def refused(self, refs: Sequence[ObjectRef], reason: str) -> None:
         """Says that the kernel does not take the rules of these policies."""
