@@ -147,9 +147,12 @@ def cilium_policy(draft: Draft) -> dict[str, Any]:
     }
 
 
-def cluster_policy(draft: Draft, *, tier: Tier, priority: int, action: str) -> dict[str, Any] | None:
-    """Returns a ClusterNetworkPolicy, or None where it has no word for the peer (ingress from what is no pod)."""
-    word, peers = ("ingress", "from") if draft.direction is Direction.INGRESS else ("egress", "to")
+def ordered_rule(draft: Draft, *, action: str, older: bool = False) -> dict[str, Any] | None:
+    """Returns a rule of a ClusterNetworkPolicy, or of its `older` forms.
+
+    None where there is no word for the peer: ingress from what is no pod.
+    """
+    peers = "from" if draft.direction is Direction.INGRESS else "to"
     peer: dict[str, Any]
     if draft.peer is not None:
         space = {NAMESPACE_NAME: draft.peer.namespace}
@@ -162,8 +165,19 @@ def cluster_policy(draft: Draft, *, tier: Tier, priority: int, action: str) -> d
         return None
     rule: dict[str, Any] = {"action": action, peers: [peer]}
     if draft.protocol in _PROTOCOL_NAMES:
-        word_of = _PROTOCOL_NAMES[draft.protocol].lower()
-        rule["protocols"] = [{word_of: {"destinationPort": {"number": draft.port}}}]
+        word = _PROTOCOL_NAMES[draft.protocol]
+        if older:
+            rule["ports"] = [{"portNumber": {"protocol": word, "port": draft.port}}]
+        else:
+            rule["protocols"] = [{word.lower(): {"destinationPort": {"number": draft.port}}}]
+    return rule
+
+
+def cluster_policy(draft: Draft, *, tier: Tier, priority: int, action: str) -> dict[str, Any] | None:
+    """Returns a ClusterNetworkPolicy, or None where it has no word for the peer."""
+    rule = ordered_rule(draft, action=action)
+    if rule is None:
+        return None
     subject = {
         "pods": {
             "namespaceSelector": {"matchLabels": {NAMESPACE_NAME: draft.subject.namespace}},
@@ -174,7 +188,7 @@ def cluster_policy(draft: Draft, *, tier: Tier, priority: int, action: str) -> d
         "apiVersion": "policy.networking.k8s.io/v1alpha2",
         "kind": "ClusterNetworkPolicy",
         "metadata": {"name": draft.name},
-        "spec": {"tier": tier.value, "priority": priority, "subject": subject, word: [rule]},
+        "spec": {"tier": tier.value, "priority": priority, "subject": subject, draft.direction.value: [rule]},
     }
 
 

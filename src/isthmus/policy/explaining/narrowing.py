@@ -47,6 +47,16 @@ def narrowed(obj: Object, field: str, *, address: str, identity: Identity) -> It
         yield None, f"delete {what}, of which nothing is left without {field},"
 
 
+def preceded(obj: Object, field: str, rule: dict[str, Any]) -> Object | None:
+    """Returns an object with `rule` just before the one at `field`; None if there is none."""
+    path = _path(field)
+    if _rule(obj, field) is None or not isinstance(path[-1], int):
+        return None
+    new = deepcopy(dict(obj))
+    _at(new, path[:-1]).insert(path[-1], rule)
+    return new
+
+
 def _path(field: str) -> list[str | int]:
     path: list[str | int] = []
     for part in field.split("."):

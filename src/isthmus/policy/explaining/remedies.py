@@ -28,9 +28,10 @@ from isthmus.policy.explaining.manifests import (
     cluster_policy,
     name_for,
     network_policy,
+    ordered_rule,
     selected,
 )
-from isthmus.policy.explaining.narrowing import narrowed
+from isthmus.policy.explaining.narrowing import narrowed, preceded
 from isthmus.policy.explaining.scene import Scene, context_of
 from isthmus.policy.rules import Action, Direction, Grade, ObjectRef, Tier
 
@@ -144,9 +145,11 @@ def _candidates(scene: Scene, flow: Flow, half: HalfReport, mine: Party, other: 
         yield from _copies(scene, half, mine)
         yield from _new(scene, flow, half, mine, other)
     elif half.reason is Reason.DENIED and decider is not None:
+        obj = scene.object_of(decider.cluster, decider.policy)
         if decider.tier is not Tier.NORMAL:
             yield from _before(scene, flow, decider, half, mine, other)
-        obj = scene.object_of(decider.cluster, decider.policy)
+            if obj is not None:
+                yield from _within(scene, flow, obj, decider, half, mine, other)
         if obj is not None:
             yield from _narrower(scene, obj, decider, half, mine, other)
 
@@ -227,6 +230,26 @@ def _before(
                 policy=ObjectRef("ClusterNetworkPolicy", "", draft.name),
                 text=f"apply this ClusterNetworkPolicy in {mine.cluster}; it {hands}",
             )
+
+
+def _within(
+    scene: Scene, flow: Flow, obj: Object, decider: Decider, half: HalfReport, mine: Party, other: Party
+) -> Iterator[Remedy]:
+    """Yields the policy of a tier that denies with a rule before the one that does, for this peer alone."""
+    kind = decider.policy.kind
+    older = kind != "ClusterNetworkPolicy"
+    action = "Pass" if decider.tier is Tier.ADMIN else "Allow" if older else "Accept"
+    rule = ordered_rule(_draft(scene, flow, half, mine, other, kind), action=action, older=older)
+    new = preceded(obj, decider.field, rule) if rule is not None else None
+    if new is not None and parsing.read(new, context_of(scene.clusters[decider.cluster])).valid:
+        yield Remedy(
+            kind=RemedyKind.CHANGE,
+            direction=half.direction,
+            cluster=decider.cluster,
+            object=applicable(new),
+            policy=decider.policy,
+            text=f"put a rule for this peer before {decider.field} of {decider.policy} in {decider.cluster}",
+        )
 
 
 def _narrower(

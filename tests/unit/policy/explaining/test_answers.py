@@ -192,6 +192,21 @@ def test_an_admin_denial_is_passed_by_a_rule_before_it_for_these_pods_alone() ->
     assert not step.also
 
 
+def test_where_nothing_can_come_before_a_policy_a_rule_comes_before_its_rule() -> None:
+    denying = {
+        "apiVersion": "policy.networking.k8s.io/v1alpha1",
+        "kind": "AdminNetworkPolicy",
+        "metadata": {"name": "a-first"},
+        "spec": {"priority": 0, "subject": {"namespaces": {}}, "ingress": [{"action": "Deny", "from": ANYONE}]},
+    }
+    answer = one(scene(denying), "a", "b")
+    assert answer.remedies is not None
+    (step,) = answer.remedies.steps
+    assert (step.kind, step.policy.name) == (RemedyKind.CHANGE, "a-first")
+    assert [rule["action"] for rule in step.object["spec"]["ingress"]] == ["Pass", "Deny"]
+    assert step.object["spec"]["ingress"][0]["ports"] == [{"portNumber": {"protocol": "TCP", "port": 80}}]
+
+
 def test_several_reasons_are_taken_away_one_after_the_other() -> None:
     rule = {"action": "Deny", "from": ANYONE}
     answer = one(scene(cluster_policy("quiet", "Admin", 20, ingress=[rule]), DENY_ALL), "a", "b")
