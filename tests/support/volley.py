@@ -24,6 +24,7 @@ from tests.support import messages
 from tests.support.netns import Host
 from tests.support.probes import SO_LINGER_RESET
 
+CLIENT_PORTS = range(32768, 65536)  # nobody is asked to listen on one of these
 HOPS = 32  # more than any packet takes here, the discovery of neighbours on the way included
 PATIENCE = 5.0  # seconds for what should get through and has not: so much that it is no question of load
 ROOM = 8 << 20  # bytes of a raw socket's buffer, which also gets what is not for it
@@ -61,7 +62,7 @@ class Volley:
         self._servers: dict[tuple[str, int, int], socket.socket] = {}  # address, protocol, port
         self._raw: dict[tuple[str, int], socket.socket] = {}  # address, protocol
         self._shots: dict[bytes, _Shot] = {}
-        self._ports = cycle(range(10000, 60000))
+        self._ports = cycle(CLIENT_PORTS)
         self._fence = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
     def __enter__(self) -> Self:
@@ -87,8 +88,8 @@ class Volley:
         shots = [_Shot(flow, next(self._ports)) for flow in flows]
         self._shots = {shot.token: shot for shot in shots}
         awaited = set(wanted)
-        self._prepare(shots)
         try:
+            self._prepare(shots)
             with one_cpu():
                 for shot in shots:
                     self._start(shot, (frontends or {}).get(shot.flow, shot.flow.destination))
