@@ -27,7 +27,7 @@ from isthmus.kube.schema import Namespace
 from isthmus.mesh.clusters import ClusterSpec
 from isthmus.mesh.overlap import Overlaps
 from isthmus.mesh.source.freshness import Freshness
-from isthmus.mesh.source.kubernetes import KubernetesSource, SourceHealth
+from isthmus.mesh.source.kubernetes import KubernetesSource, PolicyTaker, SourceHealth
 from isthmus.mesh.source.selection import SelectedKeys
 from isthmus.mesh.storing.mirror import Mirror
 from isthmus.model.endpoint import Cluster
@@ -319,8 +319,8 @@ class Fleet:
                 await asyncio.sleep(delay)
 
 
-def kubernetes_sources() -> Connect:
-    """Returns how to open API servers as sources that know of each other's policies."""
+def kubernetes_sources(own: str = "", policies: PolicyTaker | None = None) -> Connect:
+    """Returns how to open API servers as sources that know of each other's policies; `policies` is told of `own`'s."""
     selection = SelectedKeys()
 
     @asynccontextmanager
@@ -332,7 +332,13 @@ def kubernetes_sources() -> Connect:
         async with Client(access) as client:
             name = spec.cluster.name
             _log.info(CONNECTED.format(name, await _uid(client)), cluster=name, server=access.server)
-            yield KubernetesSource(client, spec.cluster, adopt=adopt, selection=selection)
+            yield KubernetesSource(
+                client,
+                spec.cluster,
+                adopt=adopt,
+                selection=selection,
+                policies=policies if name == own else None,
+            )
 
     return connect
 

@@ -23,7 +23,7 @@ from isthmus.mesh.clusters import ClusterSpec
 from isthmus.mesh.control.assembly import own_cluster_writers
 from isthmus.mesh.control.mirrored import OFF
 from isthmus.mesh.control.policies.follower import PolicyConditions
-from isthmus.mesh.fleet import ClusterStatus, Connect, Fleet
+from isthmus.mesh.fleet import ClusterStatus, Connect, Fleet, kubernetes_sources
 from isthmus.mesh.listing import REREAD, ListFollower
 from isthmus.mesh.mcs.follower import McsFollower
 from isthmus.mesh.membership import Membership, Refused, merge_peers
@@ -261,9 +261,12 @@ async def serve(options: TrackerOptions, *, connect: Connect | None = None, rere
         followers: list[Follower] = []
         if connect is None:
             # Only what speaks to API servers has one of its own to write to.
+            own = options.own.cluster.name
+            policies = PolicyConditions(own)
+            connect = kubernetes_sources(own, policies)
             followers.append(
                 own_cluster_writers(
-                    options.own.cluster.name,
+                    own,
                     spec=lambda: tracker.own_spec,
                     clusters=lambda: tracker.clusters(),
                     mode=options.global_services,
@@ -271,9 +274,9 @@ async def serve(options: TrackerOptions, *, connect: Connect | None = None, rere
                     registry=registry,
                     more=[
                         Presence(socket.gethostname()),
-                        PolicyConditions(options.own.cluster.name),
+                        policies,
                         *(
-                            [McsFollower(options.own.cluster.name, members=lambda: tracker.clusters())]
+                            [McsFollower(own, members=lambda: tracker.clusters())]
                             if options.global_services != OFF
                             else []
                         ),

@@ -16,7 +16,7 @@ batches writes to the kernel once and not a thousand times.
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import structlog
@@ -40,7 +40,7 @@ from isthmus.mesh.source.exports import follow_exports
 from isthmus.mesh.source.identities import Allocator, LabelFilter
 from isthmus.mesh.source.importer import Importer
 from isthmus.mesh.source.liveness import follow_liveness
-from isthmus.mesh.source.optional import Served, follow_optional
+from isthmus.mesh.source.optional import SELDOM, Served, follow_optional
 from isthmus.mesh.source.properties import VERSIONS, ClusterProperty, Properties
 from isthmus.mesh.source.reports import Report
 from isthmus.mesh.source.selection import PolicyKeys, SelectedKeys
@@ -71,6 +71,23 @@ SOURCE_SYNCED = "cluster synced"
 OBJECT_REPORTED = "object reported"
 ADOPTION_REFUSED = "identity not adopted"
 
+
+class PolicyTaker(Protocol):
+    """Who wants the policies as they are stored; every method returns at once."""
+
+    def retain_policies(self, resource: Resource, objects: Sequence[dict[str, Any]]) -> None:
+        """Takes which objects of a kind there are: the first half of a snapshot."""
+
+    def put_policies(self, resource: Resource, objects: Sequence[dict[str, Any]], *, listed: bool) -> None:
+        """Takes objects that are there, `listed` in a snapshot, of which this is a piece."""
+
+    def drop_policy(self, resource: Resource, obj: dict[str, Any]) -> None:
+        """Takes a deletion."""
+
+    def listed_policies(self, resource: Resource) -> None:
+        """Takes that a snapshot was told to its end."""
+
+
 _OPTIONAL_POLICIES = tuple(resource for resource in POLICY_KINDS if resource is not NETWORK_POLICIES)
 
 _log = structlog.get_logger()
@@ -100,7 +117,8 @@ class KubernetesSource:
 
     `adopt` holds the identities that were persisted for the cluster in an earlier life. Sources that share `selection`
     keep the labels that policies of any of their clusters select on. `on_report` hears of objects that were not taken
-    as they are; each is logged anyway.
+    as they are; each is logged anyway. `policies` is told those of all kinds but networkpolicies as they are
+    stored; without it these are watched only while there are any, which is a few seconds later for the first one.
     """
 
     def __init__(
@@ -112,8 +130,10 @@ class KubernetesSource:
         adopt: Mapping[int, Identity] | None = None,
         selection: SelectedKeys | None = None,
         on_report: Callable[[Report], None] | None = None,
+        policies: PolicyTaker | None = None,
     ) -> None:
         self.cluster = cluster
+        self._taker = policies
         self._client = client
         self._on_report = on_report
         self._selection = selection or SelectedKeys()
@@ -182,10 +202,14 @@ class KubernetesSource:
             asyncio.create_task(self._pump(ENDPOINT_SLICES, EndpointSlice), name=f"{self.cluster.name} endpointslices"),
             asyncio.create_task(self._pump_exports(), name=f"{self.cluster.name} serviceexports"),
             asyncio.create_task(
-                self._pump_optional(ClusterProperty, *VERSIONS), name=f"{self.cluster.name} clusterproperties"
+                self._pump_optional(ClusterProperty, *VERSIONS, populated=True),
+                name=f"{self.cluster.name} clusterproperties",
             ),
             *(
-                asyncio.create_task(self._pump_optional(dict, kind), name=f"{self.cluster.name} {kind.plural}")
+                asyncio.create_task(
+                    self._pump_optional(dict, kind, populated=self._taker is None),
+                    name=f"{self.cluster.name} {kind.plural}",
+                )
                 for kind in _OPTIONAL_POLICIES
             ),
             asyncio.create_task(follow_liveness(self._client, self._hear), name=f"{self.cluster.name} liveness"),
@@ -235,14 +259,15 @@ class KubernetesSource:
             async for change in changes:
                 await self._queue.put(_Told(SERVICE_EXPORTS, change))
 
-    async def _pump_optional(self, type: type[Any], *versions: Resource) -> None:
+    async def _pump_optional(self, type: type[Any], *versions: Resource, populated: bool) -> None:
         """Follows a kind that many servers do not have, under the name of its first version."""
         resource = versions[0]
 
         def on_state(state: State) -> None:
             self._note(resource, state)
 
-        changes = follow_optional(self._client, Served(self._client, *versions), type, on_state=on_state)
+        find = Served(self._client, *versions, populated=populated)
+        changes = follow_optional(self._client, find, type, again=SELDOM, on_state=on_state)
         async with contextlib.aclosing(changes):
             async for change in changes:
                 await self._queue.put(_Told(resource, change))
@@ -341,6 +366,11 @@ class KubernetesSource:
                         events.append(ClusterJoined(self._properties.cluster))
                 case kind, change:
                     self._take_policies(kind, change)
+                    if self._taker is not None and item.resource is not NETWORK_POLICIES:
+                        async with contextlib.aclosing(_tell_policies(self._taker, item.resource, change)) as pieces:
+                            async for _ in pieces:
+                                yield events
+                                events = []
             if isinstance(item.change, Snapshot):
                 self._waiting_for.discard(item.resource)
                 self._resynced = True
@@ -369,6 +399,24 @@ class KubernetesSource:
             case Snapshot(policies):
                 self._policies.reset(kind, policies)
         self._selection.tell(self.cluster.name, self._policies.keys)
+
+
+async def _tell_policies(
+    taker: PolicyTaker, resource: Resource, change: Change[dict[str, Any]]
+) -> AsyncGenerator[None, None]:
+    """Tells a change, and stops after each piece of a snapshot."""
+    match change:
+        case Put(obj):
+            taker.put_policies(resource, (obj,), listed=False)
+        case Gone(obj):
+            taker.drop_policy(resource, obj)
+        case Snapshot(objects):
+            taker.retain_policies(resource, objects)
+            for start in range(0, len(objects), FEW):
+                taker.put_policies(resource, objects[start : start + FEW], listed=True)
+                yield
+                await asyncio.sleep(0)
+            taker.listed_policies(resource)
 
 
 class _Told(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeVar
 
+import msgspec
 import structlog
 
 from isthmus.aio.backoff import Backoff
@@ -21,6 +22,9 @@ from isthmus.kube.resources import Resource
 
 AGAIN = 30.0
 """Seconds until a server is asked again whether it has the kind, at most: a new cluster gets it within moments."""
+
+SELDOM = 5.0
+"""The same where it is asked whether there is any object: whoever makes the first one waits for it."""
 
 CONFIRM = 2.0
 """Seconds after which a server is asked once more that does not have what it had."""
@@ -37,11 +41,13 @@ Find = Callable[[], Awaitable[Resource | None]]
 class Served:
     """Finds the first of `candidates` (versions of a kind, the best first) that a server has and lets us read.
 
-    A version that could be read once and is refused now is still found: to lose a permission takes nothing back.
+    A version that could be read once and is refused now is still found: to lose a permission takes nothing back. With
+    `populated` a version that holds no object is as good as none: a watch less, for a kind that few clusters use.
     """
 
-    def __init__(self, client: Client, *candidates: Resource) -> None:
+    def __init__(self, client: Client, *candidates: Resource, populated: bool = False) -> None:
         self._client = client
+        self._populated = populated
         self._candidates = candidates
         self._last: Resource | None = None
         self._said = False
@@ -51,7 +57,7 @@ class Served:
         refused: Forbidden | None = None
         for resource in self._candidates:
             try:
-                await self._client.raw("GET", resource.path(), params={"limit": "1"})
+                content = await self._client.raw("GET", resource.path(), params={"limit": "1"})
             except NotFound:
                 continue
             except Forbidden as error:
@@ -59,13 +65,27 @@ class Served:
                     return resource
                 refused = error
                 continue
-            self._last, self._said = resource, False
+            self._said = False
+            if self._populated and resource != self._last and _is_empty(content):
+                continue
+            self._last = resource
             return resource
         if refused is not None and not self._said:
             self._said = True
             server = self._client.access.server
             _log.warning(FORBIDDEN, resource=str(self._candidates[0]), server=server, reason=str(refused))
         return None
+
+
+def _is_empty(content: bytes) -> bool:
+    try:
+        return not msgspec.json.decode(content, type=_Items).items
+    except msgspec.MsgspecError:
+        return False  # whoever follows it says what is wrong
+
+
+class _Items(msgspec.Struct):
+    items: list[msgspec.Raw] = []
 
 
 async def follow_optional(

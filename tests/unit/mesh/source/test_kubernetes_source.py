@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from isthmus.kube.client import Client
-from isthmus.kube.resources import POLICY_KINDS
+from isthmus.kube.resources import POLICY_KINDS, Resource
 from isthmus.mesh.source.kubernetes import KubernetesSource
 from isthmus.mesh.source.properties import VERSIONS
 from isthmus.mesh.source.reports import Report
@@ -243,7 +243,7 @@ def declared(name: str, value: str) -> dict[str, Any]:
 async def test_properties_of_the_cluster_are_told_before_it_is_complete(path: str) -> None:
     async with following() as found:
         objects = (declared("region", "north"), declared("cluster.clusterset.k8s.io", "cluster-2"))
-        found.server.scripts[path] = deque([answer({"items": []}), initial(found.server, path, *objects)])
+        found.server.scripts[path] = deque([answer({"items": [{}]}), initial(found.server, path, *objects)])
         told: list[Any] = []
         while not found.believer.synced:
             told += await found.next()
@@ -258,7 +258,7 @@ async def test_properties_that_change_are_told_again() -> None:
     async with following() as found:
         later = (event("MODIFIED", declared("region", "south")),)
         found.server.scripts[PROPERTIES] = deque(
-            [answer({"items": []}), initial(found.server, PROPERTIES, declared("region", "north"), later=later)]
+            [answer({"items": [{}]}), initial(found.server, PROPERTIES, declared("region", "north"), later=later)]
         )
         while found.believer.properties != {"cluster-1": {"region": "south"}}:
             await found.next()
@@ -280,7 +280,7 @@ async def test_a_cluster_is_not_complete_while_nobody_can_say_what_its_propertie
         away = answer(status(503, "ServiceUnavailable"), status=503)
         path = PROPERTIES
         one = declared("region", "north")
-        found.server.scripts[path] = deque([away] * 5 + [answer({"items": []}), initial(found.server, path, one)])
+        found.server.scripts[path] = deque([away] * 5 + [answer({"items": [{}]}), initial(found.server, path, one)])
         await found.until_synced()
 
         assert found.believer.properties == {"cluster-1": {"region": "north"}}
@@ -293,11 +293,52 @@ async def test_policies_of_other_kinds_are_read_where_the_server_has_them() -> N
         )
         rule = {"fromEndpoints": [{"matchLabels": {"k8s:job-name": "j"}}]}
         found.server.scripts[CILIUM] = deque(
-            [answer({"items": []}), initial(found.server, CILIUM, thing(CILIUM, "p", specs=[{"ingressDeny": [rule]}]))]
+            [
+                answer({"items": [{}]}),
+                initial(found.server, CILIUM, thing(CILIUM, "p", specs=[{"ingressDeny": [rule]}])),
+            ]
         )
         await found.until_synced()
 
         assert [i.labels for i in found.believer.identities.values()] == [{"job-name": "j"}]
+
+
+class Taker:
+    """Keeps what it is told of policies."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, Any]] = []
+
+    def retain_policies(self, resource: Resource, objects: Any) -> None:
+        self.told.append(("retain", [obj["metadata"]["name"] for obj in objects]))
+
+    def put_policies(self, resource: Resource, objects: Any, *, listed: bool) -> None:
+        self.told.append(("listed" if listed else "put", [obj["metadata"]["name"] for obj in objects]))
+
+    def drop_policy(self, resource: Resource, obj: Any) -> None:
+        self.told.append(("drop", obj["metadata"]["name"]))
+
+    def listed_policies(self, resource: Resource) -> None:
+        self.told.append(("all", resource.kind))
+
+
+async def test_who_wants_the_policies_hears_of_each_change_and_of_listings_in_pieces() -> None:
+    taker = Taker()
+    async with following(policies=taker) as found:
+        many = [thing(CILIUM, f"p{i:02}") for i in range(50)]
+        later = (event("ADDED", thing(CILIUM, "late")), event("DELETED", thing(CILIUM, "p00")))
+        found.server.scripts[CILIUM] = deque([answer({"items": []}), initial(found.server, CILIUM, *many, later=later)])
+        while ("drop", "p00") not in taker.told:
+            await found.next()
+
+    told = [one for one in taker.told if one not in (("retain", []), ("all", "ClusterNetworkPolicy"))]
+    names = [thing["metadata"]["name"] for thing in many]
+    assert ("retain", names) in told
+    assert [name for what, some in told if what == "listed" for name in some] == names
+    assert len([what for what, _ in told if what == "listed"]) > 1
+    order = [told.index(one) for one in (("all", "CiliumNetworkPolicy"), ("put", ["late"]), ("drop", "p00"))]
+    assert order == sorted(order)
+    assert ("all", "ClusterNetworkPolicy") in taker.told, "that there are none is told as well"
 
 
 async def test_persisted_numbers_are_adopted() -> None:

@@ -45,6 +45,21 @@ async def test_the_best_version_that_is_served_is_found() -> None:
         assert [dict(request.query) for request in server.requests] == [{"limit": "1"}] * 5
 
 
+async def test_a_kind_without_objects_need_not_be_watched() -> None:
+    one = answer({"items": [{"kind": "Thing"}]})
+    async with ScriptedServer() as server, Client(server.access) as client:
+        find = Served(client, NEW, OLD, populated=True)
+        server.scripts = {NEW.path(): deque([SOME, SOME, one, SOME]), OLD.path(): deque([ABSENT, ABSENT])}
+        assert [await find(), await find()] == [None, None]
+        assert [await find(), await find()] == [NEW, NEW], "what is watched stays so when it is empty again"
+
+
+async def test_an_answer_that_cannot_be_read_is_left_to_whoever_follows() -> None:
+    async with ScriptedServer() as server, Client(server.access) as client:
+        server.scripts = {NEW.path(): deque([answer(b"[")])}
+        assert await Served(client, NEW, populated=True)() == NEW
+
+
 async def test_who_may_not_look_finds_nothing_and_hears_it_once() -> None:
     async with ScriptedServer() as server, Client(server.access) as client:
         find = Served(client, NEW, OLD)

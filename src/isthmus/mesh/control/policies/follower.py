@@ -1,10 +1,11 @@
 """The tracker's writer of conditions: watches and requests; what to write is `book`'s to say.
 
-A `session.Writer`. Watches the policies of all kinds that have a status, CIDR groups, Nodes and MeshNodes, where the
-server has them. Invariants: nothing is written of a kind before all of it and all CIDR groups were listed, and nothing
-of enforcement before Nodes and MeshNodes were; what concerns one policy is written at once, what concerns all of them
-(a node that falls silent) at IN_TIME a second, so that it never stands in the way; one policy is written at most once
-in a REST. Rejected: a look at everything in a period, which is late for one policy and busy for thousands.
+A `session.Writer`, and the `PolicyTaker` of the own cluster's source, which watches policies anyway; Nodes are told
+with the mesh, and MeshNodes and CIDR groups are watched here, where the server has them. Invariants: nothing is written
+of a kind before all of it and all CIDR groups were listed, and nothing of enforcement before Nodes and MeshNodes were;
+what concerns one policy is written at once, what concerns all of them (a node that falls silent) one every IN_TIME, so
+that it never stands in the way; one policy is written at most once in a REST. Rejected: a look at everything in a
+period, which is late for one policy and busy for thousands.
 """
 
 import asyncio
@@ -22,21 +23,19 @@ from isthmus.kube.client import Client
 from isthmus.kube.events import EventRecorder
 from isthmus.kube.keyqueue import KeyQueue
 from isthmus.kube.meshobjects import MeshNode
-from isthmus.kube.reflector import Change, Gone, Put, Snapshot, follow
+from isthmus.kube.reflector import Change, Gone, Put, Snapshot
 from isthmus.kube.resources import (
     CILIUM_CIDR_GROUPS,
     MESH_NODES,
     NETWORK_POLICIES,
-    NODES,
     POLICY_KINDS,
     Resource,
 )
-from isthmus.kube.schema import Bare
 from isthmus.mesh.control.performing import Hands
 from isthmus.mesh.control.policies.book import Book
 from isthmus.mesh.enforcement import Place
-from isthmus.mesh.source.optional import Served, follow_optional
-from isthmus.model.mesh import MeshEvent
+from isthmus.mesh.source.optional import SELDOM, Served, follow_optional
+from isthmus.model.mesh import ClusterSynced, MeshEvent, NodeGone, NodeTold
 
 KINDS = tuple(resource for resource in POLICY_KINDS if resource is not NETWORK_POLICIES)
 """Those that have a status."""
@@ -49,13 +48,8 @@ REST = 1.0
 IN_TIME = 0.2
 """Seconds between two policies that are looked at because of something that concerns all."""
 
-PIECE = 25
-"""Policies of a listing that are read at a time: some 10 ms of the loop."""
-
 LOOK = 5.0
 """Seconds between looks for agents that have fallen silent."""
-
-_NODES = frozenset({NODES, MESH_NODES})
 
 CONTESTED = "somebody else writes conditions of policies too; what they say is left to them where both agree"
 
@@ -69,17 +63,56 @@ class PolicyConditions:
         self.book = Book(own)
         self.clock = clock
         self.rest = rest
-        self.seen: set[Resource] = set()
-        """Kinds that were listed since the start."""
+        self._own = own
+        self.listed: set[Resource] = set()
+        """Kinds of which everything was told since the start."""
+        self.nodes_known = False
         self._session: _Session | None = None
 
     def apply(self, events: Sequence[MeshEvent]) -> None:
         """Takes a batch of what is told of all clusters."""
-        changed = self.book.subjects.apply(events)
-        if changed:
-            self.book.lacking(changed)
-            if self._session is not None:
-                self._session.kick()
+        now = self.clock()
+        for event in events:
+            match event:
+                case NodeTold(node) if node.cluster == self._own:
+                    self.book.rollout.put_node(node.name, now=now)
+                case NodeGone(self._own, name):
+                    self.book.rollout.drop_node(name)
+                case ClusterSynced(self._own) if not self.nodes_known:
+                    self.nodes_known = True
+                    self.book.touch_all()
+        self.book.lacking(self.book.subjects.apply(events))
+        self._kick()
+
+    def retain_policies(self, resource: Resource, objects: Sequence[dict[str, Any]]) -> None:
+        """Takes which objects of a kind there are."""
+        self.book.retain(resource, objects)
+
+    def put_policies(self, resource: Resource, objects: Sequence[dict[str, Any]], *, listed: bool) -> None:
+        """Takes objects that are there."""
+        now, loaded = self.clock(), resource in self.listed
+        if listed:
+            self.book.put_listed(resource, objects, now=now, loaded=loaded)
+            return
+        for obj in objects:
+            self.book.put(resource, obj, now=now)
+        self._kick()
+
+    def drop_policy(self, resource: Resource, obj: dict[str, Any]) -> None:
+        """Takes a deletion."""
+        self.book.on_policies(resource, Gone(obj), now=self.clock())
+        self._kick()
+
+    def listed_policies(self, resource: Resource) -> None:
+        """Takes that all objects of a kind were told."""
+        if resource not in self.listed:
+            self.listed.add(resource)
+            self.book.touch_all()
+        self._kick()
+
+    def _kick(self) -> None:
+        if self._session is not None:
+            self._session.kick()
 
     async def serve(self, client: Client, recorder: EventRecorder) -> None:
         """Writes until cancelled."""
@@ -115,53 +148,25 @@ class _Session:
         async with asyncio.TaskGroup() as tasks:
             for queue in self._queues.values():
                 tasks.create_task(queue.serve())
-            for kind in KINDS:
-                tasks.create_task(self._watch_policies(kind))
             tasks.create_task(self._watch(GROUPS[0], dict, self._book.on_groups, *GROUPS))
             tasks.create_task(self._watch(MESH_NODES, MeshNode, self._take_mesh_nodes))
-            tasks.create_task(self._watch_nodes())
             tasks.create_task(self._look())
             tasks.create_task(self._drip())
 
     async def _watch(
         self, resource: Resource, type: type[Any], take: Callable[[Any], None], *versions: Resource
     ) -> None:
-        served = Served(self._client, *(versions or (resource,)))
-        async with aclosing(follow_optional(self._client, served, type)) as changes:
+        served = Served(self._client, *(versions or (resource,)), populated=resource in GROUPS)
+        async with aclosing(follow_optional(self._client, served, type, again=SELDOM)) as changes:
             async for change in changes:
                 take(change)
                 self._took(resource, change)
-
-    async def _watch_nodes(self) -> None:
-        async with aclosing(follow(self._client, NODES, Bare, metadata_only=True)) as changes:
-            async for change in changes:
-                self._take_nodes(change)
-                self._took(NODES, change)
 
     def _took(self, resource: Resource, change: Change[Any]) -> None:
         if isinstance(change, Snapshot) and resource not in self._loaded:
             self._loaded.add(resource)
             self._book.touch_all()
         self.kick()
-
-    async def _watch_policies(self, resource: Resource) -> None:
-        owner, book = self._owner, self._book
-        async with aclosing(follow_optional(self._client, Served(self._client, resource), dict)) as changes:
-            async for change in changes:
-                loaded = resource in owner.seen
-                if isinstance(change, Snapshot):
-                    book.retain(resource, change.objects)
-                    for start in range(0, len(change.objects), PIECE):
-                        piece = change.objects[start : start + PIECE]
-                        book.put_listed(resource, piece, now=owner.clock(), loaded=loaded)
-                        await asyncio.sleep(0)
-                else:
-                    book.on_policies(resource, change, now=owner.clock(), loaded=loaded)
-                owner.seen.add(resource)
-                self._took(resource, change)
-                if book.contests and not self._said:
-                    self._said = True
-                    _log.warning(CONTESTED, resource=str(resource))
 
     def _take_mesh_nodes(self, change: Change[MeshNode]) -> None:
         rollout, now = self._book.rollout, self._owner.clock()
@@ -174,18 +179,6 @@ class _Session:
                 rollout.retain_mesh_nodes((node.metadata.name for node in nodes), now=now)
                 for node in nodes:
                     rollout.put_mesh_node(node, now=now)
-
-    def _take_nodes(self, change: Change[Bare]) -> None:
-        rollout, now = self._book.rollout, self._owner.clock()
-        match change:
-            case Put(node):
-                rollout.put_node(node.metadata.name, now=now)
-            case Gone(node):
-                rollout.drop_node(node.metadata.name)
-            case Snapshot(nodes):
-                rollout.retain_nodes(node.metadata.name for node in nodes)
-                for node in nodes:
-                    rollout.put_node(node.metadata.name, now=now)
 
     async def _look(self) -> None:
         while True:
@@ -206,7 +199,7 @@ class _Session:
     def kick(self) -> None:
         """Hands on what has to be looked at, once enough is known to look at anything."""
         waited = asyncio.get_running_loop().time() - self._began
-        if GROUPS[0] not in self._loaded or not (_NODES <= self._loaded or waited >= LOOK):
+        if GROUPS[0] not in self._loaded or not (self._nodes_known or waited >= LOOK):
             return
         now, later = self._book.take()
         for place in now:
@@ -215,17 +208,24 @@ class _Session:
         if later:
             self._in_time.update(dict.fromkeys(later))
             self._wake.set()
+        if self._book.contests and not self._said:
+            self._said = True
+            _log.warning(CONTESTED, contests=self._book.contests)
+
+    @property
+    def _nodes_known(self) -> bool:
+        return self._owner.nodes_known and MESH_NODES in self._loaded
 
     def _add(self, place: Place) -> None:
         kind, namespace, name = place
         self._queues[kind].add((namespace, name))
 
     async def _work(self, kind: Resource, key: tuple[str, str]) -> float | None:
-        if kind not in self._loaded:
+        if kind not in self._owner.listed:
             return None  # all are looked at when it is
         await asyncio.sleep(0)
         place = (kind.kind, *key)
-        change, again = self._book.plan(place, now=self._owner.clock(), enforcement=_NODES <= self._loaded)
+        change, again = self._book.plan(place, now=self._owner.clock(), enforcement=self._nodes_known)
         if change is None:
             return again
         self._book.sending(place, change)
