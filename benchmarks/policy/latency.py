@@ -105,7 +105,8 @@ def run(*, quick: bool) -> Iterable[Table]:
     for state, kind, what, values in rows:
         table.add(state, kind, what, quantile(values, 0.5) * 1000, quantile(values, 0.99) * 1000, *GOALS)
     table.notes.append(
-        f"{rounds} rounds each; probes are 2 ms apart, so no value is better than that; 0: before the answer."
+        f"{rounds} rounds each; probes are 2 ms apart, so no value is better than that. "
+        "0: in force before the client had its answer."
     )
     yield table
 
