@@ -221,6 +221,18 @@ def test_status_counts_nodes_that_enforce_a_policy(clusters: Clusters) -> None:
     assert (missing.exit_code, "no policy nothing" in missing.stderr) == (1, True)
 
 
+def test_the_namespace_of_the_context_is_meant_where_none_is_written(clusters: Clusters) -> None:
+    config = json.loads(clusters.kubeconfig.read_text())
+    for entry in config["contexts"]:
+        entry["context"]["namespace"] = "elsewhere"
+    clusters.kubeconfig.write_text(json.dumps(config))
+    code, said = explained(clusters)
+    assert (code, "in namespace elsewhere of cluster koornacht" in said) == (1, True)
+    assert explained(clusters, "-n", "default")[0] in (0, 2)
+    status = clusters.run("policy", "status", "default-deny")
+    assert "no policy default-deny in namespace elsewhere of" in status.stderr
+
+
 def test_policies_that_depend_on_the_scope_are_listed_as_cilium_lists_them(clusters: Clusters) -> None:
     peers = {"podSelector": {}, "ingress": [{"from": [{"podSelector": {}}]}]}
     clusters.put("koornacht", POLICIES, _policy("scoped", peers))

@@ -19,7 +19,7 @@ _output = click.option(
 @click.option("-f", "--filename", "files", multiple=True, required=True, help="Policies; - is standard input.")
 @click.option("--cluster", "targets", multiple=True, help="Cluster that gets them; repeatable. By default the current.")
 @click.option("--delete", is_flag=True, help="The policies would be deleted.")
-@click.option("-n", "--namespace", default="default", show_default=True, help="Namespace of objects that name none.")
+@click.option("-n", "--namespace", help="Namespace of objects that name none; that of the context by default.")
 @of_clusters
 @_output
 def what_if(
@@ -27,7 +27,7 @@ def what_if(
     files: tuple[str, ...],
     targets: tuple[str, ...],
     delete: bool,
-    namespace: str,
+    namespace: str | None,
     kubeconfig: Path | None,
     contexts: tuple[str, ...],
     scopes: tuple[str, ...],
@@ -46,8 +46,8 @@ def what_if(
     from isthmus.policy.explaining.groups import Grouping
     from isthmus.policy.explaining.scene import Scene
 
-    objects = policies_of(files, namespace=namespace)
     found = picture(kubeconfig=kubeconfig, contexts=contexts, scopes=scopes, partial=partial, manifests=manifests)
+    objects = policies_of(files, namespace=namespace or found.namespace)
     changes = []
     for name in _clusters(found, targets):
         seen = found.cluster(name)

@@ -51,7 +51,7 @@ def _wrong() -> Iterator[None]:
     metavar="[TYPE]",
     help="ICMP instead of a port: an echo request (ping), or messages of a type (0-255).",
 )
-@click.option("-n", "--namespace", default="default", show_default=True, help="Namespace where none is written.")
+@click.option("-n", "--namespace", help="Namespace where none is written; that of the context by default.")
 @of_clusters
 @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True)
 def explain(
@@ -60,7 +60,7 @@ def explain(
     destination: str,
     port: str | None,
     icmp: str | None,
-    namespace: str,
+    namespace: str | None,
     kubeconfig: Path | None,
     contexts: tuple[str, ...],
     scopes: tuple[str, ...],
@@ -95,12 +95,13 @@ def explain(
     from isthmus.policy.explaining.targets import TargetError, parse, resolve
 
     scene = scene_of(found)
+    space = namespace or found.namespace
     option = "--from"
     try:
-        start = parse(source, namespace=namespace)
+        start = parse(source, namespace=space)
         sources, notes = resolve(scene, start, cluster=found.current, port=None)
         option = "--to"
-        end = parse(destination, namespace=namespace)
+        end = parse(destination, namespace=space)
         here = next((one.cluster for one in sources if one.cluster), "") or found.current
         destinations, more = resolve(scene, end, cluster=here, port=wanted)
         option = "--port"

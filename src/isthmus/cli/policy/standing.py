@@ -30,14 +30,14 @@ MOST_NODES = 5
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("-n", "--namespace", default="default", show_default=True, help="Namespace of the policies.")
+@click.option("-n", "--namespace", help="Namespace of the policies; that of the context by default.")
 @click.option("-A", "--all-namespaces", is_flag=True, help="Policies of all namespaces.")
 @live_only
 @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True)
 def status(
     *,
     name: str | None,
-    namespace: str,
+    namespace: str | None,
     all_namespaces: bool,
     kubeconfig: Path | None,
     contexts: tuple[str, ...],
@@ -53,15 +53,14 @@ def status(
     asked = wanted(kubeconfig, contexts, scopes, partial=partial)
     kind, _, title = (name or "").rpartition("/")
     kind = SHORT_KINDS.get(kind.lower(), kind)
-    space = None if all_namespaces else namespace
-    found = perform(lambda: _read(asked, space))
+    found, space = perform(lambda: _read(asked, namespace, all_namespaces=all_namespaces))
     chosen = [
         entry
         for entry in found
         if (not title or entry["name"] == title) and (not kind or entry["kind"].lower() == kind.lower())
     ]
     if name and not chosen:
-        where = "any namespace" if all_namespaces else f"namespace {namespace}"
+        where = f"namespace {space}" if space else "any namespace"
         raise click.ClickException(f"no policy {name} in {where} of {', '.join(_clusters(found)) or 'these clusters'}")
     if output != "table":
         show(chosen, output)
@@ -77,14 +76,20 @@ def _clusters(found: list[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(entry["cluster"] for entry in found))
 
 
-async def _read(asked: "Wanted", namespace: str | None) -> list[dict[str, Any]]:
-    from isthmus.mesh.picture.live import with_places
+async def _read(
+    asked: "Wanted", namespace: str | None, *, all_namespaces: bool
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Returns the policies, and the namespace that they are of (None: all)."""
+    from isthmus.mesh.picture.live import namespace_of, with_places
 
-    async def work(asked: "Wanted", places: "list[Place]", current: str, warnings: list[str]) -> list[dict[str, Any]]:
-        found = await asyncio.gather(*(_of_cluster(asked, place, namespace) for place in places))
+    async def work(
+        asked: "Wanted", places: "list[Place]", current: str, warnings: list[str]
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        space = None if all_namespaces else namespace or namespace_of(places, current)
+        found = await asyncio.gather(*(_of_cluster(asked, place, space) for place in places))
         for warning in warnings:
             click.echo(f"Warning: {warning}", err=True)
-        return [entry for entries in found for entry in entries]
+        return [entry for entries in found for entry in entries], space
 
     return await with_places(asked, work)
 

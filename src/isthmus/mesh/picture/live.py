@@ -182,9 +182,15 @@ async def _read_all(wanted: Wanted, places: list[Place], current: str, warnings:
     return Picture(
         clusters=tuple(sorted(clusters, key=lambda cluster: cluster.name)),
         current=current,
+        namespace=namespace_of(places, current),
         incidental=INCIDENTAL,
         warnings=tuple(warnings),
     )
+
+
+def namespace_of(places: list[Place], current: str) -> str:
+    """Returns the namespace of the context that leads to the current cluster."""
+    return next((place.client.access.namespace for place in places if place.name == current), "") or "default"
 
 
 async def _bounded(gate: asyncio.Semaphore, work: Coroutine[Any, Any, ClusterSeen]) -> ClusterSeen | str:

@@ -105,7 +105,7 @@ class ClusterSeen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Picture(msgspec.Struct, frozen=True, kw_only=True):
-    """All clusters that were read. `current` is the one that is meant where none is named ("" if none is).
+    """All clusters that were read. `current` and `namespace` are meant where none is named ("" if no cluster is).
 
     `incidental` are label keys that make pods of one workload look different and mean nothing unless a policy selects
     on them. `warnings` are for people.
@@ -113,6 +113,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
 
     clusters: tuple[ClusterSeen, ...]
     current: str = ""
+    namespace: str = "default"
     incidental: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
 
