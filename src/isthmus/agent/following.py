@@ -19,7 +19,7 @@ import structlog
 from isthmus.aio.backoff import Backoff
 from isthmus.kube.client import Client
 from isthmus.kube.errors import Forbidden, KubeError, NotFound
-from isthmus.kube.reflector import DELAY_CAP, Change, Degraded, Gone, Put, Snapshot, State, follow
+from isthmus.kube.reflector import DELAY_CAP, Change, Gone, Put, Snapshot, follow
 from isthmus.kube.resources import CUSTOM_RESOURCE_DEFINITIONS, Resource
 from isthmus.kube.schema import Bare
 
@@ -44,7 +44,6 @@ class Definitions:
 
     def __init__(self) -> None:
         self._names: set[str] | None = None
-        self._blind = False
         self._answered = asyncio.Event()
         self._changed = asyncio.Event()
 
@@ -74,23 +73,33 @@ class Definitions:
                 self._names = names - {definition.metadata.name}
             case Snapshot(definitions):
                 self._names = {definition.metadata.name for definition in definitions}
-                self._blind = False
         self._answered.set()
         waiting, self._changed = self._changed, asyncio.Event()
         waiting.set()
 
     async def follow(self, client: Client) -> None:
         """Watches, until cancelled."""
-        changes = follow(client, CUSTOM_RESOURCE_DEFINITIONS, Bare, metadata_only=True, on_state=self._on_state)
+        await self._until_allowed(client)
+        changes = follow(client, CUSTOM_RESOURCE_DEFINITIONS, Bare, metadata_only=True)
         async with aclosing(changes):
             async for change in changes:
                 self.take(change)
 
-    def _on_state(self, state: State) -> None:
-        if isinstance(state, Degraded) and self._names is None and not self._blind:
-            self._blind = True
-            _log.warning(BLIND, reason=state.reason)
-            self._answered.set()
+    async def _until_allowed(self, client: Client) -> None:
+        """Waits for a server that answers and lets us read; only its refusal says that it will not tell."""
+        delays = Backoff(base=0.5, cap=SELDOM)
+        outages = Backoff(base=0.5, cap=DELAY_CAP)
+        while True:
+            try:
+                await client.raw("GET", CUSTOM_RESOURCE_DEFINITIONS.path(), params={"limit": "1"})
+                return
+            except Forbidden as error:
+                if not self._answered.is_set():
+                    _log.warning(BLIND, reason=str(error))
+                    self._answered.set()
+                await asyncio.sleep(delays.next())
+            except KubeError:  # the other watches say so
+                await asyncio.sleep(outages.next())
 
 
 class KindWatch:

@@ -28,7 +28,7 @@ class Endless:
 
     def __init__(self, server: ScriptedServer, mode: int, item: dict[str, object] = POLICY) -> None:
         self._server = server
-        self._item = item
+        self.item = item
         self.mode = mode
 
     def popleft(self):
@@ -38,11 +38,11 @@ class Endless:
         if self.mode != 200:
             return await answer(status(self.mode, "", "no"), status=self.mode)(request)
         if "watch" not in request.query:
-            listing = {"kind": f"{self._item['kind']}List", "metadata": {"resourceVersion": "5"}, "items": []}
+            listing = {"kind": f"{self.item['kind']}List", "metadata": {"resourceVersion": "5"}, "items": []}
             return await answer(listing)(request)
         if "sendInitialEvents" not in request.query:
             return await self._server.stream(then="hang")(request)
-        return await self._server.stream(event("ADDED", self._item), bookmark(5, end=True))(request)
+        return await self._server.stream(event("ADDED", self.item), bookmark(5, end=True))(request)
 
 
 class World:
@@ -171,6 +171,23 @@ async def test_where_definitions_may_not_be_watched_kinds_are_looked_for_and_nev
             assert world.told == [(), THERE]
             following.cancel()
     assert [log["event"] for log in logs].count(BLIND) == 1
+
+
+@pytest.mark.parametrize("mode", [404, 500, 503])
+async def test_a_server_that_starts_is_not_believed_that_a_kind_is_absent_before_it_has_told_what_is_defined(mode):
+    with capture_logs() as logs:
+        async with watching(404) as world:
+            starting = Endless(world.server, mode)
+            world.server.scripts[CUSTOM_RESOURCE_DEFINITIONS.path()] = starting
+            following = asyncio.create_task(world.definitions.follow(world.client))
+            await asyncio.sleep(100)
+            assert world.told == []
+
+            world.script.mode = starting.mode = 200
+            starting.item = {"kind": "CustomResourceDefinition", "metadata": {"name": str(CILIUM_NETWORK_POLICIES)}}
+            assert await world.until(THERE) <= 11
+            following.cancel()
+    assert BLIND not in [log["event"] for log in logs]
 
 
 async def test_an_older_version_of_a_kind_is_followed_where_the_newer_is_not_served():
