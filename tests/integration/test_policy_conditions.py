@@ -1,6 +1,7 @@
 """Conditions of policies against the lab's API server: objects and what agents say in, status out."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -26,7 +27,9 @@ from isthmus.kube.resources import (
     Resource,
 )
 from isthmus.lab import addons
+from isthmus.mesh.control.policies import follower
 from isthmus.mesh.control.policies.follower import PolicyConditions
+from isthmus.mesh.enforcement import SILENT_AFTER
 from isthmus.mesh.source.kubernetes import KubernetesSource
 from isthmus.model.endpoint import Cluster
 from tests.support.apiserver import running_apiserver
@@ -203,6 +206,29 @@ async def test_a_policy_is_pending_until_every_node_has_it_and_again_when_it_cha
             CILIUM_NETWORK_POLICIES, "p", lambda found: said(found, ENFORCED) == ("False", "Pending")
         )
         assert found[ENFORCED]["lastTransitionTime"] >= since
+
+
+async def test_an_agent_that_falls_silent_is_said_of_every_policy_and_unsaid(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "LOOK", 0.02)
+    monkeypatch.setattr(follower, "IN_TIME", 0.01)
+    ahead = 0.0
+    await here.node("n1")
+    made = [await here.make(CILIUM_NETWORK_POLICIES, name, spec=cilium(ingress=[{}])) for name in ("p", "q")]
+    await here.says("n1", *made)
+    async with writing(here.client, clock=lambda: time.time() + ahead):
+        for name in ("p", "q"):
+            await here.until(CILIUM_NETWORK_POLICIES, name, lambda found: said(found, ENFORCED)[0] == "True")
+        ahead = SILENT_AFTER + 5
+        for name in ("p", "q"):
+            found = await here.until(
+                CILIUM_NETWORK_POLICIES, name, lambda found: said(found, ENFORCED) == ("False", "Pending")
+            )
+            assert "not on n1 (no heartbeat since" in found[ENFORCED]["message"]
+        ahead = 0.0
+        for name in ("p", "q"):
+            await here.until(CILIUM_NETWORK_POLICIES, name, lambda found: said(found, ENFORCED)[0] == "True")
 
 
 async def test_conditions_of_kinds_with_tiers_say_which_generation_they_are_about(here: Here) -> None:
