@@ -6,7 +6,6 @@ import struct
 
 import pytest
 
-from tests.support.conversation import Conversation
 from tests.support.fabric import Fabric
 from tests.support.town import (
     Town,
@@ -42,17 +41,6 @@ def expect(town: Town, expected: dict[tuple[str, str], bool], *, protocol: int =
     town.expect({flow(*ends, protocol, port, version=version): allowed for ends, allowed in expected.items()})
 
 
-def expect_all_ways(town: Town, expected: dict[tuple[str, str], bool], version: int) -> None:
-    ping = (ICMP, 8) if version == 4 else (ICMPV6, 128)
-    town.expect(
-        {
-            flow(*ends, protocol, port, version=version): allowed
-            for ends, allowed in expected.items()
-            for protocol, port in ((TCP, 80), (UDP, 53), (SCTP, 80), ping)
-        }
-    )
-
-
 # -- nodes ---------------------------------------------------------------------------------------------------------
 
 
@@ -60,25 +48,24 @@ def expect_all_ways(town: Town, expected: dict[tuple[str, str], bool], version: 
 def test_networkpolicy_never_parts_a_pod_from_its_own_node(town: Town, version):
     town.apply(CLOSED)
     own, others = {("n1", "a"): True, ("a", "n1"): True}, [("n2", "a"), ("w1", "a"), ("a", "n2"), ("a", "w1")]
-    expect_all_ways(town, own | dict.fromkeys([*others, ("b", "a"), ("a", "b")], False), version)
+    town.expect_all_ways(own | dict.fromkeys([*others, ("b", "a"), ("a", "b")], False), version)
 
 
 @both_families
 def test_ciliums_policies_judge_what_a_pod_asks_of_its_own_node_and_not_what_the_node_asks_of_it(town: Town, version):
     town.apply(cilium_policy(ingress=[{}], egress=[{}]))
-    expect_all_ways(
-        town,
+    town.expect_all_ways(
         {("n1", "a"): True, ("a", "n1"): False, ("a", "n2"): False, ("n2", "a"): False, ("b", "n1"): True},
         version,
     )
     town.apply(cilium_policy(ingress=[{}], egress=[{"toEntities": ["host"]}]))
-    expect_all_ways(town, {("n1", "a"): True, ("a", "n1"): True, ("a", "n2"): False, ("n2", "a"): False}, version)
+    town.expect_all_ways({("n1", "a"): True, ("a", "n1"): True, ("a", "n2"): False, ("n2", "a"): False}, version)
 
 
 @both_families
 def test_a_denial_of_the_host_keeps_the_own_node_out(town: Town, version):
     town.apply(cilium_policy(ingress=[{"fromEntities": ["all"]}], ingressDeny=[{"fromEntities": ["host"]}]))
-    expect_all_ways(town, {("n1", "a"): False, ("n2", "a"): True, ("c", "a"): True, ("a", "n1"): True}, version)
+    town.expect_all_ways({("n1", "a"): False, ("n2", "a"): True, ("c", "a"): True, ("a", "n1"): True}, version)
 
 
 @both_families
@@ -89,8 +76,7 @@ def test_admin_denials_apply_to_what_a_pod_asks_of_its_own_node_only(town: Town,
             ingress=[{"action": "Deny", "from": [{"namespaces": {}}]}], egress=[{"action": "Deny", "to": everyone}]
         )
     )
-    expect_all_ways(
-        town,
+    town.expect_all_ways(
         {
             ("n1", "a"): True,
             ("a", "n1"): False,
@@ -110,7 +96,7 @@ def test_nodes_of_every_cluster_are_remote_nodes(town: Town, version):
     )
     outsiders = [("b", "a"), ("outside", "a"), ("a", "outside"), ("a", "n1"), ("d", "a")]
     nodes = [("n2", "a"), ("w1", "a"), ("a", "n2"), ("a", "w1"), ("n1", "a")]
-    expect_all_ways(town, dict.fromkeys(nodes, True) | dict.fromkeys(outsiders, False), version)
+    town.expect_all_ways(dict.fromkeys(nodes, True) | dict.fromkeys(outsiders, False), version)
 
 
 @both_families
@@ -118,9 +104,9 @@ def test_a_pod_in_the_network_of_a_node_is_that_node(town: Town, version):
     everybody = network_policy(ingress=[{"from": [{"namespaceSelector": {}}]}])
     node = f"{address('n2', version)}/{32 if version == 4 else 128}"
     town.apply(everybody)
-    expect_all_ways(town, {("c", "a"): True, ("n2", "a"): False}, version)
+    town.expect_all_ways({("c", "a"): True, ("n2", "a"): False}, version)
     town.apply(network_policy(ingress=[{"from": [{"ipBlock": {"cidr": node}}]}]))
-    expect_all_ways(town, {("c", "a"): False, ("n2", "a"): True}, version)
+    town.expect_all_ways({("c", "a"): False, ("n2", "a"): True}, version)
 
 
 @pytest.mark.parametrize("policy", [CLOSED, cilium_policy(ingress=[{}])], ids=["NetworkPolicy", "CiliumNetworkPolicy"])
@@ -154,7 +140,7 @@ def test_a_pod_that_speaks_in_the_name_of_the_node_is_not_the_node(town: Town, p
         forger.run(forge)
         town.fabric.volley.pass_fence()
     assert arrived() == 1
-    expect_all_ways(town, {("n1", "a"): True, ("b", "a"): False}, 6)
+    town.expect_all_ways({("n1", "a"): True, ("b", "a"): False}, 6)
 
 
 # -- entities ------------------------------------------------------------------------------------------------------
@@ -163,15 +149,15 @@ def test_a_pod_that_speaks_in_the_name_of_the_node_is_not_the_node(town: Town, p
 @both_families
 def test_the_api_server_is_an_entity_of_its_own_and_of_the_world(town: Town, version):
     town.apply(cilium_policy(egress=[{"toEntities": ["kube-apiserver"]}]))
-    expect_all_ways(town, {("a", "apiserver"): True, ("a", "outside"): False, ("a", "n2"): False}, version)
+    town.expect_all_ways({("a", "apiserver"): True, ("a", "outside"): False, ("a", "n2"): False}, version)
     town.apply(cilium_policy(egress=[{"toEntities": ["world"]}]))
-    expect_all_ways(
-        town, {("a", "apiserver"): True, ("a", "outside"): True, ("a", "n2"): False, ("a", "c"): False}, version
+    town.expect_all_ways(
+        {("a", "apiserver"): True, ("a", "outside"): True, ("a", "n2"): False, ("a", "c"): False}, version
     )
     town.apply(
         cilium_policy(egress=[{"toEntities": ["all"]}], egressDeny=[{"toEntities": ["kube-apiserver"]}]),
     )
-    expect_all_ways(town, {("a", "apiserver"): False, ("a", "outside"): True, ("a", "d"): True}, version)
+    town.expect_all_ways({("a", "apiserver"): False, ("a", "outside"): True, ("a", "d"): True}, version)
 
 
 def test_cidrs_of_ciliums_kinds_mean_the_outside_only(town: Town):
@@ -197,11 +183,11 @@ def test_tiers_are_asked_one_after_the_other(town: Town, version):
     late = cluster_policy(name="late", ingress=[rule("Deny", "b", "d")], priority=2)
     baseline = cluster_policy(name="base", tier="Baseline", priority=1, ingress=[rule("Deny", "b", "c", "d")])
     town.apply(admin, late, baseline)
-    expect_all_ways(town, {("b", "a"): True, ("c", "a"): False, ("d", "a"): False, ("outside", "a"): True}, version)
+    town.expect_all_ways({("b", "a"): True, ("c", "a"): False, ("d", "a"): False, ("outside", "a"): True}, version)
     town.apply(network_policy(ingress=[{"from": [pods("c"), pods("d")]}]))
-    expect_all_ways(town, {("b", "a"): True, ("c", "a"): False, ("d", "a"): True, ("outside", "a"): False}, version)
+    town.expect_all_ways({("b", "a"): True, ("c", "a"): False, ("d", "a"): True, ("outside", "a"): False}, version)
     town.delete(admin, late)
-    expect_all_ways(town, {("b", "a"): False, ("c", "a"): True, ("d", "a"): True}, version)
+    town.expect_all_ways({("b", "a"): False, ("c", "a"): True, ("d", "a"): True}, version)
 
 
 @every_protocol
@@ -340,111 +326,3 @@ def test_many_ranges_of_ports_are_judged_to_their_ends(town: Town, peers, direct
                 if hit and n == 5:
                     expected[flow(*ends, UDP, port, version=version)] = peers == "denied blocks"
     town.expect(expected)
-
-
-# -- ICMP, fragments -----------------------------------------------------------------------------------------------
-
-
-@both_families
-def test_icmp_is_let_through_by_type(town: Town, version):
-    family, protocol, types = ("IPv4", ICMP, (8, 13)) if version == 4 else ("IPv6", ICMPV6, (128, 139))
-    town.apply(
-        cilium_policy(
-            ingress=[{"fromEntities": ["all"], "icmps": [{"fields": [{"family": family, "type": types[0]}]}]}],
-            egress=[{"toEntities": ["all"], "icmps": [{"fields": [{"family": family, "type": types[1]}]}]}],
-        )
-    )
-    town.expect(
-        {
-            flow("b", "a", protocol, types[0], version=version): True,
-            flow("b", "a", protocol, types[1], version=version): False,
-            flow("a", "b", protocol, types[0], version=version): False,
-            flow("a", "b", protocol, types[1], version=version): True,
-            flow("b", "a", TCP, 80, version=version): False,
-        }
-    )
-
-
-@both_families
-@pytest.mark.parametrize("limit", ["ingress", "egress"])
-def test_fragments_are_judged_like_the_whole(town: Town, limit, version):
-    def policy(*apps: str):
-        rule = {"from" if limit == "ingress" else "to": [pods(app) for app in apps]}
-        return network_policy(**{limit: [{**rule, "ports": [{"port": 7000, "protocol": "UDP"}]}]})
-
-    town.apply(policy("c"))
-    ends = ("c", "a") if limit == "ingress" else ("a", "c")
-    with Conversation(town.fabric, flow(*ends, UDP, 7000, version=version)) as talk:
-        assert talk.hears("client", size=4000) and talk.hears("server", size=4000)
-        town.apply(policy("b"))
-        assert not talk.hears("client", size=4000) and not talk.hears("server", size=4000)
-        town.apply(policy("b", "c"))
-        assert talk.hears("client", size=4000) and talk.hears("server", size=4000)
-
-
-@pytest.mark.parametrize("header", [54, 59], ids=["hop by hop", "destination options"])  # IPV6_*OPTS, linux/in6.h
-def test_extension_headers_hide_nothing(town: Town, header):
-    town.apply(network_policy(ingress=[{"ports": [{"port": 7000, "protocol": "UDP"}]}]))
-    padding = bytes([0, 0, 1, 4, 0, 0, 0, 0])
-    client, *servers = (
-        town.fabric.holders[address(place, 6)].run(lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
-        for place in ("b", "a", "a")
-    )
-    client.setsockopt(socket.IPPROTO_IPV6, header, padding)
-    with client, servers[0] as open_, servers[1] as closed, one_cpu():
-        for server, port in ((open_, 7000), (closed, 7001)):
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            server.bind((address("a", 6), port))
-            server.setblocking(False)
-            client.sendto(b"?", server.getsockname())
-        town.fabric.volley.pass_fence()
-        assert open_.recv(10) == b"?"
-        with pytest.raises(BlockingIOError):
-            closed.recv(10)
-
-
-@both_families
-@pytest.mark.parametrize("speaker", ["client", "server"])
-def test_a_path_that_is_narrower_than_the_link_makes_itself_known_through_a_policy(town: Town, speaker, version):
-    only_c = {"ports": [{"port": 7000, "protocol": "UDP"}]}
-    town.apply(network_policy(ingress=[{"from": [pods("c")], **only_c}], egress=[{"to": [pods("c")], **only_c}]))
-    ends = ("c", "a") if speaker == "server" else ("a", "c")  # pod a sends what is too large
-    for family in ("-4", "-6"):
-        town.fabric.holders[address("a")].command("ip", family, "route", "flush", "cache")
-    link = town.fabric.nodes["n2"].link
-    town.fabric.elsewhere.ip(f"link set {link} mtu 1300")
-    try:
-        with Conversation(town.fabric, flow(*ends, UDP, 7000, version=version)) as talk:
-            assert talk.path_mtu(speaker) == 1500
-            assert not talk.hears(speaker, size=1400)
-            assert talk.path_mtu(speaker) == 1300
-    finally:
-        town.fabric.elsewhere.ip(f"link set {link} mtu 1500")
-
-
-@both_families
-def test_a_port_where_nobody_listens_is_said_to_be_closed(town: Town, version):
-    town.apply(network_policy(egress=[{"to": [pods("c")], "ports": [{"port": 7001, "protocol": "UDP"}]}]))
-    family = socket.AF_INET if version == 4 else socket.AF_INET6
-    with town.fabric.holders[address("a", version)].run(lambda: socket.socket(family, socket.SOCK_DGRAM)) as sock:
-        sock.settimeout(10)
-        sock.connect((address("c", version), 7001))
-        sock.send(b"?")
-        with pytest.raises(ConnectionRefusedError):
-            sock.recv(1)
-
-
-@pytest.mark.parametrize(
-    "policy",
-    [
-        network_policy(policyTypes=["Ingress", "Egress"], egress=[{"to": [pods("c")]}]),
-        cilium_policy(ingress=[{}], egress=[{"toEndpoints": [{"matchLabels": {"app": "c"}}]}]),
-    ],
-    ids=["NetworkPolicy", "CiliumNetworkPolicy"],
-)
-def test_neighbours_are_found_through_a_closed_gate(town: Town, policy):
-    town.apply(policy)
-    for ends in (("a", "c"), ("n1", "a")):
-        for place in ("a", "n1"):
-            town.fabric.holders[address(place)].command("ip", "-6", "neigh", "flush", "all")
-        expect_all_ways(town, {ends: True, ("b", "a"): False}, 6)

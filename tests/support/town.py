@@ -81,6 +81,17 @@ class Town:
         assert not wrong, f"the evaluator says otherwise: {wrong}"
         self.fabric.expect(expected)
 
+    def expect_all_ways(self, expected: Mapping[tuple[str, str], bool], version: int) -> None:
+        """Is `expect` for pairs of PLACES, by TCP, UDP, SCTP and ping."""
+        ways = ((6, 80), (17, 53), (132, 80), (1, 8) if version == 4 else (58, 128))
+        self.expect(
+            {
+                flow(*ends, protocol, port, version=version): allowed
+                for ends, allowed in expected.items()
+                for protocol, port in ways
+            }
+        )
+
     def reaches(self, source: str, destination: str, protocol: int = 6, port: int = 80, *, version: int = 4) -> bool:
         """Tells whether one probe gets through."""
         probe = flow(source, destination, protocol, port, version=version)
