@@ -1,4 +1,4 @@
-"""What is no plain packet, with packets: ICMP by type and errors, fragments, extension headers, what belongs nowhere."""
+"""What is no plain packet, with packets: ICMP types and errors, fragments, extension headers, what belongs nowhere."""
 
 import socket
 
