@@ -1,9 +1,10 @@
 """Peers of the ordered tiers: pods, networks, nodes and domain names, and what each fails to.
 
 Invariants: `namespaces` and `pods` mean pods only, so never what has the network of a host. Under the local scope an
-accepting rule that names no cluster sees its own cluster, a denying or passing one sees them all: a guard that was
-written before the cluster joined others does not stop guarding. Names are for accepting rules of the Admin tier alone
-(NPEP-133); where another rule has them, it denies every address that a name could lead to.
+accepting or passing rule that names no cluster sees its own cluster, a denying one sees them all: a guard that was
+written before the cluster joined others does not stop guarding, and nobody of another cluster gets round it by an
+exemption that was meant for others. Names are for accepting rules of the Admin tier alone (NPEP-133); where another
+rule has them, it denies every address that a name could lead to.
 Treating a peer of an unknown kind as one that matches nothing was rejected: denials would be lost.
 """
 
@@ -100,7 +101,7 @@ class PeerReader:
                     peers.pods += (self._scoped(pods, action),)
 
     def _scoped(self, peer: PodPeer, action: Action | None) -> PodPeer:
-        narrow = self.scope is Scope.LOCAL and action is Action.ALLOW
+        narrow = self.scope is Scope.LOCAL and action in (Action.ALLOW, Action.PASS)
         if not narrow or peer.pods.names_clusters or peer.namespaces.names_clusters:
             return peer
         return msgspec.structs.replace(peer, cluster=self.context.cluster)

@@ -6,9 +6,13 @@ from ipaddress import ip_network
 
 import pytest
 
+from isthmus.model.endpoint import Endpoint
+from isthmus.model.flow import Flow
+from isthmus.model.identity import Identity
 from isthmus.model.labels import CLUSTERSET_CLUSTER
 from isthmus.policy.clusternetworkpolicy import Channel, read
 from isthmus.policy.context import Context
+from isthmus.policy.evaluate import evaluate
 from isthmus.policy.names import NamePattern
 from isthmus.policy.rules import (
     Action,
@@ -23,6 +27,7 @@ from isthmus.policy.rules import (
     Scope,
     Tier,
 )
+from isthmus.policy.world import LocalPod, World
 from tests.support.cases import VECTORS
 
 VALIDATION = json.loads((VECTORS / "cluster-network-policy-validation.json").read_text())["cases"]
@@ -302,10 +307,26 @@ def test_networks_of_a_peer_are_bounded_and_a_duplicate_is_refused():
         ({"pods": {"podSelector": {"matchLabels": {"io.cilium.k8s.policy.cluster": "west"}}}}, True),
     ],
 )
-def test_local_scope_narrows_acceptances_that_name_no_cluster_and_no_denial(peer, named):
+def test_local_scope_narrows_what_lets_by_and_names_no_cluster_and_no_denial(peer, named):
     context = Context("east", Scope.LOCAL)
     for direction, key in (("ingress", "from"), ("egress", "to")):
-        for action, narrow in (("Accept", not named), ("Deny", False), ("Pass", False)):
+        for action, narrow in (("Accept", not named), ("Deny", False), ("Pass", not named)):
             (one,) = policy({direction: [{"action": action, key: [peer]}]}, context=context).policies
             (found,) = one.rules[0].peers
             assert found.cluster == ("east" if narrow else "")
+
+
+def test_under_local_scope_nobody_of_another_cluster_gets_round_a_denial_by_a_pass_that_names_no_cluster():
+    world = World("east")
+    for number, cluster in ((0x10101, "east"), (0x20101, "west")):
+        world.identities[number] = Identity(number, cluster, "shop", {}, {})
+    world.endpoints = {
+        ip: Endpoint(cluster, ip, number, "shop", "client")
+        for ip, cluster, number in (("10.1.0.9", "east", 0x10101), ("10.2.0.9", "west", 0x20101))
+    }
+    world.pods["shop/a"] = LocalPod("shop", "a", "", {}, ("10.1.0.1",))
+    rules = [{"action": action, "from": [{"namespaces": {}}]} for action in ("Pass", "Deny")]
+    for scope, let_in in ((Scope.LOCAL, ["10.1.0.9"]), (Scope.CLUSTERSET, ["10.1.0.9", "10.2.0.9"])):
+        (one,) = policy({"ingress": rules}, context=Context("east", scope)).policies
+        world.policies = {one.ref: one}
+        assert [ip for ip in world.endpoints if evaluate(world, Flow(ip, "10.1.0.1", 6, 80)).allowed] == let_in
