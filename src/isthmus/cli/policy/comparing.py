@@ -1,14 +1,16 @@
 """`isthmus policy what-if` and `matrix`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from isthmus.cli.policy.sources import of_clusters, picture, scene_of, show
 
 if TYPE_CHECKING:
-    from isthmus.policy.explaining.facts import Picture
+    from isthmus.policy.context import Parsed
+    from isthmus.policy.explaining.facts import Change, Picture
+    from isthmus.policy.explaining.scene import Scene
 
 _output = click.option(
     "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True
@@ -54,13 +56,17 @@ def what_if(
         there = places(seen) if seen is not None else set()
         for obj in objects:
             if delete and place(obj) not in there:
-                kind, space, title = place(obj)
-                click.echo(f"Warning: {kind} {f'{space}/' if space else ''}{title} is not in {name}", err=True)
+                lost = Change(cluster=name, object=obj)
+                click.echo(f"Warning: {_title(lost)} is not in {name}", err=True)
                 continue
             changes.append(Change(cluster=name, object=obj, delete=delete))
     before = scene_of(found)
     after = Scene(changed(found, *changes), reuse=before)
     problems = [] if delete else _problems(after, changes)
+    kept = [] if delete else [change for change in changes if _valid(before, change) and _valid(after, change) is False]
+    if kept:  # nodes go on with the version before
+        after = Scene(changed(found, *(change for change in changes if change not in kept)), reuse=before)
+        problems += [f"Kept: {_title(change)} in {change.cluster} stays as it is in force now" for change in kept]
     result = effects(before, after)
     if output == "table":
         for line in problems:
@@ -72,15 +78,32 @@ def what_if(
         show({"problems": problems, "changes": pairs.effects_data(result)}, output)
 
 
-def _problems(after: Any, changes: list[Any]) -> list[str]:
+def _parsed(scene: "Scene", change: "Change") -> "list[Parsed]":
     from isthmus.policy.explaining.facts import place
 
+    where = place(change.object)
+    refs = ((parsed, parsed.ref) for parsed in scene.parsed[change.cluster])
+    return [parsed for parsed, ref in refs if (ref.kind, ref.namespace, ref.name) == where]
+
+
+def _valid(scene: "Scene", change: "Change") -> bool | None:
+    """Tells whether the object is valid in `scene`; None where it is not in it."""
+    found = _parsed(scene, change)
+    return all(parsed.valid for parsed in found) if found else None
+
+
+def _title(change: "Change") -> str:
+    from isthmus.policy.explaining.facts import place
+
+    kind, namespace, name = place(change.object)
+    return f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
+
+
+def _problems(after: "Scene", changes: "list[Change]") -> list[str]:
     lines = []
     for change in changes:
-        where = (change.cluster, *place(change.object))
-        for parsed in after.parsed[change.cluster]:
-            if (change.cluster, parsed.ref.kind, parsed.ref.namespace, parsed.ref.name) == where:
-                lines += [f"{p.grade.value}: {parsed.ref} in {change.cluster}: {p}" for p in parsed.problems]
+        for parsed in _parsed(after, change):
+            lines += [f"{p.grade.value}: {parsed.ref} in {change.cluster}: {p}" for p in parsed.problems]
     lines += [f"Invalid: {' '.join(bad.place)} in {bad.cluster}: {bad.reason}" for bad in after.unreadable]
     return lines
 

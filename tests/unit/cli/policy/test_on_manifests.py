@@ -194,6 +194,18 @@ def test_problems_of_what_would_be_applied_come_first(clusters: Path) -> None:
     assert result.stdout.startswith("Invalid: NetworkPolicy default/bad in tion: spec.ingress[0].ports[0].port")
 
 
+def test_an_invalid_update_changes_nothing_because_nodes_keep_the_version_before(clusters: Path) -> None:
+    policy = yaml.safe_load((EXAMPLE / "default-deny.yaml").read_text())
+    policy["spec"]["ingress"] = [{"fromEndpoints": [{}], "fromEntities": ["world"]}]
+    result = what_if(clusters, "-f", "-", "--cluster", "koornacht", stdin=yaml.safe_dump(policy))
+    assert result.stdout.splitlines() == [
+        "Invalid: CiliumNetworkPolicy default/default-deny in koornacht: spec.ingress[0]: "
+        "combining fromEndpoints and fromEntities is not supported yet",
+        "Kept: CiliumNetworkPolicy default/default-deny in koornacht stays as it is in force now",
+        "Nothing changes: nobody gains or loses a connection.",
+    ]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
