@@ -198,10 +198,10 @@ def test_an_invalid_update_changes_nothing_because_nodes_keep_the_version_before
     policy = yaml.safe_load((EXAMPLE / "default-deny.yaml").read_text())
     policy["spec"]["ingress"] = [{"fromEndpoints": [{}], "fromEntities": ["world"]}]
     result = what_if(clusters, "-f", "-", "--cluster", "koornacht", stdin=yaml.safe_dump(policy))
+    named, why = "CiliumNetworkPolicy default/default-deny in koornacht", "combining fromEndpoints and fromEntities"
     assert result.stdout.splitlines() == [
-        "Invalid: CiliumNetworkPolicy default/default-deny in koornacht: spec.ingress[0]: "
-        "combining fromEndpoints and fromEntities is not supported yet",
-        "Kept: CiliumNetworkPolicy default/default-deny in koornacht stays as it is in force now",
+        f"Invalid: {named}: spec.ingress[0]: {why} is not supported yet",
+        f"Kept: {named} stays as it is in force now",
         "Nothing changes: nobody gains or loses a connection.",
     ]
 
