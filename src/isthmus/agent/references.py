@@ -126,10 +126,11 @@ class ApiServers:
         put, gone = _difference(change)
         if gone is None:
             self._slices.clear()
-        for obj in gone or ():
-            self._slices.pop(obj.metadata.name, None)
+        # Slices of other namespaces are whoever's may write there, and may have the same names.
+        for obj in (*(gone or ()), *put):
+            if obj.metadata.namespace == API_SERVER[0]:
+                self._slices.pop(obj.metadata.name, None)
         for obj in put:
-            self._slices.pop(obj.metadata.name, None)
             if _service_of(obj) == API_SERVER:
                 # Also those that are not ready: to whom else would the address belong?
                 self._slices[obj.metadata.name] = _canonical(obj.endpoints or ())

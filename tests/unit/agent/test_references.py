@@ -109,3 +109,14 @@ def test_the_api_server_is_where_its_slices_say_ready_or_not_and_nobody_elses_co
     assert servers.addresses == {"192.0.2.1"}
     servers.take(Gone(own))
     assert servers.addresses == set()
+
+
+def test_a_slice_of_another_namespace_takes_nothing_from_the_api_server_whatever_its_name():
+    servers = ApiServers()
+    own = slice_("kubernetes", "192.0.2.1", of="kubernetes", namespace="default")
+    same_name = slice_("kubernetes", "10.0.0.1", of="kubernetes", namespace="x")
+    servers.take(Snapshot((own, same_name)))
+    assert servers.addresses == {"192.0.2.1"}
+    servers.take(Put(same_name))
+    servers.take(Gone(same_name))
+    assert servers.addresses == {"192.0.2.1"}
