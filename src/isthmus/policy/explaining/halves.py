@@ -8,6 +8,7 @@ goes, which would have to be as simple as the one that is believed.
 from collections.abc import Iterator
 from enum import Enum
 from ipaddress import ip_address, ip_network
+from itertools import islice
 
 import msgspec
 
@@ -36,7 +37,7 @@ from isthmus.policy.rules import (
     Tier,
 )
 from isthmus.policy.scoping import under_scopes
-from isthmus.policy.ties import ties
+from isthmus.policy.ties import tie_between
 
 MOST_CLOSE = 5
 """Rules that came close, and problems, that one half names."""
@@ -233,11 +234,11 @@ def _ties(half: Half, concerned: list[Policy]) -> Iterator[Trouble]:
     if decided is None or decided.tier is Tier.NORMAL:
         return
     equals = [p for p in concerned if (p.tier, p.priority) == (decided.tier, decided.priority)]
-    for tie in ties(equals)[:MOST_CLOSE]:
-        if decided.ref in (tie.first, tie.second):
-            message = f"{tie.first} and {tie.second} have the same priority, {decided.priority}, and may disagree; "
-            message += f"{tie.first} is asked first, by its name"
-            yield Trouble(decided.ref, Problem("spec.priority", message, Grade.WARNING))
+    concerning = (tie_between(decided, other) for other in equals if other is not decided)
+    for tie in islice(filter(None, concerning), MOST_CLOSE):
+        message = f"{tie.first} and {tie.second} have the same priority, {decided.priority}, and may disagree; "
+        message += f"{tie.first} is asked first, by its name"
+        yield Trouble(decided.ref, Problem("spec.priority", message, Grade.WARNING))
 
 
 def _other(direction: Direction) -> tuple[str, ...]:

@@ -60,7 +60,7 @@ class Judge:
         self.scene, self.cells = scene, cells
         self._programs: dict[tuple[int, Direction], tuple[int, Program]] = {}
         self._known: dict[tuple[object, ...], tuple[int, Program]] = {}
-        self._matches: dict[tuple[int, int], int] = {}
+        self._matches: dict[tuple[int, int, int], int] = {}
         self._peers: dict[tuple[int, int, int, int], bool] = {}
         self._answers: dict[tuple[int, int, tuple[NamedPort, ...]], int] = {}
         self._ips: dict[int, dict[int, Address]] = {}
@@ -110,11 +110,11 @@ class Judge:
         number, program = self._program(subject, direction)
         if program.open:
             return self.cells.everything
-        key = (number, id(other))
+        mine, addresses = self._addresses(subject), self._addresses(other)
+        ip = addresses[4 if 4 in mine and 4 in addresses else 6]
+        key = (number, id(other), ip.version)
         match = self._matches.get(key)
         if match is None:
-            mine, addresses = self._addresses(subject), self._addresses(other)
-            ip = addresses[4 if 4 in mine and 4 in addresses else 6]
             match = 0
             near = other.to_own_cluster if subject.cluster == other.cluster else None
             for place, rule in enumerate(program.rules):

@@ -228,6 +228,20 @@ def test_a_policy_that_decides_because_of_its_name_is_said_to() -> None:
     assert "have the same priority, 5, and may disagree; ClusterNetworkPolicy a is asked first" in str(trouble.problem)
 
 
+def test_a_name_that_decides_is_said_to_among_many_that_disagree_about_other_pods() -> None:
+    app = [{"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "other"}}}}]
+    others = [
+        cluster_policy(name, "Admin", 5, ingress=[{"action": action, "from": app}])
+        for name, action in (*((f"a{n}", "Accept") for n in range(4)), *((f"b{n}", "Deny") for n in range(6)))
+    ]
+    decides = cluster_policy("y", "Admin", 5, ingress=[{"action": "Deny", "from": ANYONE}])
+    second = cluster_policy("z", "Admin", 5, ingress=[{"action": "Accept", "from": ANYONE}])
+    half = one(scene(*others, decides, second), "a", "b").ingress
+    said = [str(trouble.problem) for trouble in half.troubles]
+    assert half.decider is not None and half.decider.policy.name == "y"
+    assert said and all("ClusterNetworkPolicy y" in text for text in said)
+
+
 def test_rules_that_pass_on_are_told_with_what_decided_then() -> None:
     passing = cluster_policy("pass", "Admin", 1, ingress=[{"action": "Pass", "from": ANYONE}])
     base = cluster_policy("base", "Baseline", 1, ingress=[{"action": "Deny", "from": ANYONE}])
