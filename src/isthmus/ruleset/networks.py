@@ -3,11 +3,12 @@
 Invariants: an address and port that some peer means is matched, and no other. A handful of differing groups costs a
 rule each, as people would write it; more of them become one look-up in a set of boxes (address range, protocol, port
 range) that do not overlap, as nftables demands, so that a thousand policies with a block each cost no more than ten.
+Blocks are pairs of numbers until they are written: the standard library's networks take seconds for a hundred thousand.
 Rejected: always the set of boxes, which is slower than a rule or two and cannot hold "any port".
 """
 
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Address, IPv6Address, collapse_addresses, summarize_address_range
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from itertools import pairwise
 
 import msgspec
@@ -19,28 +20,44 @@ MOST_GROUPS = 4
 MOST_BOXES = 20_000
 
 Box = tuple[Address, Address, int, int, int]
+Block = tuple[int, int]
+"""First and last address of a network, as numbers."""
+
+_WIDTH = {4: 32, 6: 128}
 
 
 class Group(msgspec.Struct, frozen=True):
-    """Networks of one family, merged and without overlaps, that may all use `ports`."""
+    """Networks of one family, merged and without overlaps, in order, that may all use `ports`."""
 
     version: int
     outside: bool
-    networks: tuple[Network, ...]
+    blocks: tuple[Block, ...]
     ports: tuple[Ports, ...]
+
+    @property
+    def everything(self) -> bool:
+        """Tells whether every address of the family is meant."""
+        return self.blocks == ((0, (1 << _WIDTH[self.version]) - 1),)
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """Returns the blocks as they are written."""
+        width = _WIDTH[self.version]
+        lengths = [(first, width + 1 - (last - first + 1).bit_length()) for first, last in self.blocks]
+        return tuple(map(IPv4Network if self.version == 4 else IPv6Network, lengths))
 
 
 def groups(openings: Iterable[Opening]) -> list[Group]:
     """Returns the groups that the peers by address of `openings` make up."""
-    by_ports: dict[tuple[int, bool, tuple[Ports, ...]], list[Network]] = {}
+    by_ports: dict[tuple[int, bool, tuple[Ports, ...]], list[Block]] = {}
     for opening in openings:
         peer = opening.peer
         if isinstance(peer, CidrPeer) and opening.ports:
             by_ports.setdefault((peer.network.version, peer.outside, opening.ports), []).extend(_cut(peer))
     return [
         Group(version, outside, merged, ports)
-        for (version, outside, ports), networks in by_ports.items()
-        if (merged := tuple(_merge(networks)))
+        for (version, outside, ports), ranges in by_ports.items()
+        if (merged := _merged(ranges))
     ]
 
 
@@ -54,7 +71,7 @@ def boxes(of: Iterable[Group]) -> tuple[Box, ...]:
     for group in of:
         version = group.version
         ranges = tuple(port for port in group.ports if isinstance(port, PortRange))
-        blocks += [(int(one.network_address), int(one.broadcast_address), ranges) for one in group.networks]
+        blocks += [(first, last, ranges) for first, last in group.blocks]
     found: list[Box] = []
     address = IPv4Address if version == 4 else IPv6Address
     for first, last, ranges in _disjoint(blocks):
@@ -74,14 +91,11 @@ def split(group: Group) -> tuple[Group, Group]:
 
 def joined(of: Iterable[Group]) -> list[Group]:
     """Returns `of` turned around: for each kind of port that they name, all networks that may use it."""
-    by_port: dict[tuple[int, bool, Ports], list[Network]] = {}
+    by_port: dict[tuple[int, bool, Ports], list[Block]] = {}
     for group in of:
         for port in group.ports:
-            by_port.setdefault((group.version, group.outside, port), []).extend(group.networks)
-    return [
-        Group(version, outside, tuple(_merge(networks)), (port,))
-        for (version, outside, port), networks in by_port.items()
-    ]
+            by_port.setdefault((group.version, group.outside, port), []).extend(group.blocks)
+    return [Group(version, outside, _merged(blocks), (port,)) for (version, outside, port), blocks in by_port.items()]
 
 
 def _disjoint(
@@ -128,27 +142,37 @@ def icmp_types(ports: Iterable[Ports]) -> list[IcmpType]:
     return [port for port in ports if isinstance(port, IcmpType)]
 
 
-def _cut(peer: CidrPeer) -> list[Network]:
-    """Returns what is left of the network, in one pass over its holes in the order of their addresses."""
-    first, last = int(peer.network.network_address), int(peer.network.broadcast_address)
-    pieces: list[Network] = []
-    holes = [hole for hole in peer.excepts if hole.version == peer.network.version]
-    for hole in sorted(holes, key=lambda hole: int(hole.network_address)):
-        pieces += _networks_of(peer.network, first, min(int(hole.network_address) - 1, last))
-        first = max(first, int(hole.broadcast_address) + 1)
-    return pieces + _networks_of(peer.network, first, last)
+def _cut(peer: CidrPeer) -> list[Block]:
+    """Returns the ranges that are left of the network, in one pass over its holes in the order of their addresses."""
+    first, last = _block(peer.network)
+    pieces: list[Block] = []
+    for start, end in sorted(_block(hole) for hole in peer.excepts if hole.version == peer.network.version):
+        if first < start:
+            pieces.append((first, min(start - 1, last)))
+        first = max(first, end + 1)
+    return [*pieces, (first, last)] if first <= last else pieces
 
 
-def _networks_of(like: Network, first: int, last: int) -> list[Network]:
-    if first > last:
-        return []
-    if like.version == 4:
-        return list(summarize_address_range(IPv4Address(first), IPv4Address(last)))
-    return list(summarize_address_range(IPv6Address(first), IPv6Address(last)))
+def _block(network: Network) -> Block:
+    first = int(network.network_address)
+    return first, first | (1 << network.max_prefixlen - network.prefixlen) - 1
 
 
-def _merge(networks: Iterable[Network]) -> Iterator[Network]:
-    four = [network for network in networks if network.version == 4]
-    six = [network for network in networks if network.version == 6]
-    yield from collapse_addresses(four)
-    yield from collapse_addresses(six)
+def _merged(ranges: Iterable[Block]) -> tuple[Block, ...]:
+    """Returns the fewest networks that cover the same: they nest in others or are apart from them."""
+    wholes: list[Block] = []
+    for first, last in sorted(ranges):
+        if wholes and first <= wholes[-1][1] + 1:
+            wholes[-1] = wholes[-1][0], max(last, wholes[-1][1])
+        else:
+            wholes.append((first, last))
+    return tuple(network for first, last in wholes for network in _networks_of(first, last))
+
+
+def _networks_of(first: int, last: int) -> Iterator[Block]:
+    while first <= last:
+        size = 1 << (last - first + 1).bit_length() - 1
+        if first:
+            size = min(size, first & -first)
+        yield first, first + size - 1
+        first += size

@@ -162,8 +162,9 @@ class SegmentPlan:
                         yield Rule((*who, InDirection(reply), inside, self._verdict))
                     groups = networks.joined(rest for _, rest in pairs)
             for group in groups:
-                everything = any(network.prefixlen == 0 for network in group.networks)
-                where: Statement = Family(version) if everything else AddressIn(self._side[version], group.networks)
+                where: Statement = (
+                    Family(version) if group.everything else AddressIn(self._side[version], group.networks)
+                )
                 yield from _matching((*who, where), group.ports, self._verdict)
 
     def _name_rules(self, names: dict[tuple[Ports, ...], str]) -> Iterator[Rule]:
