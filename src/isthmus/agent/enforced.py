@@ -29,6 +29,7 @@ class Enforced:
     def __init__(self, book: PolicyBook) -> None:
         self._book = book
         self._since = ""
+        """Since when all is in force that is not among the recent changes, at the latest."""
         self._recent: dict[ObjectRef, RecentPolicy] = {}
         self._pending: dict[ObjectRef, int] = {}
         self._watermarks: dict[str, str] = {}
@@ -40,6 +41,8 @@ class Enforced:
             self._pending.pop(ref, None)
             self._pending[ref] = generation
         self._book.changed.clear()
+        # A kernel that refuses for days must not make this grow with what came and went meanwhile.
+        self._pending = {ref: one for ref, one in self._pending.items() if self._book.entry(ref) is not None}
         self._next = self._book.versions
 
     def written(self, now: float) -> None:
@@ -51,11 +54,18 @@ class Enforced:
             for ref, generation in self._pending.items():
                 self._recent.pop(ref, None)
                 self._recent[ref] = RecentPolicy(ref.kind, ref.namespace, ref.name, generation, stamp)
-            while len(self._recent) > MOST:
-                del self._recent[next(iter(self._recent))]
+            self._cut()
         self._since = self._since or stamp  # what was there at the start is in force since then
         self._pending.clear()
         self._watermarks = self._next
+
+    def _cut(self) -> None:
+        """Keeps the latest changes of objects that are there."""
+        if len(self._recent) <= MOST:
+            return
+        self._recent = {ref: one for ref, one in self._recent.items() if self._book.entry(ref) is not None}
+        while len(self._recent) > MOST:
+            self._since = self._recent.pop(next(iter(self._recent))).since
 
     def status(self, refused: Mapping[ObjectRef, str]) -> PoliciesOnNode | None:
         """Returns what is to be told, None before anything was written; `refused` are policies the kernel refuses."""

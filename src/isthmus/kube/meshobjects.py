@@ -94,7 +94,8 @@ class PoliciesOnNode(msgspec.Struct, frozen=True, gc=False):
     """Which policies the kernel of a node has: of each kind, everything up to the resourceVersion in `watermarks`.
 
     `recent` are the last 64 changes, oldest first; `exceptions` are at most 64, and `moreExceptions` counts the others;
-    `since` is when the first ruleset was written, `total` counts the objects that the agent knows.
+    what is in none of `recent` is in the kernel since `since` at the latest: the first ruleset, or the last change that
+    is not told any more. `total` counts the objects that the agent knows.
     """
 
     total: int = 0

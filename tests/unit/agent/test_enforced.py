@@ -87,6 +87,23 @@ def test_the_latest_changes_are_told_the_newest_last(book, enforced):
     assert recent[0].name == "p10"
 
 
+def test_what_is_not_told_any_more_is_in_force_since_its_change_also_if_others_were_deleted(book, enforced):
+    write(enforced, START)
+    for number in range(MOST + 2):
+        book.take(NETWORK_POLICIES, Put(policy(f"p{number}", uid=str(number))))
+        write(enforced, START + 60 * (number + 1))
+    for number in range(10, 20):
+        book.take(NETWORK_POLICIES, Gone(policy(f"p{number}", uid=str(number))))
+    write(enforced, START + 7200)
+
+    status = enforced.status({})
+    assert (len(status.recent), status.recent[0].name) == (MOST - 10, "p2")
+    assert status.since == "2027-01-15T08:02:00.000Z"  # p1
+    book.take(NETWORK_POLICIES, Put(policy("new", uid="new")))
+    write(enforced, START + 9000)
+    assert (len(enforced.status({}).recent), enforced.status({}).since) == (MOST - 9, status.since)
+
+
 def test_exceptions_say_what_became_of_each_object(book, enforced):
     book.take(NETWORK_POLICIES, Put(policy("invalid", ingress=BAD_PEER)))
     book.take(NETWORK_POLICIES, Put(policy("kept", generation=4)))
