@@ -137,7 +137,7 @@ def draw(parts: Parts, *, cluster: str, scope: Scope, origin: str, imagine_from:
         ),
         policies=tuple(parts.policies),
         cidr_groups=tuple(group for obj in parts.cidr_groups if (group := cidr_group(obj)) is not None),
-        api_servers=tuple(_backends(slices, "default", "kubernetes")),
+        api_servers=tuple(_backends(slices, "default", "kubernetes", unready=True)),
         origin=origin,
     )
 
@@ -252,8 +252,8 @@ def service_seen(
     )
 
 
-def _backends(slices: Iterable[EndpointSlice], namespace: str, name: str) -> Iterator[str]:
-    """Yields the addresses of a Service's ready endpoints."""
+def _backends(slices: Iterable[EndpointSlice], namespace: str, name: str, *, unready: bool = False) -> Iterator[str]:
+    """Yields the addresses of a Service's ready endpoints, with `unready` of all; the API server's are always its."""
     seen: set[str] = set()
     for found in slices:
         meta = found.metadata
@@ -261,7 +261,7 @@ def _backends(slices: Iterable[EndpointSlice], namespace: str, name: str) -> Ite
             continue
         for endpoint in found.endpoints or ():
             ip = canonical_ip(endpoint.addresses[0]) if endpoint.addresses else None
-            if ip is not None and endpoint.conditions.ready is not False and ip not in seen:
+            if ip is not None and (unready or endpoint.conditions.ready is not False) and ip not in seen:
                 seen.add(ip)
                 yield ip
 

@@ -1,0 +1,68 @@
+"""What is known of a cluster from its objects: the same as its agents and its tracker know."""
+
+from typing import Any
+
+import msgspec
+
+from isthmus.kube.schema import EndpointSlice, Service
+from isthmus.mesh.picture.drawing import OwnedPod, Parts, draw
+from isthmus.mesh.source.slices import SOURCE_CLUSTER
+from isthmus.policy.explaining.facts import ClusterSeen
+from isthmus.policy.rules import Scope
+
+
+def slice_(service: str, *endpoints: dict[str, Any], namespace: str = "default", **labels: str) -> EndpointSlice:
+    meta = {"name": f"{service}-1", "namespace": namespace, "labels": {"kubernetes.io/service-name": service, **labels}}
+    return msgspec.convert({"metadata": meta, "addressType": "IPv4", "endpoints": endpoints}, EndpointSlice)
+
+
+def at(ip: str, **conditions: bool) -> dict[str, Any]:
+    return {"addresses": [ip], "conditions": conditions}
+
+
+def pod(name: str, ip: str, *, namespace: str = "default", owner: str = "", **labels: str) -> OwnedPod:
+    owners = [{"kind": "ReplicaSet", "name": owner, "controller": True}] if owner else []
+    meta = {"name": name, "namespace": namespace, "labels": labels, "ownerReferences": owners}
+    return msgspec.convert({"metadata": meta, "status": {"podIP": ip, "phase": "Running"}}, OwnedPod)
+
+
+def service(name: str = "web", **spec: Any) -> Service:
+    return msgspec.convert({"metadata": {"name": name, "namespace": "default"}, "spec": spec}, Service)
+
+
+def drawn(**parts: Any) -> ClusterSeen:
+    return draw(Parts(**parts), cluster="east", scope=Scope.CLUSTERSET, origin="here")
+
+
+def test_the_api_server_is_at_its_addresses_ready_or_not() -> None:
+    slices = [slice_("kubernetes", at("192.0.2.1", ready=False), at("192.0.2.2")), slice_("web", at("10.0.0.1"))]
+    assert drawn(slices=[*slices, slice_("kubernetes", at("10.0.0.2"), namespace="x")]).api_servers == (
+        "192.0.2.1",
+        "192.0.2.2",
+    )
+
+
+def test_backends_are_those_of_the_own_cluster_that_are_not_said_to_be_unready() -> None:
+    slices = [
+        slice_("web", at("10.0.0.1"), at("10.0.0.2", ready=False), at("10.0.0.3", ready=True)),
+        slice_("web", at("10.9.0.1"), **{SOURCE_CLUSTER: "west"}),
+    ]
+    (found,) = drawn(slices=slices, services=[service()]).services
+    assert found.backends == ("10.0.0.1", "10.0.0.3")
+
+
+def test_without_slices_backends_are_the_pods_that_are_selected_in_the_same_namespace() -> None:
+    pods = [
+        pod("a", "10.0.0.1", app="web"),
+        pod("b", "10.0.0.2", app="db"),
+        pod("c", "10.0.0.3", namespace="x", app="web"),
+    ]
+    seen = drawn(pods=pods, services=[service(selector={"app": "web"})])
+    assert seen.services[0].backends == ("10.0.0.1",)
+    assert seen.namespaces == {"default": {}, "x": {}}  # nobody has shown these, and pods are in them
+
+
+def test_a_deployment_is_told_from_a_replica_set_of_ones_own_by_the_hash_in_its_name() -> None:
+    made = pod("web-5d4-x", "10.0.0.1", owner="web-5d4", **{"pod-template-hash": "5d4"})
+    own = pod("db-blue-x", "10.0.0.2", owner="db-blue")
+    assert [one.workload for one in drawn(pods=[made, own]).pods] == ["Deployment/web", "ReplicaSet/db-blue"]
