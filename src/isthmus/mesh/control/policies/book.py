@@ -154,6 +154,13 @@ class Book:
             self._dirty.add(place)
         self.rollout.put_policy(version)
 
+    def answered(self, resource: Resource, obj: Object, *, now: float) -> None:
+        """Takes what the server answered to a write of ours; the watch may have told of the object's end before."""
+        version = version_of(obj, resource.kind)
+        known = self._entries.get(version.place) if version is not None else None
+        if version is not None and known is not None and known.version.uid == version.uid:
+            self.put(resource, obj, now=now)
+
     def on_groups(self, change: Change[Object]) -> None:
         """Takes a change of the CIDR groups."""
         match change:

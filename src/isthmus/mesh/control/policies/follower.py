@@ -234,4 +234,4 @@ class _Session:
 
     def _show(self, resource: Resource, stored: Any) -> None:
         """Takes what the server stored, before the watch brings it."""
-        self._book.put(resource, stored, now=self._owner.clock())
+        self._book.answered(resource, stored, now=self._owner.clock())

@@ -242,6 +242,22 @@ def test_an_object_that_is_made_again_starts_anew(here: Place) -> None:
     assert here.settle()[ENFORCED]["reason"] == "Pending"
 
 
+def test_an_answer_that_comes_after_the_end_of_its_object_brings_nothing_back(here: Place) -> None:
+    here.put(TIERED)
+    old = msgspec.json.decode(msgspec.json.encode(here.objects[TIERED.kind, "p"]))
+    here.book.on_policies(TIERED, Gone(old), now=here.now)
+    here.book.answered(TIERED, old, now=here.now)
+    assert len(here.book) == 0
+
+    old["metadata"]["uid"] = "another"
+    here.objects.clear()
+    here.put(TIERED)
+    here.book.answered(TIERED, old, now=here.now)
+    assert here.settle(TIERED)["Accepted"]["status"] == "True"  # written against the version that is there
+    here.book.answered(TIERED, here.objects[TIERED.kind, "p"], now=here.now)
+    assert here.plan(TIERED) == (False, None)
+
+
 def test_objects_that_go_or_are_not_listed_any_more_are_forgotten(here: Place) -> None:
     here.put(name="a")
     here.put(name="b")
