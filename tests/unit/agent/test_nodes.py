@@ -108,6 +108,7 @@ def test_a_node_at_the_address_of_the_api_server_takes_it_over_and_gives_it_back
 
 
 CLAIMS = (node("w1", "10.0.0.1", rack="w"), node("n2", "10.0.0.1", cluster="east", rack="e"), node("a", "10.0.0.1"))
+FIRST_BY_NAME = node("a", "10.0.0.1", cluster="alps", rack="a")
 
 
 @pytest.mark.parametrize("order", list(permutations(CLAIMS)), ids=lambda order: " ".join(one.name for one in order))
@@ -116,6 +117,9 @@ def test_an_address_that_several_nodes_claim_is_the_own_clusters_in_any_order(bo
     for one in order:
         book.put(one)
     assert compiler.world.identity_at("10.0.0.1").labels == {"rack": "e"}
+    book.put(FIRST_BY_NAME)
+    assert compiler.world.identity_at("10.0.0.1").labels == {"rack": "e"}
+    book.drop_cluster("alps")
 
     book.drop("east", "n2")
     assert compiler.world.identity_at("10.0.0.1").labels == {}

@@ -88,6 +88,16 @@ def test_without_a_valid_version_an_invalid_object_isolates(followed: Followed):
     assert (found.isolates, found.rules) == ({Direction.INGRESS}, ())
 
 
+def test_of_two_invalid_versions_and_no_valid_one_the_later_is_what_fails_closed(followed: Followed):
+    followed.take(Put(policy(ingress=BAD_PEER)))
+    followed.take(Put(policy(generation=2, egress=[{"ports": [{"port": -1}]}], policyTypes=["Egress"])))
+
+    (found,) = followed.policies.values()
+    assert found.isolates == {Direction.EGRESS}
+    (entry,) = followed.book.faulty.values()
+    assert not entry.kept
+
+
 def test_an_object_made_anew_under_an_old_name_inherits_nothing(followed: Followed):
     followed.take(Put(policy(ingress=[{}])))
     (report,) = followed.take(Put(policy(uid="2", ingress=BAD_PEER))).reports
@@ -126,6 +136,16 @@ def test_what_is_there_twice_counts_as_its_last_version(followed: Followed):
     followed.take(Snapshot((policy(ingress=[{}, {}]), policy(generation=2, ingress=[{}]))))
 
     assert followed.rules == {"p": 1}
+
+
+def test_after_a_snapshot_nothing_is_said_of_versions_before_it(followed: Followed):
+    followed.take(Snapshot((from_group(version="50") | {"spec": {"endpointSelector": {}}},)), CILIUM_NETWORK_POLICIES)
+    assert followed.book.versions == {"CiliumNetworkPolicy": "50"}
+    followed.take(Snapshot((from_group(version="20"),)), CILIUM_NETWORK_POLICIES)  # the server is one of a copy
+
+    assert followed.book.versions == {}
+    followed.refer(Use.CIDR_GROUPS)
+    assert followed.book.versions == {"CiliumNetworkPolicy": "20"}
 
 
 def test_a_write_that_changes_no_policy_is_not_read_but_counts_for_the_watermark(followed: Followed, monkeypatch):
@@ -170,8 +190,10 @@ def test_a_policy_is_in_force_once_what_it_refers_to_is_known(followed: Followed
     assert followed.book.versions == {}
 
     followed.groups["g"] = CidrGroup("g", {}, ("192.0.2.0/24",))
+    assert followed.book.changed == {}
     followed.refer(Use.CIDR_GROUPS)
 
+    assert [ref.name for ref in followed.book.changed] == ["p", "other"]
     assert followed.book.waiting == frozenset()
     assert followed.rules == {"p": 1, "other": 1}
     assert followed.book.versions == {"CiliumNetworkPolicy": "11"}
@@ -217,12 +239,15 @@ def test_a_policy_that_selects_groups_by_labels_is_read_again_whichever_changes(
     assert _networks(followed) == {"192.0.2.0/24"}
 
 
-def test_the_version_that_is_kept_follows_its_groups_too(followed: Followed):
+@pytest.mark.parametrize("refers_still", [True, False])
+def test_the_version_that_is_kept_follows_its_groups_too(followed: Followed, refers_still):
     followed.refer(Use.CIDR_GROUPS)
     followed.groups["g"] = CidrGroup("g", {}, ("192.0.2.0/24",))
     followed.take(Put(from_group()), CILIUM_NETWORK_POLICIES)
     bad = from_group(generation=2)
     bad["spec"]["ingress"][0]["fromCIDR"] = ["nonsense"]
+    if not refers_still:
+        del bad["spec"]["ingress"][0]["fromCIDRSet"]
     (report,) = followed.take(Put(bad), CILIUM_NETWORK_POLICIES).reports
     assert report.kept == 1
 
@@ -230,6 +255,9 @@ def test_the_version_that_is_kept_follows_its_groups_too(followed: Followed):
     followed.refer(Use.CIDR_GROUPS, "g")
 
     assert _networks(followed) == {"198.51.100.0/24"}
+    (entry,) = followed.book.faulty.values()
+    assert entry.kept
+    assert followed.book.uses == {Use.CIDR_GROUPS}
 
 
 def test_labels_of_nodes_matter_while_a_policy_asks_for_them(followed: Followed):

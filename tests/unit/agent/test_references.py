@@ -81,6 +81,8 @@ def test_a_slice_that_changes_sides_takes_its_addresses_along(references: Refere
         ({"ready": True}, True),
         ({"ready": False}, False),
         ({"ready": False, "serving": True, "terminating": True}, True),
+        ({"ready": False, "serving": True, "terminating": False}, False),
+        ({"ready": False, "serving": False, "terminating": True}, False),
     ],
 )
 def test_backends_are_those_that_connections_are_sent_to(references: References, conditions, counts):

@@ -280,6 +280,8 @@ def test_a_pod_that_outlives_its_namespace_keeps_what_that_said(view: View):
     view.namespaces(Gone(namespace()))
     view.pods(Put(pod(dying="2026-01-01T01:00:00Z")))
     assert _closed(view) == {"10.1.0.10"}
+    view.pods(Put(pod(uid="2")))
+    assert view.compiler.world.pods == {}, "another pod: nobody knows the labels of its namespace"
 
 
 def test_labels_of_a_namespace_make_its_pods_subjects_and_take_that_back(view: View):
@@ -343,6 +345,42 @@ def test_properties_of_a_cluster_are_those_of_its_pods_and_nodes_whenever_they_c
     assert tiers() == ["gold", "gold", "iron", "iron", "gold", "iron"]
     view.mesh([ClusterJoined(Cluster("west", 2)), ClusterJoined(Cluster("east", 1, {"tier": "tin"}))])
     assert tiers() == [None, None, "tin", "tin", None, "tin"]
+
+
+def test_a_cluster_that_comes_back_without_its_properties_has_none(view: View):
+    told = [
+        IdentityTold(Identity(0x20100, "west", "x", {}, {})),
+        NodeTold(endpoint.Node("west", "w1", ("10.9.9.9",))),
+    ]
+    view.mesh([ClusterJoined(Cluster("west", 2, {"tier": "gold"})), *told])
+    view.mesh([ClusterLeft("west"), ClusterJoined(Cluster("west", 2)), *told])
+
+    world = view.compiler.world
+    assert [one.properties for one in (world.identities[0x20100], world.identity_at("10.9.9.9"))] == [{}, {}]
+
+
+def test_nodes_are_known_by_the_labels_that_policies_ask_for(view: View):
+    view.mesh([NodeTold(endpoint.Node("east", "n2", ("10.9.9.9",), labels={"rack": "r1", "noise": "1"}))])
+    assert view.compiler.world.identity_at("10.9.9.9").labels == {}
+    nodes = {"action": "Deny", "to": [{"nodes": {"matchLabels": {"rack": "r1"}}}]}
+    spec = {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}, "egress": [nodes]}
+    asks = {"metadata": {"name": "racks"}, "spec": spec}
+    view.policies(Put(asks), CLUSTER_NETWORK_POLICIES)
+    assert view.compiler.world.identity_at("10.9.9.9").labels == {"rack": "r1"}
+
+    view.policies(Gone(asks), CLUSTER_NETWORK_POLICIES)
+    assert view.compiler.world.identity_at("10.9.9.9").labels == {}
+
+
+def test_network_policies_and_what_is_on_the_node_are_the_least_that_can_be_enforced():
+    view = View(cluster="east", scope=Scope.CLUSTERSET)
+    view.namespaces(Snapshot((namespace(),)))
+    view.pods(Snapshot(()))
+    view.node(Snapshot((NODE,)))
+    assert not view.able
+    view.policies(Snapshot(()), NETWORK_POLICIES)
+    assert view.able
+    assert not view.locally_ready
 
 
 def test_a_service_account_is_part_of_a_subject(view: View):

@@ -230,6 +230,24 @@ def test_a_watch_that_is_late_says_nothing_new(here: Place) -> None:
     assert here.book.contests == 0
 
 
+def test_what_is_listed_counts_also_if_it_is_older_than_what_is_known(here: Place) -> None:
+    here.put()
+    before = msgspec.json.decode(msgspec.json.encode(here.objects[CNP.kind, "p"]))
+    here.put(endpointSelector=7)
+    assert here.settle()["Valid"]["status"] == "False"
+    here.objects[CNP.kind, "p"] = before  # the server is one of a copy that was made earlier
+    here.book.on_policies(CNP, Snapshot((before,)), now=here.now)
+    assert here.settle()["Valid"]["status"] == "True"
+    assert here.book.contests == 0
+
+
+def test_conditions_of_kinds_whose_schema_has_no_generation_have_none(here: Place) -> None:
+    here.put()
+    here.put(TIERED)
+    assert not any("observedGeneration" in one for one in here.settle().values())
+    assert all(one["observedGeneration"] == 1 for one in here.settle(TIERED).values())
+
+
 def test_an_object_that_is_made_again_starts_anew(here: Place) -> None:
     here.put()
     here.says(1000)
@@ -263,6 +281,8 @@ def test_objects_that_go_or_are_not_listed_any_more_are_forgotten(here: Place) -
     here.put(name="b")
     here.book.on_policies(CNP, Gone(here.objects[CNP.kind, "a"]), now=here.now)
     assert here.book.plan((CNP.kind, "demo", "a"), now=here.now) == (None, None)
+    here.book.subjects.apply([ClusterSynced("here")])
+    assert [here.book.subjects.lacking((CNP.kind, "demo", name)) for name in "ab"] == [False, True]
     here.book.on_policies(CNP, Snapshot(()), now=here.now)
     assert len(here.book) == 0
     here.put(TIERED)
