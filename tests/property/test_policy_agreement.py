@@ -194,6 +194,41 @@ def test_incremental_result_equals_full_recompute_and_deltas_lead_from_one_to_th
     assert Compiler(compiler.world).table == compiler.table
 
 
+def _size(compiler: Compiler, gate: str) -> int:
+    """Returns how many elements the sets of a gate have in the table."""
+    of_gate = [name for name in compiler.table.sets if name == gate or name.startswith(f"{gate}_")]
+    return sum(len(compiler.table.elements[name]) for name in of_gate)
+
+
+@settings(max_examples=200, deadline=None)
+@given(_seeds, st.lists(_steps, min_size=1, max_size=14), st.sampled_from([0, 3, 10, 50]))
+def test_gates_that_are_too_large_are_shut_while_they_are_by_whatever_way_they_became_so(seed: int, steps, most):
+    compiler = Compiler(w.world(Random(seed)), most_elements=most)
+    kernel = Table()
+    for step in steps:
+        _do(compiler, step)
+        apply(kernel, compiler.table.take_delta())
+        assert kernel == compiler.table
+        assert all(_size(compiler, gate) <= (0 if gate in compiler.too_large else most) for gate in compiler.gates)
+    anew = Compiler(compiler.world, most_elements=most)
+    whole = Compiler(compiler.world)
+
+    assert anew.table == compiler.table
+    assert anew.too_large == compiler.too_large
+    assert {gate for gate in whole.gates if _size(whole, gate) > most} <= compiler.too_large.keys()
+    for gate in compiler.gates:  # a bound is about each gate alone
+        mine, theirs = ({name: t.chains[name] for name in t.chains if gate in name} for t in (anew.table, whole.table))
+        assert (mine == theirs) is (gate not in compiler.too_large)
+
+
+def test_random_worlds_have_gates_on_both_sides_of_a_bound():
+    sizes: Counter[bool] = Counter()
+    for seed in range(200):
+        compiler = Compiler(w.world(Random(seed)), most_elements=10)
+        sizes.update(gate in compiler.too_large for gate in compiler.gates)
+    assert min(sizes[True], sizes[False]) > 50, sizes
+
+
 @settings(max_examples=100, deadline=None)
 @given(_seeds, st.lists(_steps, max_size=8), st.randoms(use_true_random=False))
 def test_a_shut_gate_lets_nobody_through_whatever_changes_meanwhile_and_leaves_no_trace(seed: int, steps, rng):

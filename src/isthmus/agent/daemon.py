@@ -57,6 +57,8 @@ REFUSED = "ruleset refused by the kernel"
 TAMPERED = "table inet isthmus was changed by someone else; restoring it"
 SHUT = "policies refused by the kernel: their pods get no traffic that they could restrict"
 OPENED = "policies accepted by the kernel at last"
+TOO_LARGE = "policies too large for a node: their pods get no traffic that they could restrict"
+FITTING = "policies no longer too large"
 
 _log = structlog.get_logger()
 
@@ -89,6 +91,14 @@ class Settings(msgspec.Struct, frozen=True):
     sync_timeout: float = 30.0
     services: ServiceSettings | None = None
     keep_live: bool = False
+
+
+class _Shut(msgspec.Struct, frozen=True):
+    """The policies of a gate that is shut, and why: `large` by the compiler for its size, else by the kernel."""
+
+    policies: tuple[ObjectRef, ...]
+    reason: str
+    large: bool
 
 
 class Agent:
@@ -153,7 +163,7 @@ class Agent:
         self._refusal = ""
         self._refusals = 0
         self._isolation = Isolation(self.view.compiler, writer)
-        self._shut: dict[str, tuple[ObjectRef, ...]] = {}
+        self._shut: dict[str, _Shut] = {}
         self._reopen = 0.0
         self._arrivals: list[float] = []  # changes of policies that the kernel does not have yet
 
@@ -241,7 +251,7 @@ class Agent:
         if self._shut and loop.time() >= self._reopen:
             self._reopen = loop.time() + REOPEN
             self._isolation.reopen()
-        gates = frozenset(view.compiler.gates)
+        gates = frozenset(view.compiler.gates - view.compiler.too_large.keys())  # as they would be if they were open
         delta = table.take_delta()
         self.enforced.taken()
         self._arrivals += self.inputs.take_arrivals()
@@ -285,17 +295,33 @@ class Agent:
         self._refusals = 0
 
     def _report_shut(self, now: float) -> None:
-        shut = {name: gate.policies for name, gate in self.view.compiler.shut.items()}
-        self._metrics.shut.set(len(shut))
-        for name in shut.keys() - self._shut.keys():
-            self._reopen = now + REOPEN
-            reason = self._isolation.reasons.get(name, "")
-            _log.error(SHUT, gate=name, policies=[str(ref) for ref in shut[name][:MOST_NAMED]], error=reason)
-            self._telling.refused(shut[name], reason)
-        for name in self._shut.keys() - shut.keys():
-            if name in self.view.compiler.gates:
-                _log.info(OPENED, gate=name, policies=[str(ref) for ref in self._shut[name][:MOST_NAMED]])
-        self._shut = shut
+        compiler = self.view.compiler
+        large = compiler.too_large
+        before, self._shut = self._shut, {}
+        for name in dict.fromkeys([*compiler.shut, *large]):
+            known = before.get(name)
+            if known is not None and known.large is (name in large):
+                self._shut[name] = known
+                continue
+            one = self._shut[name] = self._oversize(name) if name in large else self._refused(name)
+            if not one.large:
+                self._reopen = now + REOPEN
+            policies = [str(ref) for ref in one.policies[:MOST_NAMED]]
+            _log.error(TOO_LARGE if one.large else SHUT, gate=name, policies=policies, error=one.reason)
+            self._telling.refused(one.policies, one.reason)
+        self._metrics.shut.set(len(self._shut))
+        for name, one in before.items():
+            if name not in self._shut and name in compiler.gates:
+                policies = [str(ref) for ref in one.policies[:MOST_NAMED]]
+                _log.info(FITTING if one.large else OPENED, gate=name, policies=policies)
+
+    def _refused(self, name: str) -> _Shut:
+        reason = f"the kernel refuses the rules: {self._isolation.reasons.get(name, '')}"
+        return _Shut(self.view.compiler.shut[name].policies, reason, large=False)
+
+    def _oversize(self, name: str) -> _Shut:
+        oversize = self.view.compiler.oversize(name)
+        return _Shut(tuple(ref for ref, _ in oversize.shares), str(oversize), large=True)
 
     def _note(self, event: str, kind: str, delta: Delta, seconds: float) -> None:
         world = self.view.compiler.world
@@ -339,11 +365,10 @@ class Agent:
                 reason = reason or across.reason(name)
                 clusters.append(OtherCluster(name, synced, reason, across.health(name), across.unreachable(name)))
         reason = self._refusal or ("" if self._written else ", ".join(self._missing))
-        refused = {
-            ref: self._isolation.reasons.get(name, "")
-            for name, gate in self.view.compiler.shut.items()
-            for ref in gate.policies
-        }
+        refused: dict[ObjectRef, str] = {}
+        for one in self._shut.values():
+            for ref in one.policies:
+                refused.setdefault(ref, one.reason)
         policies = self.enforced.status(refused)
         services = across.count if across else 0
         return State(self._written and not self._refusal, reason, services, tuple(clusters), policies)

@@ -68,7 +68,7 @@ class Enforced:
             self._since = self._recent.pop(next(iter(self._recent))).since
 
     def status(self, refused: Mapping[ObjectRef, str]) -> PoliciesOnNode | None:
-        """Returns what is to be told, None before anything was written; `refused` are policies the kernel refuses."""
+        """Returns what is to be told, None before anything was written; `refused` says why policies are shut."""
         if not self._since:
             return None
         refusals = {ref: reason for ref, reason in _objects(refused).items() if self._book.entry(ref) is not None}
@@ -76,7 +76,7 @@ class Enforced:
         more = 0
         for ref, reason in refusals.items():
             if len(exceptions) < MOST:
-                exceptions.append(self._exception(ref, REFUSED, f"the kernel refuses the rules: {reason}"))
+                exceptions.append(self._exception(ref, REFUSED, reason))
             else:
                 more += 1
         for ref, entry in self._book.faulty.items():

@@ -97,7 +97,7 @@ class AgentMetrics:
         self.gates = Gauge("isthmus_agent_gates", "Distinct policy sets in the kernel.", registry=registry)
         self.shut = Gauge(
             "isthmus_agent_gates_shut",
-            "Policy sets that the kernel refuses: closed until it does not.",
+            "Policy sets that the kernel refuses, or that are too large for it: closed while that is so.",
             registry=registry,
         )
         self.transactions = Counter(

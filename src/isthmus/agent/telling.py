@@ -64,10 +64,9 @@ class Telling:
             self._emit(ref, reason, introduction + text)
 
     def refused(self, refs: Sequence[ObjectRef], reason: str) -> None:
-        """Says that the kernel does not take the rules of these policies."""
+        """Says that these policies are shut, and why."""
         for ref in refs[:MOST_NAMED]:
-            message = f"The kernel refuses the rules, so the pods that they are for get no traffic: {reason}"
-            self._emit(ref, "PolicyRefused", message)
+            self._emit(ref, "PolicyRefused", f"The pods that it is for get no traffic that it could restrict: {reason}")
 
     def _emit(self, ref: ObjectRef, reason: str, message: str, *, type: str = "Warning") -> None:
         if ref.uid or ref.namespace:  # else there may be no such object

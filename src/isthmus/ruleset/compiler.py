@@ -17,7 +17,7 @@ from isthmus.model.identity import WORLD, Identity
 from isthmus.policy.gate import Gate
 from isthmus.policy.rules import Direction, Network, ObjectRef, Policy
 from isthmus.policy.world import LocalPod, World
-from isthmus.ruleset.gates import Gates
+from isthmus.ruleset.gates import MOST_ELEMENTS, Gates
 from isthmus.ruleset.layout import (
     EGRESS,
     FIXED,
@@ -39,18 +39,34 @@ from isthmus.ruleset.table import Table
 _MAPS = {Direction.EGRESS: EGRESS, Direction.INGRESS: INGRESS}
 
 
+class Oversize(msgspec.Struct, frozen=True):
+    """How many elements a gate calls for and may hold, and how many each of its policies would alone: most first."""
+
+    needed: int
+    most: int
+    shares: tuple[tuple[ObjectRef, int], ...]
+
+    def __str__(self) -> str:
+        largest = ", ".join(f"{ref}: {share}" for ref, share in self.shares[:3])
+        return (
+            f"needs {self.needed} set elements with the other policies of its pods; "
+            f"a node holds at most {self.most} of a set of policies ({largest})"
+        )
+
+
 class Compiler:
     """The incremental compiler of one node. Not safe for use from several threads.
 
     With `keep_live`, packets of established connections are not judged: a policy decides about new ones only.
+    A gate that would hold more than `most_elements` is shut until it would not, see `too_large`.
     """
 
-    def __init__(self, world: World, keep_live: bool = False) -> None:
+    def __init__(self, world: World, keep_live: bool = False, *, most_elements: int = MOST_ELEMENTS) -> None:
         self.world = World(world.cluster, node_addresses=world.node_addresses, pod_cidrs=world.pod_cidrs)
         self.table = Table()
         self._keep_live = keep_live
         self._matches = Matches(world.cluster)
-        self._gates = Gates(self.world, self.table, self._matches)
+        self._gates = Gates(self.world, self.table, self._matches, most=most_elements)
         self._subjects = Subjects(self.world)
         self._gate_of: dict[tuple[str, Direction], str] = {}
         self._told: dict[str, LocalPod] = {}
@@ -82,15 +98,34 @@ class Compiler:
 
     @property
     def shut(self) -> dict[str, Gate]:
-        """Returns the gates that are shut, by name."""
+        """Returns the gates that were shut by `shut_gate`, by name."""
         return self._gates.shut
+
+    @property
+    def too_large(self) -> dict[str, int]:
+        """Returns the gates that are shut because they would hold too many elements, by name, with how many.
+
+        They open by themselves when they fit. One that the kernel had refused before it grew is in `shut` as well.
+        """
+        return self._gates.too_large
+
+    def oversize(self, name: str) -> Oversize:
+        """Returns what is too large about a gate in use; lays out each of its policies once more."""
+        gate = self._gates.gate(name)
+        shares = [
+            (ref, self._gates.share(policy, gate.direction))
+            for ref in gate.policies
+            if (policy := self.world.policies.get(ref)) is not None
+        ]
+        shares.sort(key=lambda one: -one[1])
+        return Oversize(self._gates.held(name), self._gates.most, tuple(shares))
 
     def shut_gate(self, name: str) -> None:
         """Lets nobody through a gate in use, whatever its policies allow: its rules cannot be enforced."""
         self._gates.set_shut(name, shut=True)
 
     def open_gate(self, name: str) -> None:
-        """Takes back `shut_gate`."""
+        """Takes back `shut_gate`; one that is too large stays shut."""
         self._gates.set_shut(name, shut=False)
 
     # -- the node ----------------------------------------------------------------------------------------------

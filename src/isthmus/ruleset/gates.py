@@ -2,10 +2,13 @@
 
 Invariant: for every gate in use the table has its sets, with exactly the elements that the identities, endpoints and
 names of now call for, and its chains. A gate that is shut has those of one that lets nothing through, under the same
-name, so that nothing that leads to it has to change.
+name, so that nothing that leads to it has to change. That is one that the kernel refuses, or one that would hold more
+than the bound: what a gate calls for is counted, before it is filled and while it is shut, from how many identities
+each peer matches; so whether it is shut follows from the world alone, and a gate that is too large costs its counting.
+Counting what several peers mean once was rejected: it takes as long as filling the sets.
 """
 
-from collections.abc import Iterable, KeysView
+from collections.abc import Iterable, Iterator, KeysView
 from ipaddress import ip_address
 
 import msgspec
@@ -13,31 +16,45 @@ import msgspec
 from isthmus.model.endpoint import Endpoint, family_of
 from isthmus.model.identity import THE_WORLD, Identity
 from isthmus.policy.evaluate import resolve
-from isthmus.policy.gate import Gate, Opening, closed
-from isthmus.policy.rules import CidrPeer, IdentityPeer, NamePeer, Peer
+from isthmus.policy.gate import Gate, Opening, build, closed, piece
+from isthmus.policy.rules import CidrPeer, Direction, IdentityPeer, NamePeer, Peer, Policy
 from isthmus.policy.world import World
 from isthmus.ruleset.matches import Matches, Turn
 from isthmus.ruleset.segments import Element, Rows
 from isthmus.ruleset.stages import Layout, lay_out
 from isthmus.ruleset.table import Table
 
+MOST_ELEMENTS = 1_000_000
+"""Elements that one gate may hold, as they are counted: every identity of every peer with each of its ports."""
+
 
 class _InUse(msgspec.Struct):
-    """A gate in the table, and how many (pod, direction) go through it."""
+    """A gate in use: what it calls for, what the table has of it, and how many (pod, direction) go through it.
+
+    `held` counts the elements of `layout`; `shown` is that or the layout of a closed gate, None before it is in the
+    table.
+    """
 
     gate: Gate
     layout: Layout
+    shown: Layout | None = None
+    held: int = 0
     pods: int = 0
-    shut: bool = False
+    barred: bool = False
+
+    @property
+    def open(self) -> bool:
+        return self.shown is self.layout
 
 
 class Gates:
-    """All gates in use. `world` is read, `table` written."""
+    """All gates in use. `world` is read, `table` written; a gate of more than `most` elements is shut."""
 
-    def __init__(self, world: World, table: Table, matches: Matches) -> None:
+    def __init__(self, world: World, table: Table, matches: Matches, *, most: int = MOST_ELEMENTS) -> None:
         self._world = world
         self._table = table
         self._matches = matches
+        self.most = most
         self._used: dict[str, _InUse] = {}
         self._with_ports: set[str] = set()
         self._with_domains: set[str] = set()
@@ -51,17 +68,33 @@ class Gates:
 
     @property
     def shut(self) -> dict[str, Gate]:
-        """Returns the gates that are shut, by name."""
-        return {name: used.gate for name, used in self._used.items() if used.shut}
+        """Returns the gates that were shut by `set_shut`, by name."""
+        return {name: used.gate for name, used in self._used.items() if used.barred}
+
+    @property
+    def too_large(self) -> dict[str, int]:
+        """Returns the gates that are shut because of their size, by name, with the elements that they call for."""
+        return {name: used.held for name, used in self._used.items() if used.held > self.most}
+
+    def gate(self, name: str) -> Gate:
+        """Returns a gate in use."""
+        return self._used[name].gate
+
+    def held(self, name: str) -> int:
+        """Returns how many elements a gate in use calls for."""
+        return self._used[name].held
+
+    def share(self, policy: Policy, direction: Direction) -> int:
+        """Returns how many elements a policy alone calls for, by peers that gates in use know."""
+        layout = lay_out(build(direction, (piece(policy, direction),)))
+        return sum(layout.weigh((peer,)) * self._matches.count(peer) for peer in layout.peers)
 
     def set_shut(self, name: str, shut: bool) -> None:
-        """Shuts or opens a gate, if it is in use."""
+        """Shuts or opens a gate, if it is in use; one that is too large stays shut."""
         used = self._used.get(name)
-        if used is not None and used.shut is not shut:
-            self._take_down(name, used.layout)
-            used.shut = shut
-            used.layout = lay_out(closed(used.gate) if shut else used.gate)
-            self._put_up(name, used.layout)
+        if used is not None:
+            used.barred = shut
+            self._settle(used)
 
     def enter(self, gate: Gate) -> None:
         """Counts one more that goes through `gate`, which is put up if it is the first."""
@@ -69,7 +102,7 @@ class Gates:
         if used is None:
             used = self._used[gate.name] = _InUse(gate, lay_out(gate))
             self.judging_node += gate.judges_node
-            self._put_up(gate.name, used.layout)
+            self._put_up(used)
         used.pods += 1
 
     def leave(self, name: str) -> None:
@@ -79,33 +112,50 @@ class Gates:
         if not used.pods:
             del self._used[name]
             self.judging_node -= used.gate.judges_node
-            self._take_down(name, used.layout)
+            self._matches.release(used.layout.peers, name)
+            self._with_ports.discard(name)
+            self._with_domains.discard(name)
+            self._hide(used)
 
-    def _put_up(self, name: str, layout: Layout) -> None:
-        for spec in layout.sets:
-            self._table.add_set(spec)
-        for chain in layout.chains:
-            self._table.put_chain(chain)
-        for peer in layout.peers:
-            self._matches.want(peer, name)
-        for rows in layout.rows:
-            self._fill(rows)
+    def _put_up(self, used: _InUse) -> None:
+        name, layout = used.gate.name, used.layout
         if layout.uses_names:
             self._with_ports.add(name)
-            self._fill_ports(layout)
         if layout.uses_domains:
             self._with_domains.add(name)
-            for ip, names in self._world.names.items():
-                self._exchange(set(), _learned(layout, ip, names))
+        used.held = sum(layout.weigh((peer,)) * len(self._matches.want(peer, name)) for peer in layout.peers)
+        of_addresses = list(self._of_addresses(layout))
+        used.held += len(of_addresses)
+        self._show(used, of_addresses)
 
-    def _take_down(self, name: str, layout: Layout) -> None:
-        self._matches.release(layout.peers, name)
-        self._with_ports.discard(name)
-        self._with_domains.discard(name)
-        for chain in layout.chains:
-            self._table.drop_chain(chain.name)
-        for spec in layout.sets:
-            self._table.drop_set(spec.name)
+    def _settle(self, used: _InUse) -> None:
+        """Opens or shuts a gate if what has changed calls for that."""
+        if self._may_open(used) is not used.open:
+            self._hide(used)
+            self._show(used, self._of_addresses(used.layout))
+
+    def _may_open(self, used: _InUse) -> bool:
+        return not used.barred and used.held <= self.most
+
+    def _show(self, used: _InUse, of_addresses: Iterable[Element]) -> None:
+        used.shown = used.layout if self._may_open(used) else lay_out(closed(used.gate))
+        for spec in used.shown.sets:
+            self._table.add_set(spec)
+        for chain in used.shown.chains:
+            self._table.put_chain(chain)
+        if used.open:
+            for rows in used.layout.rows:
+                self._fill(rows)
+            for name, key in of_addresses:
+                self._table.put(name, key)
+
+    def _hide(self, used: _InUse) -> None:
+        if used.shown is not None:
+            for chain in used.shown.chains:
+                self._table.drop_chain(chain.name)
+            for spec in used.shown.sets:
+                self._table.drop_set(spec.name)
+        used.shown = None
 
     def _fill(self, rows: Rows) -> None:
         """Fills the sets of identities, peer by peer: there may be thousands of both, and few match."""
@@ -121,19 +171,34 @@ class Gates:
                 for name, rest in elements:
                     self._table.fill(name, [(number, *rest) for number in numbers])
 
-    def _exchange(self, old: set[Element], new: set[Element]) -> None:
-        for name, key in old - new:
-            self._table.discard(name, key)
-        for name, key in new - old:
-            self._table.put(name, key)
+    def _of_addresses(self, layout: Layout) -> Iterator[Element]:
+        """Yields the elements that follow from addresses: from what they call their ports, and are called."""
+        if layout.uses_names:
+            yield from self._of_ports(layout)
+        if layout.uses_domains:
+            for ip, names in self._world.names.items():
+                yield from _learned(layout, ip, names)
+
+    def _exchange(self, used: _InUse, old: set[Element], new: set[Element]) -> None:
+        if used.open and self._may_open(used):  # else all of it comes or goes, or nothing
+            for name, key in old - new:
+                self._table.discard(name, key)
+            for name, key in new - old:
+                self._table.put(name, key)
+        self._settle(used)
 
     # -- what changes ------------------------------------------------------------------------------------------
 
     def rematch(self, number: int, turn: Turn) -> None:
         """Takes in that other peers match an identity than did."""
         for name in turn.gates:
-            layout = self._used[name].layout
-            self._exchange(layout.elements(number, turn.before), layout.elements(number, turn.after))
+            used = self._used[name]
+            used.held += used.layout.weigh(turn.after) - used.layout.weigh(turn.before)
+            if used.open and self._may_open(used):
+                layout = used.layout
+                self._exchange(used, layout.elements(number, turn.before), layout.elements(number, turn.after))
+            else:
+                self._settle(used)
 
     def named(self, ips: Iterable[str]) -> dict[str, set[Element]]:
         """Returns the elements that addresses have because of port names, by gate: to be asked before a change."""
@@ -154,7 +219,11 @@ class Gates:
         """Takes in that something changed about addresses that had the elements `before`."""
         if self._with_ports:
             for name, elements in self.named(ips).items():
-                self._exchange(before.get(name, set()), elements)
+                self._recount(self._used[name], before.get(name, set()), elements)
+
+    def _recount(self, used: _InUse, old: set[Element], new: set[Element]) -> None:
+        used.held += len(new) - len(old)
+        self._exchange(used, old, new)
 
     @property
     def resolve_ports(self) -> bool:
@@ -164,10 +233,10 @@ class Gates:
     def learn(self, ip: str, before: frozenset[str], after: frozenset[str]) -> None:
         """Takes in that other names lead to an address."""
         for name in self._with_domains:
-            layout = self._used[name].layout
-            self._exchange(_learned(layout, ip, before), _learned(layout, ip, after))
+            used = self._used[name]
+            self._recount(used, _learned(used.layout, ip, before), _learned(used.layout, ip, after))
 
-    def _fill_ports(self, layout: Layout) -> None:
+    def _of_ports(self, layout: Layout) -> Iterator[Element]:
         for rows in layout.rows:
             by_number: dict[int, list[Opening]] = {}
             others: list[Opening] = []
@@ -181,7 +250,7 @@ class Gates:
                 if endpoint.named_ports:  # most have none, and there may be a hundred thousand
                     number = self._world.identity_at(endpoint.ip).number
                     mine = [*others, *by_number.get(number, ())]
-                    self._exchange(set(), self._resolved(rows, endpoint, mine))
+                    yield from self._resolved(rows, endpoint, mine)
 
     def _resolved(self, rows: Rows, endpoint: Endpoint, openings: Iterable[Opening]) -> set[Element]:
         """Returns the elements of one address; `openings` are those that may concern it."""

@@ -56,6 +56,11 @@ class Matches:
         """Returns the identities that a wanted peer matches; not to be changed."""
         return self._wanted[peer].numbers
 
+    def count(self, peer: IdentityPeer) -> int:
+        """Returns how many identities a peer matches, as far as that is known: none if no gate wants to know."""
+        wanted = self._wanted.get(peer)
+        return len(wanted.numbers) if wanted is not None else 0
+
     def want(self, peer: IdentityPeer, gate: str) -> set[int]:
         """Notes that `gate` wants to know of `peer`; returns the identities that it matches, not to be changed."""
         wanted = self._wanted.get(peer)

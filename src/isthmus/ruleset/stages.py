@@ -52,6 +52,10 @@ class Layout(msgspec.Struct, frozen=True):
         """Returns all peers that follow from the identity."""
         return {peer for rows in self.rows for peer in rows.by_identity}
 
+    def weigh(self, peers: Iterable[IdentityPeer]) -> int:
+        """Returns how many elements an identity has that `peers` match, those of two peers counted twice."""
+        return sum(len(rows.by_identity.get(peer, ())) for peer in peers for rows in self.rows)
+
     @property
     def uses_names(self) -> bool:
         """Tells whether some opening has ports by name."""

@@ -47,7 +47,7 @@ class Delta(msgspec.Struct, frozen=True):
 
         A packet that is under way when a transaction is committed still runs the rules from before it, but its
         look-ups are answered from after it. Led to a chain of the same transaction it would find that empty: a gate
-        that lets everything through.
+        that lets everything through. Sets that are new for a chain that was there can be filled at leisure as well.
         """
         plain = tuple(chain for chain in self.new_chains if not chain.hook)
         rest = Delta(
@@ -57,7 +57,7 @@ class Delta(msgspec.Struct, frozen=True):
             dead_chains=self.dead_chains,
             dead_sets=self.dead_sets,
         )
-        if not plain or not rest:
+        if not rest or not (plain or self.new_sets):
             return (self,)
         filled = tuple(change for change in self.changes if change.spec in self.new_sets)
         return Delta(new_sets=self.new_sets, new_chains=plain, changes=filled), rest

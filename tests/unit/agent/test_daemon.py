@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from isthmus.agent.daemon import Agent, Settings
+from isthmus.agent.daemon import FITTING, TOO_LARGE, Agent, Settings
 from isthmus.kernel.errors import KernelError, NftError
 from isthmus.kube.access import Access
 from isthmus.kube.client import Client
@@ -14,7 +14,7 @@ from isthmus.kube.reflector import Put, Snapshot
 from isthmus.kube.resources import NETWORK_POLICIES
 from isthmus.model.endpoint import Cluster, Endpoint
 from isthmus.model.identity import Identity
-from isthmus.model.mesh import ClusterJoined, ClusterSynced, EndpointTold, IdentityTold
+from isthmus.model.mesh import ClusterJoined, ClusterSynced, EndpointTold, IdentityGone, IdentityTold
 from isthmus.ruleset.layout import PEERS
 from tests.support.agent_writer import FakeWriter
 from tests.unit.agent.test_view import NODE, namespace, pod, policy, tell_inputs
@@ -265,6 +265,42 @@ async def test_what_a_status_says_of_policies_is_what_the_kernel_has(agent: Agen
     # The pod is isolated by both, in one gate: what "p" allows it is not to be had there either.
     assert {(one.name, one.state) for one in told.exceptions} == {("p", "Refused"), ("poison", "Refused")}
     assert [one.name for one in told.recent] == ["poison"]
+
+
+async def test_policies_too_large_for_a_node_are_told_of_until_they_fit_and_nothing_else_is_lost(
+    agent: Agent, writer: FakeWriter, monkeypatch
+):
+    told = []
+    agent._events.emit = lambda about, **event: told.append((about.name, event["reason"], event["message"]))
+    monkeypatch.setattr(agent.view.compiler._gates, "most", 1)
+    _tell_all(agent)
+    anyone = {"namespaceSelector": {}}
+    wide = policy("wide", podSelector={"matchLabels": {"app": "b"}}, ingress=[{"from": [anyone]}])
+    agent.view.pods(Put(pod("b", ip="10.1.0.11")))
+    agent.view.policies(Put(wide))
+    await agent._sync()
+    assert told == [] and len(_chain_of(writer, "10.1.0.11")) > len(_chain_of(writer, "10.1.0.10"))
+
+    agent.view.mesh([IdentityTold(Identity(0x20101, "west", "y", {}, {}))])
+    with capture_logs() as logs:
+        await agent._sync()
+        await agent._sync()
+    (line,) = [line for line in logs if line["event"] == TOO_LARGE]
+    assert line["policies"] == ["NetworkPolicy x/wide", "NetworkPolicy x/p"]
+    assert [(name, reason) for name, reason, _ in told] == [("wide", "PolicyRefused"), ("p", "PolicyRefused")]
+    assert "needs 2 set elements" in told[0][2] and "at most 1 of a set of policies" in told[0][2]
+    exceptions = agent._state().policies.exceptions
+    assert [(one.name, one.state) for one in exceptions] == [("wide", "Refused"), ("p", "Refused")]
+    assert exceptions[0].message in told[0][2]
+    assert _chain_of(writer, "10.1.0.11") != [] and "drop" in _chain_of(writer, "10.1.0.11")[-1]
+    assert agent._refusal == ""
+
+    agent.view.mesh([IdentityGone("west", 0x20101)])
+    with capture_logs() as logs:
+        await agent._sync()
+    assert FITTING in [line["event"] for line in logs]
+    assert agent._state().policies.exceptions == ()
+    assert writer.calls == ["replace", "structure", "structure"]
 
 
 @pytest.mark.looptime

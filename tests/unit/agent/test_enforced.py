@@ -115,7 +115,7 @@ def test_exceptions_say_what_became_of_each_object(book, enforced):
     book.take(CILIUM_NETWORK_POLICIES, Put(partial))
     write(enforced, START)
 
-    status = enforced.status({ObjectRef("NetworkPolicy", "x", "refused", "1", part=0): "Message too long"})
+    status = enforced.status({ObjectRef("NetworkPolicy", "x", "refused", "1", part=0): "the kernel refuses the rules"})
     told = {one.name: (one.state, one.generation, one.message) for one in status.exceptions}
     assert {name: state for name, (state, _, _) in told.items()} == {
         "invalid": "Invalid",
@@ -125,7 +125,7 @@ def test_exceptions_say_what_became_of_each_object(book, enforced):
     }
     assert told["kept"][1:] == (5, told["kept"][2])
     assert told["kept"][2].startswith("generation 4 stays in force: spec.ingress[0].from[0].ipBlock.cidr")
-    assert told["refused"][2] == "the kernel refuses the rules: Message too long"
+    assert told["refused"][2] == "the kernel refuses the rules"
 
 
 def test_many_exceptions_are_some_and_a_number_and_long_messages_are_cut(book, enforced):
