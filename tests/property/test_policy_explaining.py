@@ -45,10 +45,6 @@ def _pods(scene: Scene) -> list[tuple[str, PodSeen]]:
     return [(cluster.name, pod) for cluster in scene.picture.clusters for pod in cluster.pods]
 
 
-def _common(source: Group, destination: Group) -> int:
-    return min(source.families & destination.families)
-
-
 def _ip(ips: tuple[str, ...], family: int) -> str:
     return next(ip for ip in ips if family_of(ip) == family)
 
@@ -65,19 +61,20 @@ def test_a_group_may_on_every_port_what_each_member_may(drawn: Picture) -> None:
         for destination in groups:
             if not source.families & destination.families or not (source.pods or destination.pods):
                 continue
-            family = _common(source, destination)
-            mask = judge.pair(source, destination)
-            for mine in source.pods or (None,):
-                for other in destination.pods or (None,):
-                    start = _ip(mine.ips if mine else source.ips, family)
-                    end = _ip(other.ips if other else destination.ips, family)
-                    if start == end or _own_node(scene, start, end):
-                        continue
-                    for protocol, port in PROBES:
-                        flow = _flow(start, end, protocol, port)
-                        expected = _allowed(scene, flow)
-                        found = bool(mask & cells.at(flow.protocol, flow.port))
-                        assert found == expected, (source.name, destination.name, flow)
+            for family in source.families & destination.families:
+                mask = judge.within(family, source, destination)
+                assert mask & ~judge.pair(source, destination) == 0
+                for mine in source.pods or (None,):
+                    for other in destination.pods or (None,):
+                        start = _ip(mine.ips if mine else source.ips, family)
+                        end = _ip(other.ips if other else destination.ips, family)
+                        if start == end or _own_node(scene, start, end):
+                            continue
+                        for protocol, port in PROBES:
+                            flow = _flow(start, end, protocol, port)
+                            expected = _allowed(scene, flow)
+                            found = bool(mask & cells.at(flow.protocol, flow.port))
+                            assert found == expected, (source.name, destination.name, flow)
 
 
 def _own_node(scene: Scene, one: str, two: str) -> bool:
@@ -111,12 +108,13 @@ def test_what_changes_is_what_the_evaluator_says_before_and_after(
             if mine.ips[0] == other.ips[0]:
                 continue
             effect = told.get((name[mine.ips[0]], name[other.ips[0]]))
+            ends = [(a, b) for a in mine.ips for b in other.ips if family_of(a) == family_of(b)]
             for protocol, port in PROBES[:4]:
-                flow = _flow(mine.ips[0], other.ips[0], protocol, port)
-                was, now = _allowed(before, flow), _allowed(after, flow)
+                flows = [_flow(*pair, protocol, port) for pair in ends]
+                changes = {(_allowed(before, flow), _allowed(after, flow)) for flow in flows}
                 cell = found.cells.at(protocol, port)
-                assert bool(effect and effect.opened & cell) == (now and not was)
-                assert bool(effect and effect.shut & cell) == (was and not now)
+                assert bool(effect and effect.opened & cell) == ((False, True) in changes)
+                assert bool(effect and effect.shut & cell) == ((True, False) in changes)
 
 
 def _reloaded(step: Remedy) -> Change:

@@ -15,7 +15,10 @@ from isthmus.policy.rules import Direction
 
 
 class Effect(msgspec.Struct, frozen=True, kw_only=True):
-    """What changes for a pair: the cells that open, and those that shut; `within` are those that the pair can have."""
+    """What changes for a pair: the cells that open, and those that shut; `within` are those that the pair can have.
+
+    A pair with both families may have a cell that opens in one and shuts in the other.
+    """
 
     source: Group
     destination: Group
@@ -45,14 +48,18 @@ def effects(before: Scene, after: Scene) -> Effects:
         for destination in (*pods, *others):
             if id(source) not in leaving and id(destination) not in arriving:
                 continue
-            was, now = old.pair(source, destination), new.pair(source, destination)
-            if was != now:
+            opened = shut = 0
+            for family in new.families(source, destination):
+                was, now = (judge.within(family, source, destination) for judge in (old, new))
+                opened |= now & ~was
+                shut |= was & ~now
+            if opened or shut:
                 found.append(
                     Effect(
                         source=source,
                         destination=destination,
-                        opened=now & ~was,
-                        shut=was & ~now,
+                        opened=opened,
+                        shut=shut,
                         within=new.possible(source, destination),
                     )
                 )

@@ -66,36 +66,39 @@ class Judge:
         self._ips: dict[int, dict[int, Address]] = {}
         self._keep: list[Group] = []
         """Groups are known by their ids here, so they must live as long."""
-        self._of_ipv4, self._of_ipv6 = cells.family(4), cells.family(6)
+        self._of = {family: cells.family(family) for family in (4, 6)}
 
     def program(self, group: Group, direction: Direction) -> Program | None:
         """Returns what concerns a group of pods in a direction; None for what is outside."""
         return self._program(group, direction)[1] if group.pods else None
 
     def pair(self, source: Group, destination: Group) -> int:
-        """Returns the cells in which `source` may open connections to `destination`; 0 if no family is common."""
-        common = self._family(source, destination)
-        if common is None:
-            return 0
-        found = common[1]
+        """Returns the cells in which `source` may open connections to `destination`, in any family."""
+        found = 0
+        for family in self.families(source, destination):
+            found |= self.within(family, source, destination)
+        return found
+
+    def within(self, family: int, source: Group, destination: Group) -> int:
+        """Returns the same for one of the families that both have."""
+        found = self._of[family]
         if source.pods:
-            found &= self.half(source, Direction.EGRESS, destination)
+            found &= self._half(source, Direction.EGRESS, destination, family)
         if destination.pods and found:
-            found &= self.half(destination, Direction.INGRESS, source)
+            found &= self._half(destination, Direction.INGRESS, source, family)
         return found
 
     def possible(self, source: Group, destination: Group) -> int:
         """Returns the cells that traffic between two groups can have; 0 if no family is common."""
-        common = self._family(source, destination)
-        return common[1] if common is not None else 0
+        found = 0
+        for family in self.families(source, destination):
+            found |= self._of[family]
+        return found
 
-    def _family(self, source: Group, destination: Group) -> tuple[int, int] | None:
-        """Returns the family by which two groups are judged, and the cells that their traffic can have."""
+    def families(self, source: Group, destination: Group) -> list[int]:
+        """Returns the families that two groups have in common."""
         mine, other = self._addresses(source), self._addresses(destination)
-        if 4 in mine and 4 in other:
-            both = 6 in mine and 6 in other
-            return 4, self.cells.everything if both else self._of_ipv4
-        return (6, self._of_ipv6) if 6 in mine and 6 in other else None
+        return [family for family in self._of if family in mine and family in other]
 
     def _addresses(self, group: Group) -> dict[int, Address]:
         """Returns an address of each family."""
@@ -105,17 +108,15 @@ class Judge:
             found = self._ips[id(group)] = {family_of(ip): ip_address(ip) for ip in reversed(group.ips)}
         return found
 
-    def half(self, subject: Group, direction: Direction, other: Group) -> int:
-        """Returns the cells that one half leaves open; the groups must have a family in common."""
+    def _half(self, subject: Group, direction: Direction, other: Group, family: int) -> int:
+        """Returns the cells that one half leaves open in a family that both have."""
         number, program = self._program(subject, direction)
         if program.open:
             return self.cells.everything
-        mine, addresses = self._addresses(subject), self._addresses(other)
-        ip = addresses[4 if 4 in mine and 4 in addresses else 6]
-        key = (number, id(other), ip.version)
+        key = (number, id(other), family)
         match = self._matches.get(key)
         if match is None:
-            match = 0
+            match, ip = 0, self._addresses(other)[family]
             near = other.to_own_cluster if subject.cluster == other.cluster else None
             for place, rule in enumerate(program.rules):
                 if rule.peers is None or self._means(rule.peers, ip, other, near or other.identity):

@@ -13,6 +13,8 @@ from isthmus.policy.explaining.scene import Scene
 class Matrix(msgspec.Struct, frozen=True, kw_only=True):
     """`allowed[i][j]` are the cells that `groups[i]` may open to `groups[j]`, of those in `possible[i][j]`.
 
+    Where both have IPv4 and IPv6 addresses, what one family is allowed counts.
+
     Of two groups that are outside nothing is said: both are 0.
     """
 
