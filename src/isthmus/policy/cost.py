@@ -7,6 +7,8 @@ is left of it is closed: it isolates wherever it speaks, allows nothing, and den
 something. Refusing single rules was rejected: which one is too many depends on the order in which they are written.
 """
 
+from collections.abc import Iterator
+
 import msgspec
 
 from isthmus.policy.context import Parsed
@@ -15,7 +17,7 @@ from isthmus.policy.rules import Action, CidrPeer, Policy, Port, PortRange, Prob
 MAX_COST = 100_000
 """Set elements and rules that one object may need, as `cost` counts them: some seconds of work, some ten megabytes."""
 IDENTITIES = 32  # that a selector is taken to match
-MOST_SINGLES = 16  # ports of a range that are written out one by one, for pods; a longer one is aligned blocks at worst
+MOST_SINGLES = 16  # ports of a range that are written out one by one, for pods; a longer one is `aligned` at worst
 MOST_PAIRS = 20_000
 """Of networks and ports, that the compiler writes out for one pod before it puts up with a rule for each group."""
 
@@ -29,7 +31,8 @@ def _cost(rule: Rule) -> int:
     """Returns every identity with every port, and networks with ports as the compiler puts them together.
 
     An exception splits a network into one for each bit of its length, at worst. A port of pods is an element for each
-    identity, of which there may be thousands.
+    identity, of which there may be thousands: what those come to, the compiler counts and bounds (`too_large`). A long
+    range of ports is one set, or aligned blocks where many of them meet: these count, 44 at most.
     """
     ports = max(1, len(rule.ports or ()))
     singles = max(1, sum(map(_singles, rule.ports or ())))
@@ -44,7 +47,20 @@ def _cost(rule: Rule) -> int:
 
 
 def _singles(port: Port) -> int:
-    return min(port.last - port.first + 1, MOST_SINGLES) if isinstance(port, PortRange) and not port.whole else 1
+    if not isinstance(port, PortRange) or port.whole:
+        return 1
+    length = port.last - port.first + 1
+    return length if length <= MOST_SINGLES else sum(1 for _ in aligned(port.first, port.last))
+
+
+def aligned(first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Yields the fewest blocks of a power of four that make up a range: the bits that count as zero, and the base."""
+    while first <= last:
+        bits = 0
+        while bits < 14 and first % (4 << bits) == 0 and first + (4 << bits) - 1 <= last:
+            bits += 2
+        yield bits, first
+        first += 1 << bits
 
 
 def bounded(parsed: Parsed, limit: int = MAX_COST) -> Parsed:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from isthmus.model.identity import KUBE_APISERVER, WORLD
+from isthmus.policy.cost import MOST_SINGLES, aligned
 from isthmus.policy.gate import Opening, Ports, Segment
 from isthmus.policy.rules import IcmpType, IdentityPeer, NamePeer, PortRange
 from isthmus.ruleset import networks
@@ -32,7 +33,7 @@ from isthmus.ruleset.rules import (
 )
 from isthmus.ruleset.sets import Field, Key, SetSpec
 
-MOST_SINGLES = 16  # a range of up to so many ports is spelled out as elements; a longer one gets a set of its own,
+# A range of up to MOST_SINGLES ports is spelled out as elements; a longer one gets a set of its own,
 MOST_RANGES = 8  # or, where a segment has more than so many longer ones, aligned blocks of 4, 16, 64 … ports
 
 Element = tuple[str, Key]
@@ -121,7 +122,7 @@ class SegmentPlan:
                 yield self._add("_proto", Field.IDENTITY, Field.PROTOCOL), (protocol,)
             case PortRange(protocol, first, last) if not _long(ports) or self._blocks:
                 for bits, base in (
-                    _aligned(first, last) if _long(ports) else ((0, port) for port in range(first, last + 1))
+                    aligned(first, last) if _long(ports) else ((0, port) for port in range(first, last + 1))
                 ):
                     yield self._add(_ports_set(bits), Field.IDENTITY, Field.PROTOCOL, Field.PORT), (protocol, base)
             case PortRange(protocol, first, last):
@@ -189,16 +190,6 @@ def _has_many_ranges(segment: Segment) -> bool:
         if isinstance(ports, PortRange) and not ports.whole and _long(ports)
     }
     return len(long) > MOST_RANGES
-
-
-def _aligned(first: int, last: int) -> Iterator[tuple[int, int]]:
-    """Yields the fewest blocks of a power of four that make up a range: the bits that count as zero, and the base."""
-    while first <= last:
-        bits = 0
-        while bits < 14 and first % (4 << bits) == 0 and first + (4 << bits) - 1 <= last:
-            bits += 2
-        yield bits, first
-        first += 1 << bits
 
 
 def _ports_set(bits: int) -> str:

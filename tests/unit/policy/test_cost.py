@@ -52,7 +52,10 @@ NETWORKS = [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}, {"ip
         ({"from": PODS}, 3 * 32),
         ({"from": PODS, "ports": PORTS[:7]}, 3 * 32 * 7),
         ({"from": PODS, "ports": [{"port": 80, "endPort": 89}]}, 3 * 32 * 10),
-        ({"from": PODS, "ports": [{"port": 80, "endPort": 8000}]}, 3 * 32 * 16),
+        ({"from": PODS, "ports": [{"port": 80, "endPort": 95}]}, 3 * 32 * 16),
+        ({"from": PODS, "ports": [{"port": 80, "endPort": 96}]}, 3 * 32 * 2),  # 80-95 and 96
+        ({"from": PODS, "ports": [{"port": 1024, "endPort": 65535}]}, 3 * 32 * 9),
+        ({"from": PODS, "ports": [{"port": 1, "endPort": 65534}]}, 3 * 32 * 44),
         ({"from": PODS, "ports": [{"protocol": "UDP"}]}, 3 * 32),
         ({"from": NETWORKS}, 10),
         ({"from": NETWORKS, "ports": PORTS[:7]}, 10 * 7),
