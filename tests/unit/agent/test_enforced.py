@@ -126,6 +126,9 @@ def test_exceptions_say_what_became_of_each_object(book, enforced):
     assert told["kept"][1:] == (5, told["kept"][2])
     assert told["kept"][2].startswith("generation 4 stays in force: spec.ingress[0].from[0].ipBlock.cidr")
     assert told["refused"][2] == "the kernel refuses the rules"
+    both = enforced.status({ObjectRef("CiliumNetworkPolicy", "x", "partial", "1", part=3): "the kernel refuses it"})
+    assert sorted(one.name for one in both.exceptions) == ["invalid", "kept", "partial"]
+    assert [one.state for one in both.exceptions if one.name == "partial"] == ["Refused"]
 
 
 def test_many_exceptions_are_some_and_a_number_and_long_messages_are_cut(book, enforced):

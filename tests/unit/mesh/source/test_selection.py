@@ -145,6 +145,11 @@ def test_selectors_of_services_count_while_a_policy_selects_services() -> None:
     keys.services(Put(service("db-0", **{own: "db-0"})))
     keys.drop(CNP, to_services)
     assert keys.keys == frozenset()
+    keys.put(CNP, to_services)
+    keys.reset(NP, ())
+    assert keys.keys == {own}
+    keys.reset(CNP, ())
+    assert keys.keys == frozenset()
 
 
 def test_the_union_over_clusters_is_told_when_it_changes() -> None:

@@ -22,7 +22,7 @@ from isthmus.policy.explaining.facts import (
 from isthmus.policy.explaining.remedies import RemedyKind
 from isthmus.policy.explaining.scene import Scene
 from isthmus.policy.explaining.targets import TargetError, parse, resolve
-from tests.support.pictures import of_case
+from tests.support.pictures import of_case, scene_of
 
 VECTORS = Path(__file__).parents[3] / "vectors" / "cilium-policy.json"
 CASES = {case["id"]: case for case in json.loads(VECTORS.read_text())["vectors"]}
@@ -217,6 +217,25 @@ def test_several_reasons_are_taken_away_one_after_the_other() -> None:
         "NetworkPolicy",
     ]
     assert answer.remedies.sufficient
+
+
+def test_two_rules_that_deny_are_narrowed_one_after_the_other() -> None:
+    to_a = {"fromEndpoints": [{"matchLabels": {"app": "a"}}, {"matchLabels": {"app": "other"}}]}
+    denials = [cilium_policy(name, {"endpointSelector": {}, "ingressDeny": [to_a]}) for name in ("d1", "d2")]
+    answer = one(scene(*denials), "a", "b")
+    assert answer.remedies is not None
+    assert [step.policy.name for step in answer.remedies.steps[:2]] == ["d1", "d2"]
+    assert answer.remedies.sufficient
+
+
+def test_a_policy_of_another_cluster_that_opens_more_than_this_is_not_suggested() -> None:
+    wide = network_policy("wide", {"podSelector": {}, "ingress": [{}]})
+    here = {"pods": (pod("b", 2), pod("c", 3)), "policies": (DENY_ALL,), "namespaces": {"default": {}}}
+    there = {"pods": (pod("a", 1, ips=("10.9.0.1",)),), "policies": (wide,), "namespaces": {"default": {}}}
+    answer = one(scene_of(here=here, there=there), "there:a", "here:b")
+    assert answer.remedies is not None
+    (step,) = answer.remedies.steps
+    assert (step.kind, step.also, step.cluster) == (RemedyKind.NEW, (), "here")
 
 
 def test_a_policy_that_decides_because_of_its_name_is_said_to() -> None:
