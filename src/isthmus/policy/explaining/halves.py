@@ -254,10 +254,11 @@ def _close(
     for policy in concerned:
         if policy.tier is not Tier.NORMAL:
             continue
+        scoped_fields = _scoped_fields(scene, mine.cluster, policy)
         for rule in policy.rules:
             if rule.direction is not direction or rule.action is not Action.ALLOW:
                 continue
-            scoped = rule.field in _scoped_fields(scene, mine.cluster, policy)
+            scoped = rule.field in scoped_fields
             why = _missed(
                 rule, other, identity, port=_port_matches(rule, flow, named), own=mine.cluster if scoped else ""
             )

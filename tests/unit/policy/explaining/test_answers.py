@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from isthmus.model.endpoint import NamedPort
+from isthmus.model.flow import Flow
 from isthmus.policy.evaluate import Reason
 from isthmus.policy.explaining.answers import Answer, explain
 from isthmus.policy.explaining.facts import (
@@ -19,9 +20,11 @@ from isthmus.policy.explaining.facts import (
     ServiceSeen,
     changed,
 )
+from isthmus.policy.explaining.halves import halves, party_at
 from isthmus.policy.explaining.remedies import RemedyKind
 from isthmus.policy.explaining.scene import Scene
 from isthmus.policy.explaining.targets import TargetError, parse, resolve
+from isthmus.policy.scoping import under_scopes
 from tests.support.pictures import of_case, scene_of
 
 VECTORS = Path(__file__).parents[3] / "vectors" / "cilium-policy.json"
@@ -358,6 +361,37 @@ def test_a_namespace_that_differs_is_said_to_come_close() -> None:
     policy = network_policy("same-space", {"podSelector": {}, "ingress": rules})
     half = one(scene(policy, pods=(elsewhere, pod("b", 2))), "other/a", "b").ingress
     assert half.close[0].why == "selects the peer, but not in namespace other"
+
+
+def test_ports_by_name_are_those_of_the_pod_that_is_called_where_a_rule_comes_close() -> None:
+    called = pod("b", 2, namespace="other", named_ports=(NamedPort("web", 80, "TCP"),))
+    pods = (pod("a", 1, named_ports=(NamedPort("web", 81, "TCP"),)), called)
+    ports = [{"port": "web"}]
+    spec = {"podSelector": {}, "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "b"}}}], "ports": ports}]}
+    out = network_policy("out", {**spec, "policyTypes": ["Egress"]})
+    half = one(scene(out, pods=pods), "a", "other/b").egress
+    assert [close.why for close in half.close] == ["selects the peer, but not in namespace other"]
+    rules = [{"from": [{"podSelector": {"matchLabels": {"app": "a"}}}], "ports": ports}]
+    into = network_policy("into", {"podSelector": {}, "ingress": rules}, namespace="other")
+    half = one(scene(into, pods=pods), "a", "other/b").ingress
+    assert [close.why for close in half.close] == ["selects the peer, but not in namespace default"]
+
+
+def test_a_policy_of_many_rules_is_read_under_both_scopes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def counted(obj: Any, context: Any) -> Any:
+        read.append(obj["metadata"]["name"])
+        return under_scopes(obj, context)
+
+    monkeypatch.setattr("isthmus.policy.explaining.halves.under_scopes", counted)
+    apps = [{"from": [{"podSelector": {"matchLabels": {"app": f"x{number}"}}}]} for number in range(20)]
+    many = network_policy("many", {"podSelector": {}, "ingress": apps})
+    many["metadata"]["annotations"] = {"isthmus.dev/policy-scope": "local"}
+    found = scene(many)
+    source, destination = party_at(found, "10.0.1.1"), party_at(found, "10.0.1.2")
+    assert not halves(found, Flow("10.0.1.1", "10.0.1.2", 6, 80), source, destination)[1].allowed
+    assert read == ["many"]
 
 
 # -- Services ------------------------------------------------------------------------------------------------------
