@@ -4,6 +4,7 @@ import os
 import socket
 import struct
 
+import msgspec
 import pytest
 
 from tests.support.fabric import Fabric
@@ -219,6 +220,25 @@ def test_a_gate_that_is_shut_lets_nobody_through_but_a_node_that_it_never_judged
         judged = kind != "NetworkPolicy"
         ends = {("b", "a"): open_, ("a", "b"): open_, ("n1", "a"): True, ("a", "n1"): open_ or not judged}
         town.fabric.expect({flow(*pair, version=version): allowed for pair, allowed in ends.items()})
+
+
+@both_families
+def test_a_gate_that_outgrows_its_bound_lets_nobody_through_until_it_fits_and_no_other_gate_minds(fabric, version):
+    town = Town(fabric, most_elements=2)
+    ports = [{"port": 80}, {"port": 81}]
+    town.apply(
+        network_policy(ingress=[{"from": [pods("c")], "ports": ports}]),
+        network_policy("b", name="q", ingress=[{"from": [pods("c")], "ports": ports[:1]}]),
+    )
+    compiler = town.compilers["n1"]
+    another = next(one for one in compiler.world.identities.values() if one.labels.get("app") == "c")
+    another = msgspec.structs.replace(another, number=another.number + 0x80)
+    for change, fits in ((compiler.put_identity, True), (compiler.drop_identity, False), (None, True)):
+        ends = {("c", "a"): fits, ("n1", "a"): True, ("c", "b"): True, ("w1", "b"): False}
+        town.fabric.expect({flow(*pair, version=version): allowed for pair, allowed in ends.items()})
+        if change is not None:
+            change(another if fits else another.number)
+            town.push("n1")
 
 
 # -- Services, port names ------------------------------------------------------------------------------------------
