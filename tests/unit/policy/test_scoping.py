@@ -107,6 +107,22 @@ def test_peers_that_become_one_under_a_scope_are_compared_as_they_are():
     assert (len(rule.clusterset), len(rule.local)) == (1, 0)
 
 
+def test_a_rule_that_is_read_as_two_is_compared_as_one():
+    peers = [{"pods": {"namespaceSelector": {}, "podSelector": {}}}, {"networks": ["192.0.2.0/24"]}]
+    ports = [{"namedPort": "web"}, {"portNumber": {"protocol": "TCP", "port": 80}}]
+    spec = {"priority": 1, "subject": {"namespaces": {}}, "egress": [{"action": "Allow", "to": peers, "ports": ports}]}
+    obj = {
+        "apiVersion": "policy.networking.k8s.io/v1alpha1",
+        "kind": "AdminNetworkPolicy",
+        "metadata": {"name": "a"},
+        "spec": spec,
+    }
+    found = under_scopes(obj, EAST)
+    assert found is not None
+    (rule,) = found.rules
+    assert [len(rule.clusterset), len(rule.local)] == [1, 1], "pods alone; networks are the same under both"
+
+
 def test_an_annotation_pins_a_policy_and_does_not_hide_it():
     pinned = networkpolicy(WEB, annotations={SCOPE_ANNOTATION: "clusterset"})
     found = under_scopes(pinned, EAST)

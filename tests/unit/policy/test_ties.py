@@ -114,6 +114,23 @@ def test_labels_tell_apart_what_no_value_can_meet(one, other, apart):
     assert (tied(*made) is None) is apart and (tied(*made[::-1]) is None) is apart
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "apart"),
+    [
+        ("10.0.0.0/8", "10.1.0.0/16", False),
+        ("10.1.0.0/16", "10.0.0.0/8", False),
+        ("10.1.0.0/16", "10.2.0.0/16", True),
+        ("0.0.0.0/0", "::/0", True),
+    ],
+)
+def test_networks_meet_where_one_holds_the_other(one, other, apart):
+    a, b = (
+        policy(name, {"action": action, "to": [{"networks": [network]}]}, direction="egress")
+        for name, action, network in (("a", "Accept", one), ("b", "Deny", other))
+    )
+    assert (tied(a, b) is None) is apart
+
+
 def test_all_pairs_of_a_tier_and_priority_are_compared():
     made = [policy(f"p{n}", rule("Accept" if n % 2 else "Deny")) for n in range(4)]
 

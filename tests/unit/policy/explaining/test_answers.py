@@ -349,6 +349,23 @@ def test_whatever_is_outside_is_allowed_as_such_in_both_families() -> None:
     assert world.remedies.steps[0].object["spec"]["egress"][0]["toEntities"] == ["world"]
 
 
+def test_faults_are_told_where_they_may_be_the_reason() -> None:
+    def troubles(policy: dict[str, Any]) -> list[str]:
+        return [trouble.problem.field for trouble in one(scene(policy), "a", "b").ingress.troubles]
+
+    invalid = network_policy("bad", {"podSelector": {}, "ingress": [], "egress": [{"ports": [{"port": -1}]}]})
+    assert troubles(invalid) == ["spec.egress[0].ports[0].port"], "the object as a whole is refused"
+    unenforced = {
+        "toEndpoints": [{}],
+        "toPorts": [{"ports": [{"port": "80", "protocol": "TCP"}], "rules": {"http": [{}]}}],
+    }
+    elsewhere = cilium_policy("http", {"endpointSelector": {}, "ingress": [{}], "egress": [unenforced]})
+    assert not troubles(elsewhere)
+    missing = {"fromCIDRSet": [{"cidrGroupRef": "missing"}]}
+    assert troubles(cilium_policy("group", {"endpointSelector": {}, "ingress": [missing]}))
+    assert not troubles(cilium_policy("group", {"endpointSelector": {}, "ingress": [missing, {"fromEndpoints": [{}]}]}))
+
+
 def test_a_port_that_differs_is_said_to_come_close() -> None:
     rules = [{"ports": [{"port": 443}]}]
     half = one(scene(network_policy("tls", {"podSelector": {}, "ingress": rules})), "a", "b").ingress
@@ -407,6 +424,34 @@ def service(
 def test_a_service_is_judged_at_its_backends_and_their_port() -> None:
     (answer,) = ask(scene(services=(service("web", "10.0.1.2", target=8080),)), "a", "svc/web", None)
     assert (answer.destination.name, answer.port) == ("here:default/b", 8080)
+
+
+def test_a_global_service_has_the_backends_of_clusters_that_share_theirs() -> None:
+    def web(*backends: str, **more: Any) -> ServiceSeen:
+        return service("web", *backends, is_global=True, ips=("10.96.0.1",), **more)
+
+    here = {"pods": (pod("a", 1), pod("b", 2)), "services": (web("10.0.1.2", shared=True),)}
+    away = {"pods": (pod("c", 1, ips=("10.9.0.1",)),), "services": (web("10.9.0.1", shared=False),)}
+    far = {"pods": (pod("d", 1, ips=("10.8.0.1",)),), "services": (web("10.8.0.1", target=8080, shared=True),)}
+    found = scene_of(here=here, away=away, far=far)
+
+    def ends(text: str, cluster: str) -> list[tuple[str, tuple[int, int] | None]]:
+        return [(end.name, end.port) for end in resolve(found, parse(text), cluster=cluster, port=None)[0]]
+
+    own, other = ("here:default/b", (6, 80)), ("far:default/d", (6, 8080))
+    assert ends("here:svc/web", "here") == [own, other]
+    assert ends("away:svc/web", "away") == [("away:default/c", (6, 80)), own, other], "its own pods have it anyway"
+    assert ends("10.96.0.1", "far") == [other, own], "clusters may use one address for different Services"
+    # An address of another cluster's pod, as somebody wrote it into a slice by hand.
+    strange = scene_of(here={**here, "services": (service("web", "10.9.0.1"),)}, away=away)
+    (end,) = resolve(strange, parse("here:svc/web"), cluster="here", port=None)[0]
+    assert (end.cluster, end.name) == ("away", "away:default/c (10.9.0.1)")
+
+
+def test_a_pod_that_has_no_address_yet_cannot_be_asked_about() -> None:
+    waiting = scene(pods=(pod("a", 1, ips=()), pod("b", 2)))
+    with pytest.raises(TargetError, match="here:default/a has no address yet"):
+        ask(waiting, "a", "b")
 
 
 def test_a_target_port_by_name_is_what_the_pod_says() -> None:
