@@ -1,11 +1,14 @@
 """The book of policy objects: which version of each is in force, and what is said of it."""
 
+from functools import partial
+
 import pytest
 
 from isthmus.agent.policies import Outcome, PolicyBook
 from isthmus.kube.reflector import Gone, Put, Snapshot
 from isthmus.kube.resources import CILIUM_NETWORK_POLICIES, CLUSTER_NETWORK_POLICIES, NETWORK_POLICIES
 from isthmus.policy.context import CidrGroup, Context, ServiceFacts, Use
+from isthmus.policy.cost import bounded
 from isthmus.policy.rules import Direction, Grade, ObjectRef, Policy
 
 BAD_PEER = [{"from": [{"ipBlock": {"cidr": "10.0.0.0/33"}}]}]
@@ -258,6 +261,29 @@ def test_the_version_that_is_kept_follows_its_groups_too(followed: Followed, ref
     (entry,) = followed.book.faulty.values()
     assert entry.kept
     assert followed.book.uses == {Use.CIDR_GROUPS}
+
+
+@pytest.mark.parametrize("spoiled", [True, False])
+def test_what_is_in_force_stays_while_its_group_is_too_large(followed: Followed, monkeypatch, spoiled):
+    monkeypatch.setattr("isthmus.policy.parsing.bounded", partial(bounded, limit=10))
+    followed.refer(Use.CIDR_GROUPS)
+    followed.groups["g"] = CidrGroup("g", {}, ("192.0.2.0/24",))
+    followed.take(Put(from_group()), CILIUM_NETWORK_POLICIES)
+    if spoiled:
+        bad = from_group(generation=2)
+        bad["spec"]["ingress"][0]["fromCIDR"] = ["nonsense"]
+        followed.take(Put(bad), CILIUM_NETWORK_POLICIES)
+
+    followed.groups["g"] = CidrGroup("g", {}, tuple(f"10.0.{number}.0/24" for number in range(20)))
+    followed.refer(Use.CIDR_GROUPS, "g")
+    assert _networks(followed) == {"192.0.2.0/24"}
+    (entry,) = followed.book.faulty.values()
+    assert entry.kept
+
+    followed.groups["g"] = CidrGroup("g", {}, ("198.51.100.0/24",))
+    followed.refer(Use.CIDR_GROUPS, "g")
+    assert _networks(followed) == {"198.51.100.0/24"}
+    assert [one.kept for one in followed.book.faulty.values()] == [True] * spoiled
 
 
 def test_labels_of_nodes_matter_while_a_policy_asks_for_them(followed: Followed):

@@ -230,6 +230,18 @@ def test_a_watch_that_is_late_says_nothing_new(here: Place) -> None:
     assert here.book.contests == 0
 
 
+def test_a_list_from_before_our_last_write_is_not_somebody_elses_word(here: Place) -> None:
+    here.put()
+    assert here.settle()[ENFORCED]["reason"] == "Pending"
+    before = msgspec.json.decode(msgspec.json.encode(here.objects[CNP.kind, "p"]))
+    here.says(1000)
+    assert here.settle()[ENFORCED]["reason"] == "Enforced"
+    here.book.on_policies(CNP, Snapshot((before,)), now=here.now)
+    assert here.book.contests == 0
+    here.show(CNP, "p")
+    assert here.settle()[ENFORCED]["reason"] == "Enforced"
+
+
 def test_what_is_listed_counts_also_if_it_is_older_than_what_is_known(here: Place) -> None:
     here.put()
     before = msgspec.json.decode(msgspec.json.encode(here.objects[CNP.kind, "p"]))
