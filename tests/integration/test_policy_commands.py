@@ -215,8 +215,11 @@ def test_status_counts_nodes_that_enforce_a_policy(clusters: Clusters) -> None:
     assert after.exit_code == 0, after.stdout
     assert "enforced on 1/1 nodes of tion since " in after.stdout
     listed = clusters.run("policy", "status", "-A", "--context", "kind-tion", "-o", "json")
-    states = {entry["name"]: entry["enforced"] for entry in json.loads(listed.stdout)}
-    assert (states["counted"], states["default-deny"]) == (1, 0)
+    states = {entry["name"]: (entry["enforced"], entry["state"]) for entry in json.loads(listed.stdout)}
+    assert (states["counted"], states["default-deny"]) == ((1, "Enforced"), (0, "Pending"))
+    for kind in ("netpol", "networkpolicies", "networkpolicy.networking.k8s.io"):  # as kubectl takes and prints it
+        asked = clusters.run("policy", "status", f"{kind}/counted", "--context", "kind-tion")
+        assert "NetworkPolicy default/counted: enforced on 1/1 nodes" in asked.stdout, (kind, asked.stderr)
     missing = clusters.run("policy", "status", "nothing", "--context", "kind-tion")
     assert (missing.exit_code, "no policy nothing" in missing.stderr) == (1, True)
 

@@ -89,8 +89,12 @@ def _texts(value: object) -> dict[str, str]:
 
 def _result(origin: str, kind: str, meta: dict[str, Any], parsed: Any, fault: str) -> dict[str, Any]:
     from isthmus.policy.rules import Grade
+    from isthmus.wire.kvstore.checks import name_fault
 
     problems = [{"field": "metadata", "grade": "Invalid", "message": fault}] if fault else []
+    if parsed is not None and (unfit := name_fault(parsed.ref.name)) is not None:
+        # No API server stores it, so that whoever reads stored objects never sees one.
+        problems.append({"field": "metadata.name", "grade": "Invalid", "message": unfit})
     problems += [
         {"field": problem.field, "grade": problem.grade.value, "message": problem.message}
         for problem in (parsed.problems if parsed is not None else ())

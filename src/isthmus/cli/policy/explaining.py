@@ -104,7 +104,7 @@ def explain(
         end = parse(destination, namespace=space)
         here = next((one.cluster for one in sources if one.cluster), "") or found.current
         destinations, more = resolve(scene, end, cluster=here, port=wanted)
-        option = "--port"
+        option = "--to" if wanted else "--port"
         answers = judge(scene, sources, destinations, wanted)
     except TargetError as error:
         raise click.ClickException(f"{option}: {error}") from None

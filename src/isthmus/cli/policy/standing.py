@@ -25,6 +25,8 @@ SHORT_KINDS = {
     "anp": "AdminNetworkPolicy",
     "banp": "BaselineAdminNetworkPolicy",
 }
+"""Besides these, kinds and plurals with and without their groups, as kubectl takes and prints them."""
+
 MOST_NODES = 5
 
 
@@ -52,7 +54,7 @@ def status(
     """
     asked = wanted(kubeconfig, contexts, scopes, partial=partial)
     kind, _, title = (name or "").rpartition("/")
-    kind = SHORT_KINDS.get(kind.lower(), kind)
+    kind = _kind(kind)
     found, space = perform(lambda: _read(asked, namespace, all_namespaces=all_namespaces))
     chosen = [
         entry
@@ -70,6 +72,19 @@ def status(
         click.echo("\n".join(_table(chosen)))
     if not all(entry["everywhere"] for entry in chosen):
         sys.exit(1)
+
+
+def _kind(word: str) -> str:
+    """Returns the kind that a word stands for; one that is not known stays as it is."""
+    from isthmus.kube.resources import POLICY_KINDS
+
+    plain, _, group = word.lower().partition(".")
+    if not group and plain in SHORT_KINDS:
+        return SHORT_KINDS[plain]
+    for resource in POLICY_KINDS:
+        if plain in (resource.plural, resource.kind.lower()) and group in ("", resource.group):
+            return resource.kind
+    return word
 
 
 def _clusters(found: list[dict[str, Any]]) -> list[str]:
@@ -136,7 +151,7 @@ def _entry(asked: "Wanted", place: "Place", obj: Any, one: "Enforcement") -> dic
     said = obj.get("status")
     told = said.get("conditions") if isinstance(said, dict) else None
     conditions = told if isinstance(told, list) else []
-    return {
+    entry = {
         "cluster": place.name,
         "kind": one.policy.kind,
         "namespace": one.policy.namespace,
@@ -160,6 +175,7 @@ def _entry(asked: "Wanted", place: "Place", obj: Any, one: "Enforcement") -> dic
             if problem.grade.value != "Warning"
         ],
     }
+    return {**entry, "state": _worst(entry)}
 
 
 def _table(entries: list[dict[str, Any]]) -> list[str]:

@@ -7,7 +7,8 @@
     [CLUSTER:]node/NAME                     a node
     10.0.0.1, fd00::1                       an address, whoever has it; of a Service, its backends
     outside                                 an address that nobody knows
-    www.example.com                         a domain name; web.default.svc is a Service
+    www.example.com                         a domain name; web.default.svc is a Service, and so is web.default if
+                                            there is one, because pods find it by that name
 
 Invariant: what is found is named in full, with its cluster; what is not found is said with what there is instead.
 Rejected: a flag for each kind, four times the flags for what kubectl users write in one word.
@@ -106,6 +107,11 @@ def _named(said: str, name: str) -> Target:
     words = name.removesuffix(".cluster.local").split(".")
     if len(words) == 3 and words[2] == "svc":
         return Target(text=said, kind="Service", namespace=words[1], name=words[0])
+    if name.endswith((".cluster.local", ".clusterset.local")):
+        # Taken for an address outside, it would be judged as somebody else.
+        raise TargetError(
+            f"{said!r}: of the names within clusters only NAME.NAMESPACE.svc is known; ask for svc/NAME or pods"
+        )
     return Target(text=said, kind="Name", name=name)
 
 
@@ -161,6 +167,10 @@ def resolve(scene: Scene, target: Target, *, cluster: str, port: tuple[int, int]
             return [_of_party(party_at(scene, target.name), target.text)], []
         case "Outside":
             return [_nowhere(scene, "outside", anyone=True)], []
+        case "Name" if (near := _service_named(scene, target.name, cluster)) is not None:
+            seen, service = near
+            named = msgspec.structs.replace(target, namespace=service.namespace, name=service.name)
+            return _service(scene, seen, named, port)
         case "Name":
             note = f"{target.name}: taken for an address outside that no policy names; ask for its address to be exact"
             return [_nowhere(scene, target.name, domain=target.name)], [note]
@@ -318,6 +328,15 @@ def _service_at(scene: Scene, ip: str, cluster: str) -> tuple[ClusterSeen, Servi
         for service in seen.services:
             if ip in service.ips:
                 return seen, service
+    return None
+
+
+def _service_named(scene: Scene, name: str, cluster: str) -> tuple[ClusterSeen, ServiceSeen] | None:
+    """Returns the Service that pods of `cluster` find by NAME.NAMESPACE, which their resolver completes."""
+    seen, wanted = scene.clusters.get(cluster), name.split(".")
+    for service in seen.services if seen is not None else ():
+        if [service.name, service.namespace] == wanted:
+            return scene.clusters[cluster], service
     return None
 
 

@@ -124,6 +124,14 @@ def test_the_scope_can_be_said_for_one_cluster(clusters: Path) -> None:
         ),
         (("--from", "x-wing", "--to", "outside", "--port", "80"), "--from: 'x-wing': say which cluster"),
         (("--from", "koornacht:x-wing", "--to", "tion:x-wing"), "--port: tion:default/x-wing declares no ports"),
+        (
+            ("--from", "koornacht:x-wing", "--to", "web.default.svc.clusterset.local", "--port", "80"),
+            "--to: 'web.default.svc.clusterset.local': of the names within clusters only NAME.NAMESPACE.svc is known",
+        ),
+        (
+            ("--from", "koornacht:x-wing", "--to", "pod-0.web.default.svc.cluster.local", "--port", "80"),
+            "only NAME.NAMESPACE.svc is known",
+        ),
         (("--from", "koornacht:x-wing", "--to", "tion:x-wing", "--port", "http"), "'http' is no port"),
         (("--from", "koornacht:x-wing", "--to", "tion:x-wing", "--icmp", "300"), "'300' is no type of message"),
         (("--from", "a", "--to", "b", "--policy-scope", "wide"), "'wide' is neither clusterset nor local"),
@@ -135,6 +143,16 @@ def test_what_was_written_wrong_is_said(clusters: Path, words: tuple[str, ...], 
     result = explain(clusters, *words)
     assert result.exit_code == 1  # 2 is an answer
     assert said in result.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["rebel-base.default", "rebel-base.default.svc", "rebel-base.default.svc.cluster.local"]
+)
+def test_a_name_that_pods_find_a_service_by_is_that_service_and_no_address_outside(clusters: Path, name: str) -> None:
+    result = explain(clusters, "--from", "koornacht:default/x-wing", "--to", name)
+    assert result.stdout == explain(clusters, *STEP).stdout
+    other = explain(clusters, "--from", "koornacht:default/x-wing", "--to", "rebel-base.elsewhere", "--port", "80")
+    assert "rebel-base.elsewhere: taken for an address outside" in other.stdout
 
 
 def test_a_manifest_that_cannot_be_read_is_named(clusters: Path) -> None:
@@ -283,6 +301,14 @@ def test_every_policy_is_valid_invalid_or_partly_enforced() -> None:
     text = run("validate", "-f", "-", stdin=BAD).stdout
     assert "⚠️  standard input: CiliumNetworkPolicy default/partly: NotEnforced" in text
     assert text.endswith("1 valid, 1 valid but not enforced as a whole, 1 invalid, 1 object of other kinds left out\n")
+
+
+def test_a_name_that_no_api_server_would_store_is_invalid() -> None:
+    code, found = validate(stdin=BAD.replace("name: good", "name: Not_Good").split("---")[2])
+    assert (code, found[0]["verdict"]) == (1, "Invalid")
+    assert found[0]["problems"] == [
+        {"field": "metadata.name", "grade": "Invalid", "message": "'Not_Good' is not an RFC 1123 name"}
+    ]
 
 
 def test_policies_of_one_priority_that_disagree_are_valid_and_warned_of() -> None:
