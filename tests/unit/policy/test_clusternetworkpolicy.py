@@ -257,6 +257,13 @@ NAMED = [{"destinationNamedPort": "web"}, {"tcp": {"destinationPort": {"number":
 BOTH_PORTS = (PortName(0, "web"), PortRange(6, 80, 80))
 
 
+def test_a_denial_of_names_is_of_every_port_if_one_of_them_has_a_name():
+    where = {"domainNames": ["example.com"]}
+    for protocols, ports in ((NAMED, None), (NAMED[1:], (PortRange(6, 80, 80),))):
+        found = rules(egress(where, action="Deny", protocols=protocols))
+        assert found == [(Action.DENY, WORLD, ports)]
+
+
 def test_a_named_port_means_nothing_on_a_network_and_a_denial_is_then_of_all_its_ports():
     network = CidrPeer(ip_network("10.0.0.0/8"))
     peers = ({"namespaces": {}}, {"networks": ["10.0.0.0/8"]})

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from isthmus.kube.meshobjects import MeshNode, MeshNodeStatus, PoliciesOnNode, RecentPolicy
+from isthmus.kube.meshobjects import MeshNode, MeshNodeStatus, PoliciesOnNode, PolicyException, RecentPolicy
 from isthmus.kube.reflector import Gone, Put, Snapshot
 from isthmus.kube.resources import (
     CILIUM_NETWORK_POLICIES,
@@ -71,9 +71,11 @@ class Place:
         copy = msgspec.json.decode(msgspec.json.encode(obj))
         self.book.on_policies(resource, Put(copy), now=self.now, loaded=loaded)
 
-    def says(self, mark: int, *recent: RecentPolicy, reports: bool = True) -> None:
+    def says(
+        self, mark: int, *recent: RecentPolicy, reports: bool = True, exceptions: tuple[PolicyException, ...] = ()
+    ) -> None:
         marks = {kind.kind: str(mark) for kind in POLICY_KINDS}
-        told = PoliciesOnNode(watermarks=marks, recent=recent) if reports else None
+        told = PoliciesOnNode(watermarks=marks, recent=recent, exceptions=exceptions) if reports else None
         status = MeshNodeStatus(heartbeat=stamp(self.now), policies=told)
         self.book.rollout.put_mesh_node(MeshNode(metadata=ObjectMeta("n1"), status=status), now=self.now)
 
@@ -297,6 +299,7 @@ def test_objects_that_go_or_are_not_listed_any_more_are_forgotten(here: Place) -
     assert [here.book.subjects.lacking((CNP.kind, "demo", name)) for name in "ab"] == [False, True]
     here.book.on_policies(CNP, Snapshot(()), now=here.now)
     assert len(here.book) == 0
+    assert here.book.rollout.places(CNP.kind) == set()
     here.put(TIERED)
     here.book.on_policies(CNP, Snapshot(()), now=here.now)
     assert len(here.book) == 1
@@ -362,6 +365,40 @@ def test_a_policy_that_selects_no_pod_says_so_once_the_cluster_is_known(here: Pl
     assert "no pod" in here.settle()[ENFORCED]["message"]
     book.subjects.apply([ClusterLeft("here")])
     assert "no pod" not in here.settle()[ENFORCED]["message"]
+
+
+def test_whether_a_policy_selects_anybody_is_looked_at_in_time_when_that_changes(here: Place) -> None:
+    here.put()
+    here.book.take()
+    changed = here.book.subjects.apply([ClusterSynced("here")])
+    here.book.lacking({*changed, (CNP.kind, "demo", "gone")})
+    assert here.book.take() == (set(), {(CNP.kind, "demo", "p")})
+
+
+def test_which_services_there_are_is_not_known_and_nothing_is_said_of_them(here: Place) -> None:
+    to = {"toServices": [{"k8sService": {"serviceName": "db", "namespace": "demo"}}]}
+    here.put(endpointSelector={}, egress=[to])
+    here.says(1000)
+    assert "Warning" not in here.settle()[ENFORCED]["message"]
+
+
+@pytest.mark.parametrize(
+    ("state", "spec", "reason", "said"),
+    [
+        ("Kept", {"endpointSelector": 7}, "Refused", "an earlier version stays in force on 1 of 1 nodes (because)"),
+        ("Invalid", {"endpointSelector": 7}, "Refused", "what it selects is isolated on 1 of 1 nodes"),
+        ("", {"endpointSelector": 7}, "Refused", "no node has said yet what it does instead"),
+        ("Refused", SPECS[CNP.kind], "Refused", "The rules are refused on 1 of 1 nodes: because"),
+        ("PartiallyEnforced", SPECS[CNP.kind], "PartiallyEnforced", "Every node has it, but not: because"),
+    ],
+)
+def test_what_nodes_do_instead_is_said(here: Place, state: str, spec: Any, reason: str, said: str) -> None:
+    here.put(**spec)
+    exception = PolicyException(CNP.kind, "demo", "p", 1, state, "because")
+    here.says(1000, exceptions=(exception,) if state else ())
+    found = here.settle()[ENFORCED]
+    assert (found["status"], found["reason"]) == ("False", reason)
+    assert said in found["message"]
 
 
 def test_of_labels_that_identities_lack_nothing_is_said(here: Place) -> None:
