@@ -125,6 +125,15 @@ async def test_what_an_earlier_run_said_is_read_once_before_it_is_overwritten():
     assert status_.clusters[0].unreachable == ("w1",)
 
 
+@pytest.mark.parametrize("unreadable", [answer(status(403, "Forbidden"), status=403), answer(b"nonsense")])
+async def test_what_an_earlier_run_said_hinders_nothing_where_it_cannot_be_read(unreadable):
+    async with telling(ok) as world:
+        world.server.scripts[f"{PATH}/n1"] = deque([unreadable])
+        await asyncio.sleep(1)
+    assert [request.method for request in world.server.requests] == ["GET", "PATCH"]
+    assert world.recalled == []
+
+
 async def test_changes_are_written_together_and_a_heartbeat_comes_by_itself():
     async with telling(*[ok] * 10) as world:
         await asyncio.sleep(0.5)

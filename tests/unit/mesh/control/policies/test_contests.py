@@ -5,7 +5,7 @@ from itertools import combinations
 from isthmus.mesh.control.policies.contests import MOST, Contests
 from isthmus.policy.clusternetworkpolicy import read
 from isthmus.policy.context import Context
-from isthmus.policy.rules import Policy
+from isthmus.policy.rules import ObjectRef, PodPeer, Policy
 
 
 def policy(name: str, action: str = "Deny", priority: int = 10) -> Policy:
@@ -57,3 +57,11 @@ def test_a_crowd_is_called_one_and_is_compared_when_it_is_none_any_more() -> Non
     assert contests.drop(place(names[0])) == {place(name) for name in names[1:]}
     assert all(contests.of(place(name)) for name in names[1:])
     assert len({frozenset(pair) for pair in combinations(names[1:], 2)}) == MOST * (MOST - 1) // 2
+
+
+def test_policies_without_a_tier_are_no_crowd() -> None:
+    contests = Contests()
+    for number in range(MOST + 10):
+        normal = Policy(ObjectRef("CiliumNetworkPolicy", "demo", f"p{number}"), "demo", PodPeer(), frozenset())
+        assert contests.put(("CiliumNetworkPolicy", "demo", f"p{number}"), [normal]) == set()
+    assert contests.of(("CiliumNetworkPolicy", "demo", "p0")) == ""
