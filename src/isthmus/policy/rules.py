@@ -245,7 +245,7 @@ class IcmpType(msgspec.Struct, frozen=True, gc=False, order=True):
         return protocol == self.protocol and port == self.type
 
     def __str__(self) -> str:
-        return f"{Protocol(self.protocol).name} type {self.type}"
+        return f"{'ICMPv6' if self.protocol == Protocol.ICMPV6 else Protocol(self.protocol).name} type {self.type}"
 
 
 Port = PortRange | PortName | IcmpType

@@ -11,7 +11,7 @@ from isthmus.cli.service.tables import table
 from isthmus.policy.explaining.cells import Cells, port_text, range_text
 from isthmus.policy.explaining.effects import Effects
 from isthmus.policy.explaining.groups import Group
-from isthmus.policy.explaining.matrix import Matrix
+from isthmus.policy.explaining.matrix import Matrix, of_families
 
 PORTS = 32
 """Columns of a list of ports."""
@@ -148,12 +148,13 @@ def matrix_text(found: Matrix, port: tuple[int, int] | None) -> str:
     """Returns who may talk to whom: as a grid where it fits, else as rows."""
     if not found.groups:
         return "There are no pods.\n"
-    cell = found.cells.at(*port) if port is not None else 0
+    cells = _asked(found, port)
 
     def said(i: int, j: int) -> str:
         mask, possible = found.allowed[i][j], found.possible[i][j]
-        if cell:
-            return "yes" if mask & cell else "-"
+        if cells:
+            some = mask & cells
+            return "-" if not some else "yes" if some == cells & possible else _part(found.cells, some)
         spoken = found.cells.spoken(mask, within=possible)
         return "-" if spoken == "none" else spoken
 
@@ -164,7 +165,7 @@ def matrix_text(found: Matrix, port: tuple[int, int] | None) -> str:
     names = Names(found.groups)
     word = port_text(*port) if port is not None else ""
     pairs = [
-        (found.groups[i], found.groups[j], word or texts[i][j])
+        (found.groups[i], found.groups[j], word if texts[i][j] == "yes" else texts[i][j])
         for i in size
         for j in size
         if texts[i][j] not in ("", "-")
@@ -194,9 +195,31 @@ def _grid(found: Matrix, texts: list[list[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _asked(found: Matrix, port: tuple[int, int] | None) -> int:
+    """Returns the cells of what was asked for, 0 for everything."""
+    cells = 0
+    for protocol, number in of_families(port) if port is not None else ():
+        cells |= found.cells.at(protocol, number)
+    return cells
+
+
+def _part(cells: Cells, mask: int) -> str:
+    return ", ".join(range_text(cell) for cell in cells.ranges(mask))
+
+
 def matrix_data(found: Matrix, port: tuple[int, int] | None) -> dict[str, Any]:
-    """Returns groups and pairs for machines; "allowed" are ranges of ports, or whether the one asked for is."""
-    cell = found.cells.at(*port) if port is not None else 0
+    """Returns groups and pairs for machines; "allowed" are ranges of ports, or whether the one asked for is.
+
+    Of ICMP in one family alone it is the range.
+    """
+    cells = _asked(found, port)
+
+    def allowed(i: int, j: int) -> object:
+        some = found.allowed[i][j] & (cells or found.cells.everything)
+        if cells and some in (0, cells & found.possible[i][j]):
+            return bool(some)
+        return ports_data(found.cells, some)
+
     size = range(len(found.groups))
     return {
         "groups": [group_data(group) for group in found.groups],
@@ -204,7 +227,7 @@ def matrix_data(found: Matrix, port: tuple[int, int] | None) -> dict[str, Any]:
             {
                 "from": found.groups[i].name,
                 "to": found.groups[j].name,
-                "allowed": bool(found.allowed[i][j] & cell) if cell else ports_data(found.cells, found.allowed[i][j]),
+                "allowed": allowed(i, j),
             }
             for i in size
             for j in size

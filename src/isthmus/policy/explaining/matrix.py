@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from isthmus.model.flow import Protocol
 from isthmus.policy.explaining.cells import Cells
 from isthmus.policy.explaining.groups import Group, Grouping
 from isthmus.policy.explaining.judging import Judge, cells_of
@@ -33,7 +34,7 @@ def matrix(
 ) -> Matrix:
     """Judges all groups of pods (of some namespaces, or of all if none is named), and what is outside.
 
-    `port` (protocol, number) gets a cell of its own.
+    `port` (protocol, number) gets a cell of its own, and so does what `of_families` adds to it.
     """
     grouping = Grouping(scene)
     groups = grouping.pods(
@@ -44,7 +45,7 @@ def matrix(
     )
     if outside:
         groups += grouping.outside()
-    cells = cells_of(scene, ports=() if port is None else (port,))
+    cells = cells_of(scene, ports=() if port is None else of_families(port))
     judge = Judge(scene, cells)
 
     def row(source: Group, judged: Callable[[Group, Group], int]) -> tuple[int, ...]:
@@ -56,3 +57,12 @@ def matrix(
         possible=tuple(row(source, judge.possible) for source in groups),
         cells=cells,
     )
+
+
+def of_families(port: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """Returns what (protocol, number) is in each family: in IPv6 ICMP is ICMPv6, and an echo request 128."""
+    protocol, number = port
+    if protocol != Protocol.ICMP:
+        return (port,)
+    echo = number in (8, 128)
+    return (Protocol.ICMP, 8 if echo else number), (Protocol.ICMPV6, 128 if echo else number)

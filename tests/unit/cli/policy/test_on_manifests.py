@@ -284,6 +284,30 @@ def test_a_matrix_of_some_namespaces_for_programs(clusters: Path) -> None:
     assert pairs["koornacht:default/x-wing", "tion:default/rebel-base"] == []
 
 
+def test_a_ping_that_passes_in_one_family_alone_is_told_by_its_family(tmp_path: Path) -> None:
+    def pod(name: str, number: int) -> dict[str, Any]:
+        ips = [{"ip": f"10.1.0.{number}"}, {"ip": f"fd00:1::{number}"}]
+        meta = {"name": name, "namespace": "default", "labels": {"app": name}}
+        status = {"podIP": ips[0]["ip"], "podIPs": ips, "phase": "Running"}
+        return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"nodeName": "n"}, "status": status}
+
+    echo = {"icmps": [{"fields": [{"family": "IPv6", "type": "EchoRequest"}]}]}
+    policy = {
+        "apiVersion": "cilium.io/v2",
+        "kind": "CiliumNetworkPolicy",
+        "metadata": {"name": "six", "namespace": "default"},
+        "spec": {"endpointSelector": {"matchLabels": {"app": "a"}}, "egress": [echo]},
+    }
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump_all([pod("a", 1), pod("b", 2), policy]))
+    words = ("matrix", "--manifests", f"c={tmp_path}", "--icmp", "--no-outside")
+    text = run(*words).stdout
+    assert "ICMPv6 type 128" in text
+    pairs = {(one["from"], one["to"]): one["allowed"] for one in json.loads(run(*words, "-o", "json").stdout)["pairs"]}
+    assert len(pairs) >= 2
+    assert pairs["c:default/b", "c:default/a"] is True
+    assert pairs["c:default/a", "c:default/b"] == ["ICMPv6 type 128"]
+
+
 def validate(*words: str, stdin: str = BAD) -> tuple[int, list[Any]]:
     result = run("validate", "-f", "-", *words, "-o", "json", stdin=stdin)
     return result.exit_code, json.loads(result.stdout)
