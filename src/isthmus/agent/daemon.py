@@ -20,13 +20,13 @@ import msgspec
 import structlog
 from prometheus_client import CollectorRegistry
 
-from isthmus.agent.enforced import Enforced
 from isthmus.agent.inputs import Inputs
 from isthmus.agent.isolation import Isolation
 from isthmus.agent.metrics import AgentMetrics
+from isthmus.agent.policies.enforced import Enforced
+from isthmus.agent.policies.telling import Telling
 from isthmus.agent.presence import Counts, OtherCluster, Presence, State
 from isthmus.agent.services.serving import ServiceSettings, Serving
-from isthmus.agent.telling import Telling
 from isthmus.agent.view import View
 from isthmus.aio.backoff import Backoff
 from isthmus.aio.health import HealthServer

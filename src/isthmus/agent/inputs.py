@@ -13,10 +13,10 @@ from functools import partial
 from typing import TypeVar
 
 from isthmus.agent.following import Definitions, KindWatch
-from isthmus.agent.references import API_SERVER
-from isthmus.agent.reports import Report
+from isthmus.agent.policies.references import API_SERVER
+from isthmus.agent.policies.reports import Report
+from isthmus.agent.policies.telling import Telling
 from isthmus.agent.services.serving import Serving
-from isthmus.agent.telling import Telling
 from isthmus.agent.view import View
 from isthmus.kube.client import Client
 from isthmus.kube.reflector import Change, follow

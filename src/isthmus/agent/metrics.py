@@ -4,7 +4,7 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from isthmus.agent.policies import PolicyBook
+from isthmus.agent.policies.book import PolicyBook
 from isthmus.kube.resources import POLICY_KINDS
 from isthmus.policy.rules import Grade
 

@@ -13,9 +13,9 @@ from enum import Enum
 import msgspec
 
 from isthmus.agent.nodes import NodeBook
-from isthmus.agent.policies import Outcome, PolicyBook
-from isthmus.agent.references import ApiServers, References
-from isthmus.agent.reports import Report
+from isthmus.agent.policies.book import Outcome, PolicyBook
+from isthmus.agent.policies.references import ApiServers, References
+from isthmus.agent.policies.reports import Report
 from isthmus.agent.subjects import key_of, labels_of, own_labels, own_node, subject
 from isthmus.kube.reflector import Change, Gone, Put, Snapshot
 from isthmus.kube.resources import NETWORK_POLICIES, POLICY_KINDS, Resource

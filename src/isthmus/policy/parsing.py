@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
-from isthmus.policy import adminnetworkpolicy, clusternetworkpolicy, networkpolicy
+from isthmus.policy import networkpolicy
 from isthmus.policy.cilium import objects as cilium
 from isthmus.policy.context import Context, Parsed
 from isthmus.policy.cost import bounded
 from isthmus.policy.fields import show
 from isthmus.policy.metadata import reference, required
+from isthmus.policy.ordered import adminnetworkpolicy, clusternetworkpolicy
 from isthmus.policy.rules import ObjectRef, Problem
 
 MAX_VALUES = 250_000

@@ -7,7 +7,7 @@ What is wrong with an object is reported once, and once more when it is mended; 
 
 from collections.abc import Iterable
 
-from isthmus.agent.reports import Report
+from isthmus.agent.policies.reports import Report
 from isthmus.agent.services.objects import Facts, service_facts, slice_facts
 from isthmus.agent.services.staging import Stage
 from isthmus.kube.reflector import Change, Gone, Put, Snapshot

@@ -14,7 +14,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from isthmus.agent.metrics import ServiceMetrics
-from isthmus.agent.reports import Report
+from isthmus.agent.policies.reports import Report
 from isthmus.agent.services.view import ServiceView
 from isthmus.kernel.errors import KernelError
 from isthmus.kube.events import EventRecorder

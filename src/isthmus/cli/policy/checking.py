@@ -25,8 +25,8 @@ def validate(*, files: tuple[str, ...], cluster_name: str, scope: str, namespace
     """
     from isthmus.cli.policy.files import objects_of
     from isthmus.policy.context import Parsed
+    from isthmus.policy.ordered.ties import with_ties
     from isthmus.policy.parsing import KINDS, read
-    from isthmus.policy.ties import with_ties
 
     found = objects_of(files)
     context = _context(found, cluster_name, scope, namespace)

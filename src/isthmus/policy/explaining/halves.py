@@ -19,6 +19,7 @@ from isthmus.model.selector import Selector
 from isthmus.policy.evaluate import Half, Reason, evaluate, resolve
 from isthmus.policy.explaining.facts import PodSeen
 from isthmus.policy.explaining.scene import Scene, context_of
+from isthmus.policy.ordered.ties import tie_between
 from isthmus.policy.rules import (
     Action,
     CidrPeer,
@@ -37,7 +38,6 @@ from isthmus.policy.rules import (
     Tier,
 )
 from isthmus.policy.scoping import under_scopes
-from isthmus.policy.ties import tie_between
 
 MOST_CLOSE = 5
 """Rules that came close, and problems, that one half names."""

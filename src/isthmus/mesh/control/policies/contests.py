@@ -7,8 +7,8 @@ that is said instead of who they are. Rejected: all pairs on every change.
 from collections.abc import Iterable, Sequence
 
 from isthmus.mesh.enforcement import Place
+from isthmus.policy.ordered.ties import tie_between
 from isthmus.policy.rules import Policy, Tier
-from isthmus.policy.ties import tie_between
 
 MOST = 50
 """Policies of one tier and priority that are compared with each other."""

@@ -3,8 +3,8 @@
 from itertools import combinations
 
 from isthmus.mesh.control.policies.contests import MOST, Contests
-from isthmus.policy.clusternetworkpolicy import read
 from isthmus.policy.context import Context
+from isthmus.policy.ordered.clusternetworkpolicy import read
 from isthmus.policy.rules import ObjectRef, PodPeer, Policy
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from isthmus.agent.reports import Report
+from isthmus.agent.policies.reports import Report
 from isthmus.kube.events import EventRecorder
 from isthmus.kube.resources import NETWORK_POLICIES, POLICY_KINDS
 from isthmus.kube.schema import ObjectReference

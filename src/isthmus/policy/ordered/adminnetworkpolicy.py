@@ -9,12 +9,12 @@ Refusing objects over the newer limit of 25 rules was rejected: whoever still ha
 from collections.abc import Mapping
 
 from isthmus.model.flow import PORT_PROTOCOLS
-from isthmus.policy.clusternetworkpolicy import LAST_PRIORITY, named_port, port_range
 from isthmus.policy.context import Context, Parsed
 from isthmus.policy.fields import Reader, show
 from isthmus.policy.metadata import required
-from isthmus.policy.ordered import UNKNOWN_PLACE, Dialect, Place, number, read_ordered
-from isthmus.policy.orderedpeers import one_of
+from isthmus.policy.ordered.clusternetworkpolicy import LAST_PRIORITY, named_port, port_range
+from isthmus.policy.ordered.objects import UNKNOWN_PLACE, Dialect, Place, number, read_ordered
+from isthmus.policy.ordered.peers import one_of
 from isthmus.policy.rules import Action, Port, PortRange, Tier
 
 KIND = "AdminNetworkPolicy"

@@ -10,7 +10,7 @@ of a node would grow with the cluster's policies, and be written whole for every
 import datetime
 from collections.abc import Mapping
 
-from isthmus.agent.policies import Entry, PolicyBook
+from isthmus.agent.policies.book import Entry, PolicyBook
 from isthmus.kube.meshobjects import PoliciesOnNode, PolicyException, RecentPolicy
 from isthmus.policy.rules import Grade, ObjectRef
 

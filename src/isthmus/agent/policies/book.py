@@ -18,7 +18,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from isthmus.agent.reports import Report
+from isthmus.agent.policies.reports import Report
 from isthmus.kube.reflector import Change, Gone, Put, Snapshot
 from isthmus.kube.resources import Resource
 from isthmus.model.labels import names_clusters

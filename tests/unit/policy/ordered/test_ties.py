@@ -7,9 +7,9 @@ from hypothesis import given, settings
 
 from isthmus.policy.context import Context
 from isthmus.policy.evaluate import evaluate
+from isthmus.policy.ordered.ties import MAX_STEPS, tie_between, ties, with_ties
 from isthmus.policy.parsing import read
 from isthmus.policy.rules import Grade
-from isthmus.policy.ties import MAX_STEPS, tie_between, ties, with_ties
 from tests.support.corpus import FLOWS, world
 from tests.support.worlds import seeded
 

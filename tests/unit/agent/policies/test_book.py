@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from isthmus.agent.policies import Outcome, PolicyBook
+from isthmus.agent.policies.book import Outcome, PolicyBook
 from isthmus.kube.reflector import Gone, Put, Snapshot
 from isthmus.kube.resources import CILIUM_NETWORK_POLICIES, CLUSTER_NETWORK_POLICIES, NETWORK_POLICIES
 from isthmus.policy.context import CidrGroup, Context, ServiceFacts, Use
@@ -153,7 +153,7 @@ def test_after_a_snapshot_nothing_is_said_of_versions_before_it(followed: Follow
 
 def test_a_write_that_changes_no_policy_is_not_read_but_counts_for_the_watermark(followed: Followed, monkeypatch):
     followed.take(Put(policy()))
-    monkeypatch.setattr("isthmus.agent.policies.read", lambda *_, **__: pytest.fail("read again"))
+    monkeypatch.setattr("isthmus.agent.policies.book.read", lambda *_, **__: pytest.fail("read again"))
     touched = policy(version="12") | {"status": {"conditions": [{"type": "Valid"}]}}
     outcome = followed.take(Put(touched))
 

@@ -17,7 +17,7 @@ from isthmus.policy.context import Context, Parsed
 from isthmus.policy.fields import MAX_ITEMS, Reader, show
 from isthmus.policy.metadata import generation, required
 from isthmus.policy.metadata import scope as scope_of
-from isthmus.policy.orderedpeers import PeerReader, Peers
+from isthmus.policy.ordered.peers import PeerReader, Peers
 from isthmus.policy.rules import (
     Action,
     Direction,

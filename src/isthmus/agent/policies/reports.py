@@ -1,4 +1,4 @@
-"""What must be said about an object, as the pure parts of the agent put it; `isthmus.agent.telling` says it.
+"""What must be said about an object, as the pure parts of the agent put it; `isthmus.agent.policies.telling` says it.
 
 Invariant: a report is made when what is to be said changes, and not each time that it is found again. Rejected: reports
 as log lines of the parts that find the problems: they would need a clock, a client, and tests that read logs.

@@ -5,8 +5,8 @@ from copy import deepcopy
 
 import pytest
 
-from isthmus.policy.adminnetworkpolicy import AFTER_ALL
 from isthmus.policy.context import Context
+from isthmus.policy.ordered.adminnetworkpolicy import AFTER_ALL
 from isthmus.policy.parsing import read
 from isthmus.policy.rules import Action, PortName, PortRange, Scope, Tier
 from tests.support.cases import VECTORS

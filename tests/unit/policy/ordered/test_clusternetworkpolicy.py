@@ -10,10 +10,10 @@ from isthmus.model.endpoint import Endpoint
 from isthmus.model.flow import Flow
 from isthmus.model.identity import Identity
 from isthmus.model.labels import CLUSTERSET_CLUSTER
-from isthmus.policy.clusternetworkpolicy import Channel, read
 from isthmus.policy.context import Context
 from isthmus.policy.evaluate import evaluate
 from isthmus.policy.names import NamePattern
+from isthmus.policy.ordered.clusternetworkpolicy import Channel, read
 from isthmus.policy.rules import (
     Action,
     CidrPeer,

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from isthmus.agent.reports import Report
-from isthmus.agent.telling import MENDED, MOST_NAMED, PROBLEM, Telling
+from isthmus.agent.policies.reports import Report
+from isthmus.agent.policies.telling import MENDED, MOST_NAMED, PROBLEM, Telling
 from isthmus.kube.schema import ObjectReference
 from isthmus.policy.rules import Grade, ObjectRef, Problem
 

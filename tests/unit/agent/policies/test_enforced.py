@@ -2,13 +2,13 @@
 
 import pytest
 
-from isthmus.agent.enforced import MOST, MOST_TEXT, Enforced
-from isthmus.agent.policies import PolicyBook
+from isthmus.agent.policies.book import PolicyBook
+from isthmus.agent.policies.enforced import MOST, MOST_TEXT, Enforced
 from isthmus.kube.reflector import Gone, Put, Snapshot
 from isthmus.kube.resources import CILIUM_NETWORK_POLICIES, NETWORK_POLICIES
 from isthmus.policy.context import Context
 from isthmus.policy.rules import ObjectRef
-from tests.unit.agent.test_policies import BAD_PEER, from_group, policy
+from tests.unit.agent.policies.test_book import BAD_PEER, from_group, policy
 
 START, LATER = 1_800_000_000.0, 1_800_000_001.5
 

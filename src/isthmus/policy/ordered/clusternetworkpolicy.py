@@ -11,8 +11,8 @@ from enum import Enum
 from isthmus.model.flow import Protocol
 from isthmus.policy.context import Context, Parsed
 from isthmus.policy.fields import Reader, show
-from isthmus.policy.ordered import UNKNOWN_PLACE, Dialect, Place, number, read_ordered
-from isthmus.policy.orderedpeers import one_of
+from isthmus.policy.ordered.objects import UNKNOWN_PLACE, Dialect, Place, number, read_ordered
+from isthmus.policy.ordered.peers import one_of
 from isthmus.policy.rules import Action, Port, PortName, PortRange, Tier
 
 KIND = "ClusterNetworkPolicy"

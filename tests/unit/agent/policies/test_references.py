@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from isthmus.agent.references import ApiServers, References
+from isthmus.agent.policies.references import ApiServers, References
 from isthmus.kube.reflector import Gone, Put, Snapshot
 from isthmus.kube.schema import EndpointSlice, Service
 
