@@ -134,14 +134,13 @@ async def following(api: ApiServer, *, members: Callable[[], Members] | None = N
 
 
 @pytest.fixture
-async def cluster(server: ApiServer) -> AsyncIterator[Cluster1]:
-    """A cluster with the definitions and an empty namespace."""
+async def shop(server: ApiServer) -> AsyncIterator[None]:
+    """The definitions and an empty namespace; nobody follows them yet."""
     for kind in ("serviceexports", "serviceimports"):
         assert server.request("POST", DEFINITIONS, definition(kind))[0] in (201, 409)
     meta = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}
     assert server.request("POST", NAMESPACES, meta)[0] == 201
-    async with following(server) as follower:
-        yield Cluster1(server, follower)
+    yield
     for path in (mcs("serviceexports"), mcs("serviceimports"), slices(), services(), f"{NAMESPACES}/shop/events"):
         assert server.request("DELETE", path)[0] == 200
     server.request("DELETE", f"{NAMESPACES}/shop")
@@ -149,6 +148,13 @@ async def cluster(server: ApiServer) -> AsyncIterator[Cluster1]:
     server.request("PUT", f"{NAMESPACES}/shop/finalize", finalize)
     while server.request("GET", f"{NAMESPACES}/shop")[0] == 200:
         await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def cluster(server: ApiServer, shop: None) -> AsyncIterator[Cluster1]:
+    """A cluster whose tracker follows it."""
+    async with following(server) as follower:
+        yield Cluster1(server, follower)
 
 
 GOOD = {"Valid": ("True", "Valid"), "Ready": ("True", "Exported"), "Conflict": ("False", "NoConflicts")}
@@ -421,18 +427,19 @@ async def test_a_family_that_this_cluster_does_not_have_is_said(cluster: Cluster
     await cluster.until_told(READY, "serviceimports")
 
 
-async def test_silence_after_a_start_takes_nothing_away(server: ApiServer, cluster: Cluster1) -> None:
-    cluster.tell([*JOINED, told(labels={"team": "red"}), SYNCED])
-    before = await cluster.until_told(READY, "serviceimports")
+async def test_silence_after_a_start_takes_nothing_away(server: ApiServer, shop: None) -> None:
+    async with following(server) as first:
+        cluster = Cluster1(server, first)
+        cluster.tell([*JOINED, told(labels={"team": "red"}), SYNCED])
+        before = await cluster.until_told(READY, "serviceimports")
     async with following(server) as again:
         # Another life: the cluster is a member, and is away. One of this cluster's own is exported meanwhile.
         restarted = Cluster1(server, again)
-        cluster.tell = lambda events: None
         restarted.tell([*JOINED])
-        cluster.send("POST", services(), service_object("own"))
-        cluster.send("POST", mcs("serviceexports"), export_object("own"))
-        await cluster.until(mcs("serviceimports", "own"), lambda item: conditions(item) == READY)
-        after = cluster.get(mcs("serviceimports", "web"))
+        restarted.send("POST", services(), service_object("own"))
+        restarted.send("POST", mcs("serviceexports"), export_object("own"))
+        await restarted.until(mcs("serviceimports", "own"), lambda item: conditions(item) == READY)
+        after = restarted.get(mcs("serviceimports", "web"))
         assert (after["spec"], after["status"]) == (before["spec"], before["status"])
         assert after["metadata"]["uid"] == before["metadata"]["uid"]
 
@@ -444,23 +451,24 @@ class Membership:
     refused: Mapping[str, str] = {}
 
 
-async def test_nobody_is_taken_for_gone_while_the_members_are_not_known(server: ApiServer, cluster: Cluster1) -> None:
-    cluster.tell([*JOINED, told(), SYNCED])
-    before = await cluster.until_told(READY, "serviceimports")
+async def test_nobody_is_taken_for_gone_while_the_members_are_not_known(server: ApiServer, shop: None) -> None:
+    async with following(server) as first:
+        cluster = Cluster1(server, first)
+        cluster.tell([*JOINED, told(), SYNCED])
+        before = await cluster.until_told(READY, "serviceimports")
     membership = Membership()
     async with following(server, members=lambda: membership) as again:
-        cluster.tell = lambda events: None
         restarted = Cluster1(server, again)
         restarted.tell([JOINED[0], told("own", cluster="corellia")])
-        await cluster.until(mcs("serviceimports", "own"), lambda item: conditions(item) == READY)
-        assert cluster.get(mcs("serviceimports", "web")) == before
+        await restarted.until(mcs("serviceimports", "own"), lambda item: conditions(item) == READY)
+        assert restarted.get(mcs("serviceimports", "web")) == before
         # The peers can be read; what is said of this one cannot be used, but it is there.
         membership.refused, membership.known = {"koornacht": "no certificate"}, True
         restarted.tell([told("other", cluster="corellia")])
-        await cluster.until(mcs("serviceimports", "other"), lambda item: conditions(item) == READY)
-        assert cluster.get(mcs("serviceimports", "web")) == before
+        await restarted.until(mcs("serviceimports", "other"), lambda item: conditions(item) == READY)
+        assert restarted.get(mcs("serviceimports", "web")) == before
         membership.refused = {}
-        await cluster.until_gone(mcs("serviceimports", "web"))
+        await restarted.until_gone(mcs("serviceimports", "web"))
 
 
 async def test_a_cluster_that_leaves_takes_its_exports_along(cluster: Cluster1) -> None:
