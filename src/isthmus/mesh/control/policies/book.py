@@ -96,19 +96,6 @@ class Book:
 
     # -- what the watches say ----------------------------------------------------------------------------------
 
-    def on_policies(self, resource: Resource, change: Change[Object], *, now: float, loaded: bool = True) -> None:
-        """Takes a change of one kind; `loaded` False says that what is stored was written by an earlier life."""
-        match change:
-            case Put(obj):
-                self.put(resource, obj, now=now, loaded=loaded)
-            case Gone(obj):
-                version = version_of(obj, resource.kind)
-                if version is not None:
-                    self._drop(version.place)
-            case Snapshot(objects):
-                self.retain(resource, objects)
-                self.put_listed(resource, objects, now=now, loaded=loaded)
-
     def retain(self, resource: Resource, objects: Sequence[Object]) -> None:
         """Drops the policies of a kind that are not among `objects`: the first half of taking a snapshot."""
         found = [version_of(obj, resource.kind) for obj in objects]
@@ -117,14 +104,17 @@ class Book:
             self._drop(place)
 
     def put_listed(self, resource: Resource, objects: Sequence[Object], *, now: float, loaded: bool) -> None:
-        """Takes policies in: the second half of taking a snapshot, which may be done in pieces."""
+        """Takes policies in: the second half of taking a snapshot, which may be done in pieces.
+
+        `loaded` False says that what is stored was written by an earlier life.
+        """
         for obj in objects:
             self.put(resource, obj, now=now, loaded=loaded, listed=True)
 
     def put(self, resource: Resource, obj: Object, *, now: float, loaded: bool = True, listed: bool = False) -> None:
         """Takes an object as it is stored; `listed` with all others, so that it may even be older than what is known.
 
-        An event that comes later than the answer to our own write is no news.
+        `loaded` is as for `put_listed`. An event that comes later than the answer to our own write is no news.
         """
         version = version_of(obj, resource.kind)
         if version is None:
@@ -153,6 +143,12 @@ class Book:
             self._read(entry, obj)
             self._dirty.add(place)
         self.rollout.put_policy(version)
+
+    def drop(self, resource: Resource, obj: Object) -> None:
+        """Takes a deletion."""
+        version = version_of(obj, resource.kind)
+        if version is not None:
+            self._drop(version.place)
 
     def answered(self, resource: Resource, obj: Object, *, now: float) -> None:
         """Takes what the server answered to a write of ours; the watch may have told of the object's end before."""

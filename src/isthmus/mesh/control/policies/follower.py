@@ -100,7 +100,7 @@ class PolicyConditions:
 
     def drop_policy(self, resource: Resource, obj: dict[str, Any]) -> None:
         """Takes a deletion."""
-        self.book.on_policies(resource, Gone(obj), now=self.clock())
+        self.book.drop(resource, obj)
         self._kick()
 
     def listed_policies(self, resource: Resource) -> None:

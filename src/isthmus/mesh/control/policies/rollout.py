@@ -135,11 +135,6 @@ class Rollout:
         if self._nodes.pop(node, None) is not None:
             self._leave(node)
 
-    def retain_nodes(self, nodes: Iterable[str]) -> None:
-        """Takes all nodes that there are."""
-        for node in self._nodes.keys() - set(nodes):
-            self.drop_node(node)
-
     def put_mesh_node(self, mesh_node: MeshNode, *, now: float) -> None:
         """Takes what an agent says."""
         node = mesh_node.metadata.name

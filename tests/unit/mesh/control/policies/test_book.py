@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from isthmus.kube.meshobjects import MeshNode, MeshNodeStatus, PoliciesOnNode, PolicyException, RecentPolicy
-from isthmus.kube.reflector import Gone, Put, Snapshot
+from isthmus.kube.reflector import Gone, Put
 from isthmus.kube.resources import (
     CILIUM_NETWORK_POLICIES,
     CLUSTER_NETWORK_POLICIES,
@@ -69,7 +69,12 @@ class Place:
         obj = self.objects[resource.kind, name]
         obj["metadata"]["resourceVersion"] = str(self.version)
         copy = msgspec.json.decode(msgspec.json.encode(obj))
-        self.book.on_policies(resource, Put(copy), now=self.now, loaded=loaded)
+        self.book.put(resource, copy, now=self.now, loaded=loaded)
+
+    def lists(self, resource: Resource, *objects: dict[str, Any]) -> None:
+        """A list tells which objects of a kind there are."""
+        self.book.retain(resource, objects)
+        self.book.put_listed(resource, objects, now=self.now, loaded=True)
 
     def says(
         self, mark: int, *recent: RecentPolicy, reports: bool = True, exceptions: tuple[PolicyException, ...] = ()
@@ -226,9 +231,9 @@ def test_a_watch_that_is_late_says_nothing_new(here: Place) -> None:
     late = msgspec.json.decode(msgspec.json.encode(here.objects[CNP.kind, "p"]))
     here.says(1000)
     found = here.settle()
-    here.book.on_policies(CNP, Put(late), now=here.now)
+    here.book.put(CNP, late, now=here.now)
     assert here.settle() == found
-    here.book.on_policies(CNP, Snapshot((late,)), now=here.now)
+    here.lists(CNP, late)
     assert here.book.contests == 0
 
 
@@ -238,7 +243,7 @@ def test_a_list_from_before_our_last_write_is_not_somebody_elses_word(here: Plac
     before = msgspec.json.decode(msgspec.json.encode(here.objects[CNP.kind, "p"]))
     here.says(1000)
     assert here.settle()[ENFORCED]["reason"] == "Enforced"
-    here.book.on_policies(CNP, Snapshot((before,)), now=here.now)
+    here.lists(CNP, before)
     assert here.book.contests == 0
     here.show(CNP, "p")
     assert here.settle()[ENFORCED]["reason"] == "Enforced"
@@ -250,7 +255,7 @@ def test_what_is_listed_counts_also_if_it_is_older_than_what_is_known(here: Plac
     here.put(endpointSelector=7)
     assert here.settle()["Valid"]["status"] == "False"
     here.objects[CNP.kind, "p"] = before  # the server is one of a copy that was made earlier
-    here.book.on_policies(CNP, Snapshot((before,)), now=here.now)
+    here.lists(CNP, before)
     assert here.settle()["Valid"]["status"] == "True"
     assert here.book.contests == 0
 
@@ -277,7 +282,7 @@ def test_an_object_that_is_made_again_starts_anew(here: Place) -> None:
 def test_an_answer_that_comes_after_the_end_of_its_object_brings_nothing_back(here: Place) -> None:
     here.put(TIERED)
     old = msgspec.json.decode(msgspec.json.encode(here.objects[TIERED.kind, "p"]))
-    here.book.on_policies(TIERED, Gone(old), now=here.now)
+    here.book.drop(TIERED, old)
     here.book.answered(TIERED, old, now=here.now)
     assert len(here.book) == 0
 
@@ -293,15 +298,15 @@ def test_an_answer_that_comes_after_the_end_of_its_object_brings_nothing_back(he
 def test_objects_that_go_or_are_not_listed_any_more_are_forgotten(here: Place) -> None:
     here.put(name="a")
     here.put(name="b")
-    here.book.on_policies(CNP, Gone(here.objects[CNP.kind, "a"]), now=here.now)
+    here.book.drop(CNP, here.objects[CNP.kind, "a"])
     assert here.book.plan((CNP.kind, "demo", "a"), now=here.now) == (None, None)
     here.book.subjects.apply([ClusterSynced("here")])
     assert [here.book.subjects.lacking((CNP.kind, "demo", name)) for name in "ab"] == [False, True]
-    here.book.on_policies(CNP, Snapshot(()), now=here.now)
+    here.lists(CNP)
     assert len(here.book) == 0
     assert here.book.rollout.places(CNP.kind) == set()
     here.put(TIERED)
-    here.book.on_policies(CNP, Snapshot(()), now=here.now)
+    here.lists(CNP)
     assert len(here.book) == 1
 
 
@@ -343,7 +348,7 @@ def test_ties_are_said_of_both_and_go_with_either(here: Place) -> None:
     for name in ("a", "b"):
         assert "priority 10" in here.settle(TIERED, name)[ENFORCED]["message"]
     here.book.take()
-    here.book.on_policies(TIERED, Gone(here.objects[TIERED.kind, "b"]), now=here.now)
+    here.book.drop(TIERED, here.objects[TIERED.kind, "b"])
     assert here.book.take()[1] == {(TIERED.kind, "", "a")}
     assert "priority" not in here.settle(TIERED, "a")[ENFORCED]["message"]
 
