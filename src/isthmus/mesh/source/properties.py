@@ -77,10 +77,12 @@ class Properties:
     def _put(self, obj: ClusterProperty) -> None:
         name, value = obj.metadata.name, obj.spec.value
         fault = property_fault(name, value, cluster=self._name)
+        problems = []
         if fault is None:
             self._usable[name] = value
         else:
             self._usable.pop(name, None)
             self._reports.tell(_KIND, "", name, [], aspect="number")
-        problems = [("spec.value", value, f"{fault}; {UNUSABLE}")] if fault is not None else []
+            field, reason = fault
+            problems = [(field, value if field == "spec.value" else name, f"{reason}; {UNUSABLE}")]
         self._reports.tell(_KIND, "", name, problems)

@@ -98,16 +98,18 @@ def properties_fault(properties: Mapping[str, str], *, cluster: str) -> tuple[st
     for name, value in properties.items():
         fault = property_fault(name, value, cluster=cluster)
         if fault is not None:
-            return name, fault
+            return name, fault[1]
     return None
 
 
-def property_fault(name: str, value: str, *, cluster: str) -> str | None:
-    """Why `cluster` cannot have a ClusterProperty `name` with `value`."""
-    fault = name_fault(name, limit=63) or label_value_fault(value)
+def property_fault(name: str, value: str, *, cluster: str) -> tuple[str, str] | None:
+    """Which field of a ClusterProperty `name` with `value` `cluster` cannot have, and why."""
+    if (fault := name_fault(name, limit=63)) is not None:
+        return "metadata.name", fault
+    fault = label_value_fault(value)
     if fault is None and name == CLUSTERSET_CLUSTER and value != cluster:
-        return f"{clip(value)} is not the name of the cluster, which is {cluster!r}"
-    return fault
+        fault = f"{clip(value)} is not the name of the cluster, which is {cluster!r}"
+    return ("spec.value", fault) if fault is not None else None
 
 
 def is_plain_ipv4(text: str) -> bool:

@@ -39,7 +39,10 @@ def test_what_cannot_be_a_label_value_is_said_once_and_left_out() -> None:
     assert UNUSABLE in report.reason
 
     found.take(Snapshot((prop("note", "not a label!"), prop("long", "x" * 100_000), prop("n" * 64, "x"))))
-    assert [(r.name, len(r.value)) for r in found.reports()] == [("long", 128), ("n" * 64, 1)]
+    assert [(r.name, r.key, r.value) for r in found.reports()] == [
+        ("long", "spec.value", "x" * 128),
+        ("n" * 64, "metadata.name", "n" * 64),
+    ]
     assert found.cluster.properties == {}
 
     assert found.take(Put(prop("note", "fine")))
