@@ -2,11 +2,11 @@
 
 Watches pods, namespaces and nodes of all namespaces, what is shared of them (Services, EndpointSlices, and where there
 are any, ServiceExports), where there are any the ClusterProperties, and policies of every kind only for the label keys
-that they select on. Invariants: `ClusterJoined` comes first, again when the cluster's properties are others, and
-`ClusterSynced` when all that there was at the start has been told, and again after
-every new snapshot; an API server that fails, or answers nothing for ten seconds (`liveness`), degrades the source and
-takes nothing back; what waits between the watches and the consumer is bounded, and a consumer that is slow slows the
-watches down instead of losing events.
+that they select on. Invariants: `ClusterJoined` comes first, and again when the cluster's properties are others;
+`ClusterSynced` comes when all that there was at the start has been told, and again after every new snapshot; an API
+server that fails, or answers nothing for ten seconds (`liveness`), degrades the source and takes nothing back; what
+waits between the watches and the consumer is bounded, and a consumer that is slow slows the watches down instead of
+losing events.
 Lifetime: `events` may be iterated once, and runs until it is closed or cancelled.
 
 Rejected: applying each event as it comes. A rollout makes thousands within a second, and an agent that gets them in
@@ -16,6 +16,7 @@ batches writes to the kernel once and not a thousand times.
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -36,11 +37,12 @@ from isthmus.kube.resources import (
     Resource,
 )
 from isthmus.kube.schema import EndpointSlice, Namespace, Node, Pod, Service
-from isthmus.mesh.source.exports import follow_exports
+from isthmus.mesh.mcs.api import ServiceExport
+from isthmus.mesh.source.exports import find_exports
 from isthmus.mesh.source.identities import Allocator, LabelFilter
 from isthmus.mesh.source.importer import Importer
 from isthmus.mesh.source.liveness import follow_liveness
-from isthmus.mesh.source.optional import SELDOM, Served, follow_optional
+from isthmus.mesh.source.optional import AGAIN, SELDOM, Find, Served, follow_optional
 from isthmus.mesh.source.properties import VERSIONS, ClusterProperty, Properties
 from isthmus.mesh.source.reports import Report
 from isthmus.mesh.source.selection import PolicyKeys, SelectedKeys
@@ -200,16 +202,10 @@ class KubernetesSource:
             asyncio.create_task(self._pump(NETWORK_POLICIES, dict), name=f"{self.cluster.name} networkpolicies"),
             asyncio.create_task(self._pump(SERVICES, Service), name=f"{self.cluster.name} services"),
             asyncio.create_task(self._pump(ENDPOINT_SLICES, EndpointSlice), name=f"{self.cluster.name} endpointslices"),
-            asyncio.create_task(self._pump_exports(), name=f"{self.cluster.name} serviceexports"),
-            asyncio.create_task(
-                self._pump_optional(ClusterProperty, *VERSIONS, populated=True),
-                name=f"{self.cluster.name} clusterproperties",
-            ),
+            self._optional(SERVICE_EXPORTS, ServiceExport, partial(find_exports, self._client), again=AGAIN),
+            self._optional(CLUSTER_PROPERTIES, ClusterProperty, Served(self._client, *VERSIONS, populated=True)),
             *(
-                asyncio.create_task(
-                    self._pump_optional(dict, kind, populated=self._taker is None),
-                    name=f"{self.cluster.name} {kind.plural}",
-                )
+                self._optional(kind, dict, Served(self._client, kind, populated=self._taker is None))
                 for kind in _OPTIONAL_POLICIES
             ),
             asyncio.create_task(follow_liveness(self._client, self._hear), name=f"{self.cluster.name} liveness"),
@@ -249,25 +245,19 @@ class KubernetesSource:
                 if resource is NAMESPACES:
                     self._namespaces_known.set()
 
-    async def _pump_exports(self) -> None:
-        """Follows ServiceExports, which many servers do not have; without them the cluster is complete all the same."""
+    def _optional(
+        self, resource: Resource, type: type[Any], find: Find, *, again: float = SELDOM
+    ) -> asyncio.Task[None]:
+        pump = self._pump_optional(resource, type, find, again=again)
+        return asyncio.create_task(pump, name=f"{self.cluster.name} {resource.plural}")
 
-        def on_state(state: State) -> None:
-            self._note(SERVICE_EXPORTS, state)
-
-        async with contextlib.aclosing(follow_exports(self._client, on_state=on_state)) as changes:
-            async for change in changes:
-                await self._queue.put(_Told(SERVICE_EXPORTS, change))
-
-    async def _pump_optional(self, type: type[Any], *versions: Resource, populated: bool) -> None:
-        """Follows a kind that many servers do not have, under the name of its first version."""
-        resource = versions[0]
+    async def _pump_optional(self, resource: Resource, type: type[Any], find: Find, *, again: float) -> None:
+        """Follows a kind that many servers do not have, in whatever version, as `resource`."""
 
         def on_state(state: State) -> None:
             self._note(resource, state)
 
-        find = Served(self._client, *versions, populated=populated)
-        changes = follow_optional(self._client, find, type, again=SELDOM, on_state=on_state)
+        changes = follow_optional(self._client, find, type, again=again, on_state=on_state)
         async with contextlib.aclosing(changes):
             async for change in changes:
                 await self._queue.put(_Told(resource, change))

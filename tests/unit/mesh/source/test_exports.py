@@ -1,14 +1,18 @@
 """ServiceExports of servers that do not know them, learn of them and forget them; virtual time."""
 
 from collections import deque
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import pytest
 
 from isthmus.kube.client import Client
-from isthmus.kube.reflector import Put, Snapshot
-from isthmus.mesh.source.exports import follow_exports
+from isthmus.kube.reflector import Change, Put, Snapshot
+from isthmus.mesh.mcs.api import ServiceExport
+from isthmus.mesh.source.exports import find_exports
+from isthmus.mesh.source.optional import follow_optional
 from tests.support.kubeserver import Answer, ScriptedServer, answer, event, status
 
 pytestmark = pytest.mark.looptime
@@ -45,6 +49,10 @@ def names(change: object) -> list[str]:
     return [obj.metadata.name for obj in change.objects]
 
 
+def exports_of(client: Client, **options: Any) -> AsyncGenerator[Change[ServiceExport], None]:
+    return follow_optional(client, partial(find_exports, client), ServiceExport, **options)
+
+
 def serve(server: ScriptedServer, version: str, *watches: Answer) -> None:
     server.scripts[f"{GROUP}/{version}"] = deque([BOTH] * 100)
     server.scripts[f"{GROUP}/{version}/serviceexports"] = deque([answer({"items": []}), *watches])
@@ -54,7 +62,7 @@ async def test_a_kind_that_comes_later_is_followed_in_its_best_version() -> None
     async with ScriptedServer() as server, Client(server.access) as client:
         server.scripts[GROUP] = deque([ABSENT, ABSENT, ABSENT, group("v1alpha1", "v1beta1", "v2")])
         serve(server, "v1beta1", initial(server, "web", later=(event("ADDED", export("db")),)))
-        async with aclosing(follow_exports(client)) as changes:
+        async with aclosing(exports_of(client)) as changes:
             assert names(await anext(changes)) == []
             assert names(await anext(changes)) == ["web"], "absence is told once"
             change = await anext(changes)
@@ -67,7 +75,7 @@ async def test_an_older_version_serves_where_it_is_the_only_one() -> None:
     async with ScriptedServer() as server, Client(server.access) as client:
         server.scripts[GROUP] = deque([group("v1alpha1")])
         serve(server, "v1alpha1", initial(server, "web"))
-        async with aclosing(follow_exports(client)) as changes:
+        async with aclosing(exports_of(client)) as changes:
             assert names(await anext(changes)) == ["web"]
         server.release.set()
 
@@ -78,7 +86,7 @@ async def test_a_kind_that_we_may_not_read_is_as_good_as_none() -> None:
         serve(server, "v1beta1")
         refused = answer(status(403, "Forbidden"), status=403)
         server.scripts[f"{GROUP}/v1beta1/serviceexports"] = deque([refused] * 100)
-        async with aclosing(follow_exports(client)) as changes:
+        async with aclosing(exports_of(client)) as changes:
             assert names(await anext(changes)) == []
 
 
@@ -87,7 +95,7 @@ async def test_a_server_that_cannot_be_asked_says_nothing() -> None:
         server.scripts[GROUP] = deque([AWAY] * 5 + [group("v1beta1")])
         serve(server, "v1beta1", initial(server, "web"))
         states: list[object] = []
-        async with aclosing(follow_exports(client, on_state=states.append)) as changes:
+        async with aclosing(exports_of(client, on_state=states.append)) as changes:
             assert names(await anext(changes)) == ["web"]
         assert [type(state).__name__ for state in states] == ["Degraded"] * 5 + ["Healthy"]
         assert "ServiceUnavailable" in str(states[0])
@@ -100,7 +108,7 @@ async def test_a_kind_that_is_deleted_takes_its_exports_with_it_and_may_return()
         server.scripts[GROUP] = deque([found, ABSENT, ABSENT, ABSENT, found])
         gone = [ABSENT] * 20
         serve(server, "v1beta1", initial(server, "web", then="cut"), *gone)
-        async with aclosing(follow_exports(client)) as changes:
+        async with aclosing(exports_of(client)) as changes:
             assert names(await anext(changes)) == ["web"]
             assert names(await anext(changes)) == []
             script = deque([answer({"items": []}), initial(server, "again")])
