@@ -148,19 +148,19 @@ class _Session:
         async with asyncio.TaskGroup() as tasks:
             for queue in self._queues.values():
                 tasks.create_task(queue.serve())
-            tasks.create_task(self._watch(GROUPS[0], dict, self._book.on_groups, *GROUPS))
-            tasks.create_task(self._watch(MESH_NODES, MeshNode, self._take_mesh_nodes))
+            tasks.create_task(self._watch(dict, self._book.on_groups, *GROUPS, populated=True))
+            tasks.create_task(self._watch(MeshNode, self._take_mesh_nodes, MESH_NODES))
             tasks.create_task(self._look())
             tasks.create_task(self._drip())
 
     async def _watch(
-        self, resource: Resource, type: type[Any], take: Callable[[Any], None], *versions: Resource
+        self, type: type[Any], take: Callable[[Any], None], *versions: Resource, populated: bool = False
     ) -> None:
-        served = Served(self._client, *(versions or (resource,)), populated=resource in GROUPS)
+        served = Served(self._client, *versions, populated=populated)
         async with aclosing(follow_optional(self._client, served, type, again=SELDOM)) as changes:
             async for change in changes:
                 take(change)
-                self._took(resource, change)
+                self._took(versions[0], change)
 
     def _took(self, resource: Resource, change: Change[Any]) -> None:
         if isinstance(change, Snapshot) and resource not in self._loaded:
