@@ -110,7 +110,7 @@ class Reader(msgspec.Struct):
             return None
         before = len(self.problems)
         terms: list[Term] = []
-        for unknown in selector.keys() - {"matchLabels", "matchExpressions"}:
+        for unknown in sorted(selector.keys() - {"matchLabels", "matchExpressions"}):
             self.complain(f"{field}.{unknown}", "is not a field of a label selector")
         wanted = selector.get("matchLabels")
         if wanted is not None:

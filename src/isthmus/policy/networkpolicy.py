@@ -90,9 +90,10 @@ def _rules(spec: Mapping[str, object], home: _Home, isolates: frozenset[Directio
             entry = reader.mapping(item, path)
             if entry is None or direction not in isolates:
                 continue
-            for unknown in entry.keys() - {peers_key, "ports"}:
+            strange = sorted(entry.keys() - {peers_key, "ports"})
+            for unknown in strange:
                 reader.complain(f"{path}.{unknown}", f"is not a field of a {direction.value} rule")
-            if entry.keys() - {peers_key, "ports"}:
+            if strange:
                 continue  # a condition that we cannot honour must not be dropped from an allowance
             peers = _peers(entry.get(peers_key), f"{path}.{peers_key}", reader, home)
             ports = _ports(entry.get("ports"), f"{path}.ports", reader)
@@ -170,7 +171,7 @@ def _block(value: object, field: str, reader: Reader) -> CidrPeer | None:
     network = reader.network(block.get("cidr"), f"{field}.cidr")
     before = len(reader.problems)
     excepts: list[Network] = []
-    for unknown in block.keys() - {"cidr", "except"}:
+    for unknown in sorted(block.keys() - {"cidr", "except"}):
         reader.complain(f"{field}.{unknown}", "is not a field of an ipBlock")
     if block.get("except") is not None:
         for item, path in reader.items(block["except"], f"{field}.except"):
@@ -200,8 +201,8 @@ def _ports(value: object, field: str, reader: Reader) -> tuple[Port, ...] | None
 
 
 def _port(entry: Mapping[str, object], field: str, reader: Reader) -> Port | None:
-    for unknown in entry.keys() - {"protocol", "port", "endPort"}:
-        reader.complain(f"{field}.{unknown}", "is not a field of a port")
+    if unknown := entry.keys() - {"protocol", "port", "endPort"}:
+        reader.complain(f"{field}.{min(unknown)}", "is not a field of a port")
         return None
     word = entry.get("protocol")
     protocol = PORT_PROTOCOLS.get(word) if isinstance(word, str) else PORT_PROTOCOLS["TCP"] if word is None else None

@@ -195,3 +195,18 @@ def test_what_is_said_of_a_hostile_object_is_short():
 
     assert len(policy.problems) == 4
     assert all(str(one).isprintable() and len(str(one)) < 400 for one in policy.problems)
+
+
+def test_fields_that_are_unknown_are_told_in_one_order_by_every_process():
+    strange = dict.fromkeys(("zeta", "alpha", "kappa", "beta", "omega", "delta", "iota", "gamma"), 1)
+    block = {"ipBlock": {"cidr": "10.0.0.0/8"} | strange}
+    ingress = [{"from": [block], "ports": [{"port": 80} | strange]}, strange]
+    fields = [problem.field for problem in read({"podSelector": strange, "ingress": ingress}).problems]
+
+    peer, port = "spec.ingress[0].from[0].ipBlock", "spec.ingress[0].ports[0]"
+    assert fields == [
+        *(f"spec.podSelector.{word}" for word in sorted(strange)),
+        *(f"{peer}.{word}" for word in sorted(strange)),
+        f"{port}.alpha",
+        *(f"spec.ingress[1].{word}" for word in sorted(strange)),
+    ]
