@@ -9,7 +9,7 @@ import click
 
 def objects_of(names: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
     """Returns the API objects of files, of directories and of standard input (-), with where they come from."""
-    from isthmus.mesh.picture.documents import DocumentError, files_of, read_file, read_stream
+    from isthmus.mesh.picture.documents import DocumentError, read_place, read_stream
 
     found: list[tuple[str, dict[str, Any]]] = []
     try:
@@ -18,9 +18,7 @@ def objects_of(names: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
                 origin = "standard input"
                 found += [(origin, obj) for obj in read_stream(sys.stdin.buffer, origin=origin)]
                 continue
-            path = Path(name)
-            for file in files_of(path) if path.is_dir() else [path]:
-                found += [(str(file), obj) for obj in read_file(file)]
+            found += [(str(file), obj) for file, obj in read_place(Path(name))]
     except DocumentError as error:
         raise click.ClickException(str(error)) from None
     return found

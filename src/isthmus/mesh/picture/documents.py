@@ -63,16 +63,17 @@ def read_stream(stream: IO[bytes], *, origin: str) -> list[dict[str, Any]]:
     return list(_objects(_documents(data, origin), origin))
 
 
-def read_directory(directory: Path) -> list[dict[str, Any]]:
-    """Returns the API objects of all files below a directory, in the order of their names. Raises DocumentError."""
-    found: list[dict[str, Any]] = []
+def read_place(place: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yields the API objects of a file, or of all files below a directory, with their files. Raises DocumentError."""
     size = 0
-    for path in files_of(directory):
-        size += path.stat().st_size
+    for path in files_of(place) if place.is_dir() else [place]:
+        try:
+            size += path.stat().st_size
+        except OSError as error:
+            raise DocumentError(f"{path}: {error.strerror or error}") from None
         if size > MAX_TOTAL:
-            raise DocumentError(f"{directory}: holds more than {MAX_TOTAL >> 20} MiB of manifests")
-        found += read_file(path)
-    return found
+            raise DocumentError(f"{place}: holds more than {MAX_TOTAL >> 20} MiB of manifests")
+        yield from ((path, obj) for obj in read_file(path))
 
 
 def files_of(directory: Path) -> list[Path]:

@@ -15,7 +15,7 @@ import msgspec
 from isthmus.kube.errors import DECODE_ERRORS, clip
 from isthmus.kube.schema import EndpointSlice, Namespace, Node, Service
 from isthmus.mesh.membership import CONFIG, NAMESPACE
-from isthmus.mesh.picture.documents import DocumentError, files_of, read_file
+from isthmus.mesh.picture.documents import DocumentError, files_of, read_place
 from isthmus.mesh.picture.drawing import INCIDENTAL, OwnedPod, Parts, Workload, draw
 from isthmus.mesh.source.properties import ClusterProperty
 from isthmus.policy.explaining.facts import ClusterSeen, Picture
@@ -80,14 +80,12 @@ def _directories(places: Sequence[str]) -> list[tuple[str, Path]]:
 
 
 def _cluster(name: str, path: Path, scopes: dict[str, Scope], first: int) -> ClusterSeen:
-    files = [path] if path.is_file() else files_of(path)
-    if not files:
+    if not path.is_file() and not files_of(path):
         raise DocumentError(f"{path}: holds no manifests (*.yaml, *.yml, *.json)")
     parts = Parts()
     config: dict[str, str] = {}
-    for file in files:
-        for obj in read_file(file):
-            _sort_in(obj, parts, config, str(file))
+    for file, obj in read_place(path):
+        _sort_in(obj, parts, config, str(file))
     name = name or config.get("cluster-name") or (path.stem if path.is_file() else path.resolve().name)
     scope = scopes.get(name) or scopes.get("") or _scope(config, f"{path}: ConfigMap {NAMESPACE}/{CONFIG}")
     return draw(parts, cluster=name, scope=scope, origin=str(path), imagine_from=first)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from isthmus.mesh.picture import documents
-from isthmus.mesh.picture.documents import DocumentError, files_of, read_directory, read_file, read_stream
+from isthmus.mesh.picture.documents import DocumentError, files_of, read_file, read_place, read_stream
 
 POD = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n"
 
@@ -68,12 +68,12 @@ def test_huge_files_and_directories_are_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(documents, "MAX_FILE", 100)
     (tmp_path / "a.yaml").write_text("#" * 101)
     with pytest.raises(DocumentError, match=r"a\.yaml: is larger than"):
-        read_directory(tmp_path)
+        list(read_place(tmp_path))
     monkeypatch.setattr(documents, "MAX_TOTAL", 150)
     (tmp_path / "a.yaml").write_text("#" * 90)
     (tmp_path / "b.yaml").write_text("#" * 90)
     with pytest.raises(DocumentError, match="holds more than"):
-        read_directory(tmp_path)
+        list(read_place(tmp_path))
     monkeypatch.setattr(documents, "MAX_VALUES", 3)
     (tmp_path / "a.yaml").write_text("[1,2,3,4,5,6,7,8]")
     with pytest.raises(DocumentError, match="holds more than 3 values"):

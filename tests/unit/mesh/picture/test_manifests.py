@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from isthmus.mesh.picture import documents
 from isthmus.mesh.picture.documents import DocumentError
 from isthmus.mesh.picture.manifests import read_manifests
 from isthmus.policy.explaining.facts import ClusterSeen
@@ -147,6 +148,14 @@ def test_an_object_that_cannot_be_read_is_an_error_that_names_file_and_field(
     with pytest.raises(DocumentError) as error:
         only(tmp_path, obj)
     assert said in str(error.value)
+
+
+def test_a_cluster_of_too_much_yaml_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a", pod("a"), name="a.yaml")
+    write(tmp_path / "a", pod("b"), name="b.yaml")
+    monkeypatch.setattr(documents, "MAX_TOTAL", (tmp_path / "a" / "a.yaml").stat().st_size)
+    with pytest.raises(DocumentError, match="a: holds more than 0 MiB of manifests"):
+        read_manifests([str(tmp_path / "a")])
 
 
 def test_directories_that_hold_nothing_or_a_cluster_twice_are_errors(tmp_path: Path) -> None:
