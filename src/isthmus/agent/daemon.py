@@ -12,7 +12,7 @@ other policies are better than none. Where there is one, it holds that kind's po
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from isthmus.agent.inputs import Inputs
 from isthmus.agent.isolation import Isolation
 from isthmus.agent.metrics import AgentMetrics
 from isthmus.agent.policies.enforced import Enforced
+from isthmus.agent.policies.storing import KeptStore
 from isthmus.agent.policies.telling import Telling
 from isthmus.agent.presence import Counts, OtherCluster, Presence, State
 from isthmus.agent.services.serving import ServiceSettings, Serving
@@ -114,13 +115,24 @@ class Agent:
         registry: CollectorRegistry,
         silence: Callable[[], float] = lambda: 0.0,
         on_first: Callable[[], None] = lambda: None,
+        store: KeptStore | None = None,
+        earlier: Mapping[ObjectRef, bytes] | None = None,
     ) -> None:
         """`silence` tells for how many seconds nothing has been heard of the mesh, 0 while it is.
 
-        `on_first` is called once, when the first ruleset is in the kernel.
+        `on_first` is called once, when the first ruleset is in the kernel. `store` takes the versions of policies that
+        are kept; `earlier` is what it loaded, before anything is listed.
         """
         self.settings = settings
-        self.view = View(cluster=settings.cluster, scope=settings.scope, keep_live=settings.keep_live)
+        self.view = View(
+            cluster=settings.cluster,
+            scope=settings.scope,
+            keep_live=settings.keep_live,
+            earlier=None if store is None else earlier or {},
+        )
+        self._store = store
+        if store is not None:
+            store.follow(self.view.book)
         self._writer = writer
         self._mesh = mesh
         self._on_first = on_first
@@ -198,6 +210,8 @@ class Agent:
             tasks.create_task(self._events.serve())
             tasks.create_task(self._runner.serve())
             tasks.create_task(self._lose_patience())
+            if self._store is not None:
+                tasks.create_task(self._store.serve())
 
     async def _follow_mesh(self) -> None:
         async with aclosing(self._mesh()) as batches:
@@ -233,6 +247,8 @@ class Agent:
 
     def _changed(self) -> None:
         self._presence.changed()
+        if self._store is not None:
+            self._store.look()
         if not self._services_missing:
             if self.view.able:
                 self._able.set()

@@ -16,6 +16,7 @@ from contextlib import aclosing
 
 import structlog
 
+from isthmus.agent.policies.book import Unseen
 from isthmus.aio.backoff import Backoff
 from isthmus.kube.client import Client
 from isthmus.kube.errors import Forbidden, KubeError, NotFound
@@ -149,7 +150,7 @@ class KindWatch:
         while True:
             defined = self._definitions.has(self._candidates[0])
             if defined is False:
-                self._absent()
+                self._absent(Snapshot(()))
                 delays.reset()
                 patience = None
                 await self._definitions.changed(SELDOM)
@@ -160,7 +161,7 @@ class KindWatch:
                 if str(error) != self._refusal:
                     self._refusal = str(error)
                     _log.warning(FORBIDDEN, resource=str(self._candidates[0]), reason=str(error))
-                self._absent()
+                self._absent(Unseen(()))
             except KubeError:  # the other watches say so
                 await asyncio.sleep(outages.next())
                 continue
@@ -170,7 +171,7 @@ class KindWatch:
                     return resource
                 patience = loop.time() + PATIENCE if patience is None else patience
                 if not defined or loop.time() >= patience:
-                    self._absent()
+                    self._absent(Unseen(()))
             await self._definitions.changed(delays.next())
 
     async def _served(self) -> Resource | None:
@@ -183,7 +184,7 @@ class KindWatch:
             return resource
         return None
 
-    def _absent(self) -> None:
+    def _absent(self, nothing: Snapshot[Object]) -> None:
         if not self._told:
             self._told = True
-            self._sink(Snapshot(()))
+            self._sink(nothing)

@@ -51,6 +51,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     clusters_file: Path | None = None
     policy_scope: Scope = Scope.CLUSTERSET
     live_connections: LiveConnections = LiveConnections.CUT
+    state_dir: Path | None = None
     metrics_bind_address: str = "127.0.0.1:9080"
     sync_timeout: float = 30.0
     kube_proxy_replacement: bool = False

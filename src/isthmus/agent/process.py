@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, Gauge, GCCollector, PlatformCol
 from isthmus import __version__
 from isthmus.agent.daemon import Agent, Settings
 from isthmus.agent.options import LiveConnections, Options, OptionsError
+from isthmus.agent.policies.storing import KeptStore
 from isthmus.agent.writer import KernelWriter, UnfitKernel
 from isthmus.aio.health import HealthServer
 from isthmus.kernel.memory import trim
@@ -74,6 +75,10 @@ async def serve(options: Options) -> None:
         )
         # Without a store each cluster's own watch tells how fresh it is.
         silence = partial(_silence, None if options.standalone else state)
+        store, earlier = None, None
+        if options.state_dir is not None:
+            store = KeptStore(options.state_dir, cluster=options.cluster_name, node=options.node_name)
+            earlier = await asyncio.to_thread(store.load)
         agent = Agent(
             settings,
             client=client,
@@ -82,6 +87,8 @@ async def serve(options: Options) -> None:
             registry=registry,
             silence=silence,
             on_first=_settle_memory,
+            store=store,
+            earlier=earlier,
         )
         agent.add_checks(health)
         await stack.enter_async_context(health)

@@ -7,7 +7,7 @@ forgotten when it leaves the set, and never because it cannot be reached; a pod 
 namespace, and until these are known it is an address of this node that nobody knows, which fails closed.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 
 import msgspec
@@ -35,7 +35,7 @@ from isthmus.model.mesh import (
     NodeTold,
 )
 from isthmus.policy.context import Context, Use
-from isthmus.policy.rules import Scope
+from isthmus.policy.rules import ObjectRef, Scope
 from isthmus.policy.world import LocalPod, World
 from isthmus.ruleset.compiler import Compiler
 
@@ -55,14 +55,24 @@ _NEEDED = {Input.PODS, Input.NAMESPACES, Input.NODE}
 
 
 class View:
-    """The inputs of one node's agent and the compiler they go to. For one thread."""
+    """The inputs of one node's agent and the compiler they go to. For one thread.
 
-    def __init__(self, *, cluster: str, scope: Scope, keep_live: bool = False) -> None:
+    `earlier` are the versions of policies that an earlier run kept, as PolicyBook has it.
+    """
+
+    def __init__(
+        self,
+        *,
+        cluster: str,
+        scope: Scope,
+        keep_live: bool = False,
+        earlier: Mapping[ObjectRef, bytes] | None = None,
+    ) -> None:
         self.cluster = cluster
         self.compiler = Compiler(World(cluster), keep_live=keep_live)
         self.references = References()
         self.book = PolicyBook(
-            Context(cluster, scope, cidr_groups=self.references.groups, services=self.references.services)
+            Context(cluster, scope, cidr_groups=self.references.groups, services=self.references.services), earlier
         )
         self.nodes = NodeBook(self.compiler, own=cluster)
         self.node_addresses: tuple[str, ...] = ()

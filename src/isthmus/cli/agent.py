@@ -48,6 +48,12 @@ def _fail(error: Exception) -> NoReturn:
     help="What becomes of established connections that policy forbids by now.",
 )
 @click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    help="Directory of what the next agent on this node has to know: which versions of policies stay in force because "
+    "later ones are invalid. Without it a restart forgets them.",
+)
+@click.option(
     "--kube-proxy-replacement",
     is_flag=True,
     help="Serve the cluster's Services on this node too; for nodes without a kube-proxy.",

@@ -134,6 +134,10 @@ class ClusterDir:
         """Returns the directory in which a node keeps its pods."""
         return self.root / "nodes" / node
 
+    def agent(self, node: str) -> Path:
+        """Returns the directory in which a node's agent keeps what the next one has to know."""
+        return self.root / "agents" / node
+
     def log(self, component: str) -> Path:
         """Returns the log of a component."""
         return self.logs / f"{component}.log"

@@ -5,11 +5,16 @@ Pure. An object is read when it comes, and again when something that it refers t
   the same one (its UID); without such a version, what could be read is in force and fails closed;
 - an object that refers to what is not known yet changes nothing until that is known: a rule that denies what a group
   holds would else deny nothing for a moment;
+- a version that is kept outlives the book if somebody stores it (`kept_versions`): the next book is given it, and takes
+  it for the version in force if its object is there, is the same one, and is invalid at a later version; it is read
+  anew before anything of that object is in force, so no moment comes at which the invalid one isolates;
 - a Snapshot is a difference. What came already is recognised by a digest of what policy depends on, so a relist, or a
   controller that writes conditions to a thousand objects, is not a thousand readings.
 
-Only objects that refer to others are held as they came. Rejected: holding them all, to be able to read everything again
-on any change: that is a copy of what the API server has, on every node.
+Only objects that refer to others are held as they came; of the others a pack (`isthmus.agent.policies.kept`) where
+versions are stored. Rejected: holding them all, to be able to read everything again
+on any change: that is a copy of what the API server has, on every node. Rejected too: storing every valid version, for
+a mistake that is made while the agent is away: each change of a policy would be a write to the disk of each node.
 """
 
 from collections import Counter
@@ -18,6 +23,9 @@ from hashlib import blake2b
 
 import msgspec
 
+from isthmus.agent.policies.earlier import EarlierVersion, version_of
+from isthmus.agent.policies.kept import Place as FullPlace
+from isthmus.agent.policies.kept import pack, place_of
 from isthmus.agent.policies.reports import Report
 from isthmus.kube.reflector import Change, Gone, Put, Snapshot
 from isthmus.kube.resources import Resource
@@ -35,6 +43,10 @@ _SELECTORS = {Use.CIDR_GROUPS: '"cidrGroupSelector"', Use.SERVICES: '"k8sService
 _MOST_DIGITS = 20  # of a resourceVersion: 64 bits
 _NOT_POLICY = frozenset(("status", "kind", "apiVersion"))
 _NOT_POLICY_METADATA = frozenset(("resourceVersion", "managedFields"))
+
+
+class Unseen(Snapshot[dict[str, object]], frozen=True):
+    """A collection that the server does not show: it counts as empty, and its objects may be there all the same."""
 
 
 class Outcome(msgspec.Struct):
@@ -57,7 +69,9 @@ class Entry(msgspec.Struct):
     """One object: its latest version, and the version in force.
 
     `problems` are those of the latest version; `kept` says that an earlier one is in force; `waiting` for what it
-    refers to. The sources are there only if they may have to be read again.
+    refers to. The sources are there only if they may have to be read again. `pack` is the version in force, if it is
+    valid and versions are stored; `earlier` the pack of one that an earlier run kept, until it is decided whether that
+    is to be in force.
     """
 
     ref: ObjectRef
@@ -71,6 +85,8 @@ class Entry(msgspec.Struct):
     waiting: frozenset[Use] = frozenset()
     source: Object | None = None
     force_source: Object | None = None
+    pack: bytes = b""
+    earlier: bytes = b""
 
     @property
     def said(self) -> tuple[tuple[Problem, ...], bool]:
@@ -79,10 +95,15 @@ class Entry(msgspec.Struct):
 
 
 class PolicyBook:
-    """All policy objects of one cluster. `context` is what they are read against."""
+    """All policy objects of one cluster. `context` is what they are read against.
 
-    def __init__(self, context: Context) -> None:
+    `earlier` are the versions that an earlier run kept, as packs by object; None if nobody stores versions.
+    """
+
+    def __init__(self, context: Context, earlier: Mapping[ObjectRef, bytes] | None = None) -> None:
         self.context = context
+        self.keeping = 0
+        """Grows with each change of `kept_versions`."""
         self.known: set[Use] = set()
         """What of that which policies may refer to has been told."""
         self.node_keys: Counter[str] = Counter()
@@ -93,6 +114,9 @@ class PolicyBook:
         """Objects whose version was taken in since somebody cleared this, and the generation."""
         self.faulty: dict[ObjectRef, Entry] = {}
         """Objects with problems."""
+        self._stored = earlier is not None
+        self._earlier = {place_of(ref): (ref, packed) for ref, packed in (earlier or {}).items()}
+        self._kept: dict[ObjectRef, Entry] = {}
         self._entries: dict[str, dict[Place, Entry]] = {}
         self._latest: dict[str, str] = {}
         self._versions: dict[str, str] = {}
@@ -129,6 +153,14 @@ class PolicyBook:
         """Returns the resourceVersion of each kind up to which everything is taken in, where that is known."""
         return dict(self._versions)
 
+    def kept_versions(self) -> dict[ObjectRef, bytes]:
+        """Returns what the next run needs to know: packs of the versions that are in force instead of invalid ones.
+
+        Also of those that an earlier run kept, until their objects have been told. b"" for one that has no pack.
+        """
+        found = {ref: entry.earlier or entry.pack for ref, entry in self._kept.items()}
+        return found | dict(self._earlier.values())
+
     def take(self, resource: Resource, change: Change[dict[str, object]]) -> Outcome:
         """Takes in a change of the objects of one kind."""
         outcome = Outcome()
@@ -150,6 +182,9 @@ class PolicyBook:
                     self._drop(entry, outcome)
                 for obj in objects:
                     self._put(resource, obj, outcome)
+                if not isinstance(change, Unseen):
+                    for place in [place for place in self._earlier if place[0] == resource.kind]:
+                        self._recall(place)
                 self._latest.pop(resource.kind, None)
                 self._versions.pop(resource.kind, None)
                 self._advance(resource.kind, objects)
@@ -191,6 +226,9 @@ class PolicyBook:
         if entry is None:
             entry = Entry(parsed.ref, resource)
             self._entries[resource.kind][_place(parsed.ref)] = entry
+            known = self._recall(place_of(parsed.ref))
+            if known is not None and known[0] == parsed.ref:
+                entry.earlier = known[1]
         entry.generation, entry.digest = generation(obj), digest
         self._decide(entry, obj, parsed, outcome)
         self._note_change(entry)
@@ -202,16 +240,32 @@ class PolicyBook:
 
     def _decide(self, entry: Entry, obj: Object, parsed: Parsed, outcome: Outcome) -> None:
         """Sets in force what follows from the latest version, which has just been read as `parsed`."""
-        said, force = entry.said, entry.in_force
-        source = obj if parsed.uses else None
-        entry.waiting = frozenset(parsed.uses - self.known)
+        said = entry.said
+        missing = parsed.uses - self.known
+        if parsed.valid and not missing:
+            entry.earlier = b""  # nothing has to be kept
+        earlier = EarlierVersion(entry.earlier, self.context) if entry.earlier else None
+        uses = parsed.uses | (earlier.parsed.uses if earlier is not None else frozenset())
+        source = obj if uses else None
+        entry.waiting = frozenset(uses - self.known)
         if not entry.waiting:
-            entry.kept = not parsed.valid and force is not None and force.valid
             entry.problems = parsed.problems
+            if earlier is not None:
+                fault = earlier.fault(obj)
+                if fault is not None:
+                    entry.problems += (fault,)
+                else:
+                    self._install(entry, earlier.parsed, earlier.source if earlier.parsed.uses else None, outcome)
+                    entry.pack = entry.earlier
+                entry.earlier = b""
+            entry.kept = not parsed.valid and entry.in_force is not None and entry.in_force.valid
             if not entry.kept:
                 self._install(entry, parsed, source, outcome)
+                entry.pack = b""
+                if self._stored and parsed.valid:
+                    entry.pack = pack(obj, api_version=entry.resource.api_version, kind=entry.ref.kind)
         entry.source = source
-        entry.uses = parsed.uses | (entry.in_force.uses if entry.in_force is not None else frozenset())
+        entry.uses = uses | (entry.in_force.uses if entry.in_force is not None else frozenset())
         self._index(entry)
         self._recount(said[0], entry.problems)
         if entry.said != said:
@@ -244,8 +298,24 @@ class PolicyBook:
         del self._entries[entry.ref.kind][_place(entry.ref)]
         for index in (self.faulty, self._waiting, self._referring, self.changed):
             index.pop(entry.ref, None)
+        if self._kept.pop(entry.ref, None) is not None:
+            self.keeping += 1
+
+    def _recall(self, place: FullPlace) -> tuple[ObjectRef, bytes] | None:
+        """Returns what an earlier run kept at a place, of which the end is known now."""
+        known = self._earlier.pop(place, None)
+        if known is not None:
+            self.keeping += 1
+        return known
 
     def _index(self, entry: Entry) -> None:
+        keeps = self._stored and (entry.kept or bool(entry.earlier))
+        if keeps is not (entry.ref in self._kept):
+            self.keeping += 1
+            if keeps:
+                self._kept[entry.ref] = entry
+            else:
+                del self._kept[entry.ref]
         for index, wanted in (
             (self.faulty, bool(entry.problems)),
             (self._waiting, bool(entry.waiting)),
@@ -281,11 +351,8 @@ def _place(ref: ObjectRef) -> Place:
 
 def _version(obj: Object) -> str:
     """Returns the resourceVersion if it is a number, as it is of every API server that keeps its objects in etcd."""
-    metadata = obj.get("metadata")
-    version = metadata.get("resourceVersion") if isinstance(metadata, Mapping) else None
-    if not isinstance(version, str) or not version.isdecimal() or len(version) > _MOST_DIGITS:
-        return ""
-    return version
+    version = version_of(obj)
+    return version if version.isdecimal() and len(version) <= _MOST_DIGITS else ""
 
 
 def _digest(obj: Object) -> bytes:

@@ -102,6 +102,7 @@ def _agent_unit(state: StateDir, plan: ClusterPlan, node: NodePlan) -> UnitSpec:
             "cluster-name": plan.name,
             "cluster-id": plan.id,
             "kubeconfig": place.kubeconfig(f"agent-{node.name}"),
+            "state-dir": place.agent(node.name),
             "metrics-bind-address": f"{node.address}:{AGENT_PORT}",
         }
     )
