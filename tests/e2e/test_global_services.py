@@ -54,6 +54,8 @@ class World:
         self.now = Setting()
         self.unheard = False
         """Whether pods of THERE changed while HERE could not hear of it."""
+        self.bare: set[str] = set()
+        """Clusters that may be without a pod for a moment, although their Deployment wants some."""
 
     def kubectl(self, side: str, *args: str, input: str | None = None, check: bool = True) -> str:
         """Runs kubectl against a cluster and returns what it prints."""
@@ -84,6 +86,8 @@ def scale(world: World, dice: random.Random) -> tuple[Setting, str]:
     of = world.now.here if side == HERE else world.now.there
     why = "pods went away" if pods < of.pods else ""
     world.unheard |= world.now.parted and side == THERE
+    if not of.pods:
+        world.bare.add(side)
     return world.now.with_side(side, pods=pods), why
 
 
@@ -91,6 +95,7 @@ def delete_pods(world: World, dice: random.Random) -> tuple[Setting, str]:
     side = dice.choice([HERE, THERE])
     world.kubectl(side, "delete", "pod", "-l", "name=rebel-base", "--grace-period=0", "--force", "--wait=false")
     world.unheard |= world.now.parted and side == THERE
+    world.bare.add(side)
     return world.now, "pods were killed"
 
 
@@ -190,10 +195,11 @@ def test_every_failed_request_has_a_reason_and_none_goes_where_it_must_not(world
         end = time.time()
         for _ in range(EVENTS // GROUP):
             began, settings, reasons, names = end, [world.now], [], []
+            world.bare.clear()
             for _ in range(GROUP):
                 event = dice.choices(list(EVENTS_BY_WEIGHT), list(EVENTS_BY_WEIGHT.values()))[0]
                 world.now, why = _patiently(event, world, dice)
-                settings.append(world.now)
+                settings += _ways(world.now, world.bare)
                 reasons += [why] * bool(why)
                 names.append(event.__name__)
                 time.sleep(dice.uniform(0.0, 0.4))
@@ -228,6 +234,14 @@ def _patiently(
             dice.setstate(state)
             time.sleep(0.25)
     return event(world, dice)
+
+
+def _ways(setting: Setting, bare: set[str]) -> list[Setting]:
+    """Returns a setting as it is, and with each choice of the clusters in `bare` without their pods."""
+    ways = [setting]
+    for side in bare:
+        ways += [way.with_side(side, pods=0) for way in ways]
+    return ways
 
 
 def _problems(

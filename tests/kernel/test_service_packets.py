@@ -2,6 +2,7 @@
 
 import select
 import socket
+import struct
 from collections.abc import Iterator
 from ipaddress import ip_network
 
@@ -245,14 +246,16 @@ def test_serving_terminating_backends_are_used_only_while_there_is_no_ready_one(
     assert set(node.ask_often("a", VIP4, 80, times=20)) == {"b:8080"}
 
 
+@VIPS
 def test_udp_clients_that_send_on_are_given_another_backend_when_theirs_goes_and_keep_it_when_it_stays(
-    node: ServiceNode,
+    node: ServiceNode, vip, b, c
 ):
     port = Port("", UDP, 53)
-    sock = node.world["a"].run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    family = socket.AF_INET6 if ":" in vip else socket.AF_INET
+    sock = node.world["a"].run(lambda: socket.socket(family, socket.SOCK_DGRAM))
     with sock:
         sock.settimeout(0.3)
-        sock.connect((VIP4, 53))
+        sock.connect((vip, 53))
 
         def ask() -> str:
             try:
@@ -262,17 +265,17 @@ def test_udp_clients_that_send_on_are_given_another_backend_when_theirs_goes_and
                 return "silence"
 
         assert ask() == "silence", "nobody has that address yet"
-        node.put(service("dns", port), backends("dns", (B, 8080), protocol="UDP"))
+        node.put(service("dns", port), backends("dns", (b, 8080), protocol="UDP"))
         assert ask() == "silence", "conntrack remembers that there was none"
         assert node.world.router.run(lambda: forget_stale(node.stale())) == 1
         assert ask() == "b:8080"
 
-        node.put(backends("dns", (B, 8080), (C, 8081), protocol="UDP"))
+        node.put(backends("dns", (b, 8080), (c, 8081), protocol="UDP"))
         assert node.world.router.run(lambda: forget_stale(node.stale())) == 0
         assert ask() == "b:8080"
 
-        dying = backends("dns", (B, 8080), protocol="UDP", key="dying", ready=False, terminating=True)
-        node.put(dying, backends("dns", (C, 8081), protocol="UDP"))
+        dying = backends("dns", (b, 8080), protocol="UDP", key="dying", ready=False, terminating=True)
+        node.put(dying, backends("dns", (c, 8081), protocol="UDP"))
         assert node.world.router.run(lambda: forget_stale(node.stale())) == 0
         assert ask() == "b:8080", "it is terminating, but still serves"
 
@@ -297,6 +300,39 @@ def test_a_first_packet_that_nobody_answered_is_led_to_another_backend_when_its_
 
         node.put(backends("web", (C, 8080)))
         assert node.world.router.run(lambda: forget_stale(node.stale())) == 0, "it was answered"
+
+
+def _from_port(port: int, address: str) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.settimeout(5)
+    sock.bind(("", port))
+    sock.connect((address, 80))
+    return sock
+
+
+@VIPS
+def test_a_port_whose_connection_a_backend_broke_off_is_led_to_another_backend_when_that_one_goes(
+    node: ServiceNode, vip, b, c
+):
+    node.put(service(), backends("web", (b, 7000)))
+    family = socket.AF_INET6 if ":" in vip else socket.AF_INET
+    with node.world["b"].run(lambda: socket.create_server((b, 7000), family=family)) as server:
+        with node.world["a"].run(lambda: _from_port(40000, vip)):
+            broken, _ = server.accept()
+            broken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            broken.close()  # a reset, as from a process that was killed with something unread
+        with node.world["a"].run(lambda: _from_port(40001, vip)) as open_one:
+            lasting, _ = server.accept()
+            with lasting:
+                node.put(backends("web", (c, 8080)))
+                assert node.world.router.run(lambda: forget_stale(node.stale())) == 1
+                lasting.send(b"still here")
+                assert open_one.recv(100) == b"still here"
+
+    with node.world["a"].run(lambda: _from_port(40000, vip)) as sock:
+        sock.send(b"?")
+        assert sock.recv(100) == b"c:8080"
 
 
 def test_many_stale_frontends_are_looked_through_at_once(node: ServiceNode):

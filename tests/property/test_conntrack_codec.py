@@ -45,6 +45,20 @@ def test_an_entry_is_where_it_was_opened_to_who_answers_and_what_names_it(origin
     assert netlink.split_nfgenmsg(message.payload)[1] == first + named
 
 
+@pytest.mark.parametrize(("protocol", "kind", "closed"), [(6, 1, 8), (132, 3, 1)], ids=["TCP", "SCTP"])
+@pytest.mark.parametrize("status", [0, 2, 2 | 4 | 8])
+def test_an_entry_is_live_if_it_was_answered_and_not_broken_off(protocol, kind, closed, status):
+    ends = ("10.0.0.1", 1, "10.0.0.2", 2)
+    both = [_tuple(which, *ends, protocol=protocol) for which in (conntrack.TUPLE_ORIGINAL, conntrack.TUPLE_REPLY)]
+    said = netlink.encode_u32(conntrack.STATUS, status)
+    for state in range(10):
+        of_protocol = netlink.encode_nested(kind, netlink.encode_attribute(1, bytes([state])))
+        message = _message(*both, said, netlink.encode_nested(conntrack.STATE, of_protocol))
+        entry = decode_entry(message, protocol=protocol)
+        assert entry.live == (status != 0 and state != closed)
+        assert decode_entry(message, protocol=protocol, live=False) == (None if entry.live else entry)
+
+
 def test_entries_of_other_protocols_are_none():
     ends = ("10.0.0.1", 1, "10.0.0.2", 2)
     both = [_tuple(kind, *ends, protocol=6) for kind in (conntrack.TUPLE_ORIGINAL, conntrack.TUPLE_REPLY)]
@@ -57,7 +71,10 @@ def test_other_bytes_are_an_error_and_nothing_worse(noise, cut):
     well = _message(_tuple(1, *ends), _tuple(2, *ends)).payload
     for payload in (noise, well[:cut] + noise, well[: cut % len(well)]):
         with contextlib.suppress(NetlinkDecodeError):
-            assert isinstance(decode_entry(Message(conntrack.NEW, 0, 1, 0, payload), protocol=17), Entry | None)
+            for protocol in (6, 17):
+                assert isinstance(
+                    decode_entry(Message(conntrack.NEW, 0, 1, 0, payload), protocol=protocol), Entry | None
+                )
     with pytest.raises(NetlinkDecodeError):
         decode_entry(Message(conntrack.GET, 0, 1, 0, well), protocol=17)
 
@@ -67,6 +84,8 @@ def test_a_request_names_its_destination_only_where_the_kernel_can_choose(ends):
     version = 6 if ":" in ends[0] else 4
     place = ends[2:]
     narrow, wide = (encode_dump(version, 17, sequence=1, destination=place, narrow=way) for way in (True, False))
+    # The kernel's choice among IPv6 addresses is the wrong way round: it gives all but the one asked for.
     packed = conntrack.ip_address(place[0]).packed
-    assert packed in narrow
+    assert version == 6 or packed in narrow
+    assert netlink.encode_attribute(conntrack.DESTINATION_PORT, place[1].to_bytes(2, "big")) in narrow
     assert len(wide) == netlink.HEADER.size + netlink.GENERIC.size

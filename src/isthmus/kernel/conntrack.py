@@ -1,9 +1,11 @@
 """Makes conntrack forget connections that lead astray.
 
 A UDP "connection" lasts as long as its client sends, so it outlives the backend that it was given, and the lack of one.
-One of TCP or SCTP ends with its backend, but for one that was never answered: the client sends its first packet again
-and again, conntrack takes each to where it took the first, and the next connection from the same port as well, for two
-minutes. Forgotten, the next packet is led to a backend that is there.
+One of TCP or SCTP ends with its backend, but for two kinds. One that was never answered: the client sends its first
+packet again and again, conntrack takes each to where it took the first, and the next connection from the same port as
+well, for two minutes. And one that the backend broke off, as the kernel does for a process that is killed: for ten
+seconds the next connection from that port is led there as well. Forgotten, the next packet is led to a backend that is
+there.
 
 What must stay true: only connections that were opened to a frontend we were asked about are touched, and of those only
 the ones whose answers come from nobody who is right; nothing here grows with the number of connections but time.
@@ -23,7 +25,7 @@ from isthmus.model.service import Target
 from isthmus.wire import conntrack
 from isthmus.wire.conntrack import Entry
 
-FEW = 8  # UDP frontends that are asked for one by one; of more, all UDP connections are looked through once
+FEW = 8  # frontends of a protocol that are asked for one by one; of more, all its connections are looked through once
 PER_SEND = 256  # entries to forget with one send()
 
 Stale = Mapping[tuple[str, int, int], frozenset[Target]]
@@ -33,9 +35,9 @@ Stale = Mapping[tuple[str, int, int], frozenset[Target]]
 def forget_stale(stale: Stale) -> int:
     """Makes conntrack forget connections to the frontends in `stale` that no target of theirs answers.
 
-    Of protocols other than UDP, only connections that nobody has answered yet. Returns how many. A connection that was
-    never translated counts as astray as soon as its frontend has targets. Works in the network namespace of the calling
-    thread, and blocks. Raises KernelError.
+    Of protocols other than UDP, only connections that nobody has answered or that were broken off. Returns how many. A
+    connection that was never translated counts as astray as soon as its frontend has targets. Works in the network
+    namespace of the calling thread, and blocks. Raises KernelError.
     """
     with NetfilterSocket() as sock:
         return sum(
@@ -56,7 +58,7 @@ def _astray(entry: Entry, stale: Stale, protocol: int) -> bool:
 
 def _candidates(sock: NetfilterSocket, stale: Stale, protocol: int) -> Iterator[Entry]:
     mine = [(address, port) for address, of, port in stale if of == protocol]
-    if protocol == Protocol.UDP and len(mine) <= FEW:
+    if len(mine) <= FEW:
         for destination in mine:
             yield from _dump(sock, family_of(destination[0]), protocol, destination)
     else:
@@ -78,13 +80,10 @@ def _entries(
     sock: NetfilterSocket, version: int, protocol: int, destination: tuple[str, int] | None, *, narrow: bool
 ) -> Iterator[Entry]:
     sequence = sock.reserve(1)
-    unanswered = protocol != Protocol.UDP
-    request = conntrack.encode_dump(
-        version, protocol, sequence=sequence, destination=destination, narrow=narrow, unanswered=unanswered
-    )
+    request = conntrack.encode_dump(version, protocol, sequence=sequence, destination=destination, narrow=narrow)
     for message in sock.dump(request, sequence=sequence):
-        entry = conntrack.decode_entry(message, protocol=protocol)
-        if entry is not None and not (unanswered and entry.answered):
+        entry = conntrack.decode_entry(message, protocol=protocol, live=protocol == Protocol.UDP)
+        if entry is not None:
             yield entry
 
 

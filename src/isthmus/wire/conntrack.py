@@ -24,11 +24,12 @@ DELETE = SUBSYSTEM << 8 | 2
 TUPLE_ORIGINAL = 1
 TUPLE_REPLY = 2
 STATUS = 3
+STATE = 4
 ID = 12
 ZONE = 18
 FILTER = 25
-STATUS_MASK = 26
 TUPLE_IP = 1
+IPV4_DESTINATION = 2
 TUPLE_PROTOCOL = 2
 PROTOCOL_NUMBER = 1
 SOURCE_PORT = 2
@@ -39,22 +40,24 @@ BY_DESTINATION = 1 << 1
 BY_PROTOCOL = 1 << 3
 BY_DESTINATION_PORT = 1 << 5
 SEEN_REPLY = 1 << 1
+STATES = {6: 1, 132: 3}  # CTA_PROTOINFO_TCP, CTA_PROTOINFO_SCTP by protocol; the state is the first attribute in it
+CLOSED = {6: 8, 132: 1}  # TCP_CONNTRACK_CLOSE, SCTP_CONNTRACK_CLOSED: broken off, and kept for ten seconds
 
 FAMILIES = {4: 2, 6: 10}  # address families by IP version
 _PORT = struct.Struct(">H")
-_SOURCE = {4: 1, 6: 3}  # CTA_IP_V4_SRC, CTA_IP_V6_SRC; the destination's is the next
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """One connection: where it was opened to, who answers, and `handle`, the attributes that name it.
 
-    `answered` tells whether it ever was.
+    `live` tells whether it may go on: somebody has answered, and nobody broke it off. (TCP that both sides ended is not
+    told apart: conntrack takes a new connection from the same port for what it is.)
     """
 
     destination: tuple[str, int]
     answers: tuple[str, int]
     handle: bytes
-    answered: bool = True
+    live: bool = True
 
 
 def encode_dump(
@@ -64,12 +67,11 @@ def encode_dump(
     sequence: int,
     destination: tuple[str, int] | None = None,
     narrow: bool = True,
-    unanswered: bool = False,
 ) -> bytes:
     """Returns the request for all entries of one family and protocol, or only those opened to `destination`.
 
-    Without `narrow` the kernel (before Linux 5.8) is not asked to choose, and gives entries of every protocol. With
-    `unanswered` it is asked for such alone; before Linux 5.15 it gives others too.
+    Of IPv6, all those opened to the destination's port. Without `narrow` the kernel (before Linux 5.8) is not asked to
+    choose, and gives entries of every protocol.
     """
     attributes = b""
     if narrow:
@@ -77,9 +79,11 @@ def encode_dump(
         ports = [netlink.encode_attribute(PROTOCOL_NUMBER, bytes([protocol]))]
         address = b""
         if destination is not None:
-            flags |= BY_DESTINATION | BY_DESTINATION_PORT
-            packed = ip_address(destination[0]).packed
-            address = netlink.encode_nested(TUPLE_IP, netlink.encode_attribute(_SOURCE[version] + 1, packed))
+            flags |= BY_DESTINATION_PORT
+            if version == 4:  # of IPv6 addresses, kernels to this day choose all but the one that was asked for
+                flags |= BY_DESTINATION
+                packed = ip_address(destination[0]).packed
+                address = netlink.encode_nested(TUPLE_IP, netlink.encode_attribute(IPV4_DESTINATION, packed))
             ports.append(netlink.encode_attribute(DESTINATION_PORT, _PORT.pack(destination[1])))
         attributes = netlink.encode_nested(TUPLE_ORIGINAL, address, netlink.encode_nested(TUPLE_PROTOCOL, *ports))
         # Unlike the rest of nfnetlink, the filter's numbers are in host order.
@@ -87,9 +91,6 @@ def encode_dump(
         attributes += netlink.encode_nested(
             FILTER, *(netlink.encode_attribute(side, value.to_bytes(4, sys.byteorder)) for side, value in sides)
         )
-        if unanswered:
-            attributes += netlink.encode_attribute(STATUS, bytes(4))
-            attributes += netlink.encode_attribute(STATUS_MASK, SEEN_REPLY.to_bytes(4, "big"))
     payload = netlink.encode_nfgenmsg(netlink.GenericHeader(FAMILIES[version])) + attributes
     return netlink.encode_message(
         netlink.Message(GET, netlink.NLM_F_REQUEST | netlink.NLM_F_DUMP, sequence, 0, payload)
@@ -105,40 +106,48 @@ def encode_forget(entry: Entry, *, sequence: int) -> bytes:
     )
 
 
-def decode_entry(message: netlink.Message, *, protocol: int) -> Entry | None:
-    """Returns the entry in one message of a dump; None if it is of another protocol. Raises NetlinkDecodeError."""
+def decode_entry(message: netlink.Message, *, protocol: int, live: bool = True) -> Entry | None:
+    """Returns the entry in one message of a dump. Raises NetlinkDecodeError.
+
+    None if it is of another protocol; without `live` also if it is live, and then nothing more of it is read: of a busy
+    node's connections most are.
+    """
     if message.type != NEW:
         raise NetlinkDecodeError(f"message type {message.type:#x} does not carry a conntrack entry")
     _, attributes = netlink.split_nfgenmsg(message.payload)
-    destination = answers = None
-    handle = b""
-    answered = True
-    for attribute in netlink.decode_attributes(attributes):
-        if attribute.type in (TUPLE_ORIGINAL, TUPLE_REPLY):
-            found = _decode_tuple(attribute)
-            if found is None or found[0] != protocol:
-                return None
-            _, source, target = found
-            if attribute.type == TUPLE_ORIGINAL:
-                destination = target
-                handle += netlink.encode_attribute(TUPLE_ORIGINAL | netlink.NLA_F_NESTED, attribute.payload)
-            else:
-                answers = source
-        elif attribute.type in (ID, ZONE):
-            handle += netlink.encode_attribute(attribute.type, attribute.payload)
-        elif attribute.type == STATUS:
-            answered = bool(int.from_bytes(attribute.payload, "big") & SEEN_REPLY)
-    if destination is None or answers is None:
-        raise NetlinkDecodeError("a conntrack entry without its tuples")
-    return Entry(destination, answers, handle, answered)
+    found = {attribute.type: attribute.payload for attribute in netlink.decode_attributes(attributes)}
+    answered = bool(int.from_bytes(found.get(STATUS, b"\xff"), "big") & SEEN_REPLY)
+    alive = answered and not _closed(found.get(STATE, b""), protocol)
+    if alive and not live:
+        return None
+    try:
+        opened = _decode_tuple(found[TUPLE_ORIGINAL])
+        replies = _decode_tuple(found[TUPLE_REPLY])
+    except KeyError:
+        raise NetlinkDecodeError("a conntrack entry without its tuples") from None
+    if opened is None or replies is None or opened[0] != protocol or replies[0] != protocol:
+        return None
+    handle = netlink.encode_attribute(TUPLE_ORIGINAL | netlink.NLA_F_NESTED, found[TUPLE_ORIGINAL])
+    handle += b"".join(netlink.encode_attribute(type, found[type]) for type in (ID, ZONE) if type in found)
+    return Entry(opened[2], replies[1], handle, alive)
 
 
-def _decode_tuple(attribute: Attribute) -> tuple[int, tuple[str, int], tuple[str, int]] | None:
+def _closed(state: bytes, protocol: int) -> bool:
+    for part in netlink.decode_attributes(state):
+        if part.type == STATES.get(protocol):
+            return any(
+                value.type == 1 and value.payload[:1] == bytes([CLOSED[protocol]])
+                for value in netlink.decode_attributes(part.payload)
+            )
+    return False
+
+
+def _decode_tuple(payload: bytes) -> tuple[int, tuple[str, int], tuple[str, int]] | None:
     """Returns protocol, source and destination; None for protocols without ports."""
     addresses = ["", ""]
     ports = [-1, -1]
     protocol = 0
-    for part in netlink.decode_attributes(attribute.payload):
+    for part in netlink.decode_attributes(payload):
         for value in netlink.decode_attributes(part.payload) if part.type in (TUPLE_IP, TUPLE_PROTOCOL) else ():
             if part.type == TUPLE_IP and value.type in (1, 2, 3, 4):
                 addresses[(value.type - 1) % 2] = _decode_address(value)
