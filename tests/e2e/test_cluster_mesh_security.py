@@ -3,19 +3,18 @@
 import json
 import re
 import subprocess
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from .conftest import Lab, new_lab, remove_lab
 from .test_cluster_mesh_lab import ASK, BOTH, FILES, KOORNACHT, Tabs, wait_until
+from .test_policy import eventually
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(300)]
 
-PATIENCE = 20.0  # seconds for something to come true; tens of milliseconds on an idle machine
 # curl has several ways to say that its time was up before the connection stood; the name was known, nothing was read.
 TIMED_OUT = re.compile(r"curl: \(28\) (?!Resolving|Failed to resolve|Operation).*")
 ENDED = "command terminated with exit code 28"
@@ -62,14 +61,6 @@ class Chapter(Tabs):
 def outcomes(shown: str) -> Counter[str]:
     """Returns how often each thing came: an answer of a cluster, `timed out`, or a line that is neither."""
     return Counter("timed out" if TIMED_OUT.fullmatch(line) or line == "28" else line for line in shown.splitlines())
-
-
-def eventually(check: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not check():
-        if time.monotonic() > deadline:
-            pytest.fail(f"still not so after {PATIENCE:.0f} s: {what}")
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,7 @@ from isthmus.mesh.enforcement import SILENT_AFTER
 from isthmus.mesh.source.kubernetes import KubernetesSource
 from isthmus.model.endpoint import Cluster
 from tests.support.apiserver import running_apiserver
+from tests.support.tasks import running
 
 OWN = "tion"
 NAMES = ("ciliumnetworkpolicies", "ciliumcidrgroups", "clusternetworkpolicies", "adminnetworkpolicies")
@@ -125,18 +126,8 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 async def writing(client: Client, **options: Any) -> AsyncIterator[PolicyConditions]:
     """Serves the writer as the tracker does."""
     writer = PolicyConditions(OWN, rest=0.01, **options)
-    tasks = [
-        asyncio.create_task(writer.serve(client, EventRecorder(client, "tests"))),
-        asyncio.create_task(telling(client, writer)),
-    ]
-    try:
+    async with running(writer.serve(client, EventRecorder(client, "tests")), telling(client, writer)):
         yield writer
-    finally:
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
 
 
 async def telling(client: Client, writer: PolicyConditions) -> None:

@@ -30,6 +30,7 @@ from isthmus.store.errors import Unavailable
 from isthmus.wire import kvstore
 from tests.support.etcd import free_port, needs_etcd
 from tests.support.mesh import C1, C2, Consumer, endpoint, world
+from tests.support.tasks import running
 
 pytestmark = [needs_etcd, pytest.mark.etcd]
 
@@ -67,19 +68,6 @@ class Reader:
         while not condition(self.consumer):
             self._changed.clear()
             await self._changed.wait()
-
-
-@asynccontextmanager
-async def running(*coroutines) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
 
 
 def child(directory: Path, port: int) -> ChildEtcd:

@@ -2,19 +2,28 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import pytest
 
 from isthmus.mesh.storing.publisher import Publisher
 from isthmus.mesh.storing.reader import ReaderHealth, follow
 from isthmus.mesh.storing.reading import HEARTBEAT_LIMIT
-from isthmus.model.mesh import ClusterLeft, ClusterSynced, EndpointGone, EndpointTold, ServiceTold, SliceTold
+from isthmus.model.mesh import (
+    ClusterLeft,
+    ClusterSynced,
+    EndpointGone,
+    EndpointTold,
+    MeshEvent,
+    ServiceTold,
+    SliceTold,
+)
 from isthmus.store.contract import Put
 from isthmus.store.memory import MemoryStore
 from isthmus.wire import kvstore
 from isthmus.wire.kvstore import Kind
 from tests.support.mesh import C1, C2, Consumer, endpoint, service, shared_slice, world
+from tests.support.tasks import running
 
 pytestmark = [pytest.mark.looptime]
 
@@ -37,24 +46,18 @@ class Reader:
 
 
 @asynccontextmanager
-async def running(*coroutines) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
-
-
-async def test_a_reader_learns_what_was_published():
+async def following(*events: MeshEvent) -> AsyncIterator[tuple[MemoryStore, Publisher, Reader]]:
+    """A publisher that published these, and a reader that has heard of them."""
     store = MemoryStore()
     publisher, reader = Publisher(store, own="c1"), Reader(store)
     async with running(publisher.serve(), reader.run()):
-        publisher.apply(world(C1) + world(C2))
+        publisher.apply(events)
         await asyncio.sleep(1)
+        yield store, publisher, reader
+
+
+async def test_a_reader_learns_what_was_published():
+    async with following(*world(C1), *world(C2)) as (_store, publisher, reader):
         assert reader.consumer.synced == {"c1", "c2"}
         publisher.apply([EndpointGone("c1", "10.1.0.1"), EndpointTold(endpoint(C2, 7))])
         await asyncio.sleep(1)
@@ -65,11 +68,7 @@ async def test_a_reader_learns_what_was_published():
 
 
 async def test_a_restart_of_the_store_with_its_data_tells_nothing_again():
-    store = MemoryStore()
-    publisher, reader = Publisher(store, own="c1"), Reader(store)
-    async with running(publisher.serve(), reader.run()):
-        publisher.apply(world(C1))
-        await asyncio.sleep(1)
+    async with following(*world(C1)) as (store, _publisher, reader):
         told = len(reader.batches)
         store.restart()
         await asyncio.sleep(30)
@@ -78,11 +77,7 @@ async def test_a_restart_of_the_store_with_its_data_tells_nothing_again():
 
 
 async def test_a_store_replaced_by_an_empty_one_is_noticed_and_only_differences_are_told():
-    store = MemoryStore()
-    publisher, reader = Publisher(store, own="c1"), Reader(store)
-    async with running(publisher.serve(), reader.run()):
-        publisher.apply(world(C1) + world(C2))
-        await asyncio.sleep(1)
+    async with following(*world(C1), *world(C2)) as (store, publisher, reader):
         told = len(reader.batches)
         store.restart(empty=True)
         publisher.apply([EndpointGone("c1", "10.1.0.1")])
@@ -94,11 +89,7 @@ async def test_a_store_replaced_by_an_empty_one_is_noticed_and_only_differences_
 
 
 async def test_an_outage_changes_nothing_and_health_says_so():
-    store = MemoryStore()
-    publisher, reader = Publisher(store, own="c1"), Reader(store)
-    async with running(publisher.serve(), reader.run()):
-        publisher.apply(world(C1))
-        await asyncio.sleep(1)
+    async with following(*world(C1)) as (store, publisher, reader):
         told = len(reader.batches)
         store.down = True
         store.restart()
@@ -138,11 +129,7 @@ async def test_a_silent_tracker_is_noticed_and_its_expired_keys_change_nothing()
 
 
 async def test_a_cluster_that_left_is_told_once_and_at_once():
-    store = MemoryStore()
-    publisher, reader = Publisher(store, own="c1"), Reader(store)
-    async with running(publisher.serve(), reader.run()):
-        publisher.apply(world(C1) + world(C2))
-        await asyncio.sleep(1)
+    async with following(*world(C1), *world(C2)) as (_store, publisher, reader):
         told = len(reader.batches)
         publisher.apply([ClusterLeft("c2")])
         await asyncio.sleep(1)
@@ -154,11 +141,7 @@ async def test_a_cluster_that_left_is_told_once_and_at_once():
 
 
 async def test_a_compaction_during_an_outage_is_a_difference_only():
-    store = MemoryStore()
-    publisher, reader = Publisher(store, own="c1"), Reader(store)
-    async with running(publisher.serve(), reader.run()):
-        publisher.apply(world(C1))
-        await asyncio.sleep(1)
+    async with following(*world(C1)) as (store, publisher, reader):
         told = len(reader.batches)
         store.down = True
         store.restart()
@@ -189,17 +172,13 @@ async def test_two_readers_learn_the_same_and_bad_values_are_reported_to_both():
     assert one.health.unreadable == 1
 
 
-def published(*names: str) -> list[object]:
+def published(*names: str) -> list[MeshEvent]:
     told = [SliceTold(shared_slice(C1, n, name=name)) for n, name in enumerate(names, 1)]
     return [*world(C1)[:-1], ServiceTold(service(C1)), *told, ClusterSynced("c1")]
 
 
 async def test_one_changed_slice_is_all_that_a_reader_hears_of_it():
-    store = MemoryStore()
-    publisher, reader = Publisher(store, own="c1"), Reader(store)
-    async with running(publisher.serve(), reader.run()):
-        publisher.apply(published("web-1", "web-2"))
-        await asyncio.sleep(1)
+    async with following(*published("web-1", "web-2")) as (store, publisher, reader):
         heard = len(reader.batches)
         asked = []
         watch = store.watch

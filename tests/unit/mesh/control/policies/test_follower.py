@@ -19,6 +19,7 @@ from isthmus.model.endpoint import Node
 from isthmus.model.mesh import ClusterSynced, NodeTold
 from tests.support.control import merged
 from tests.support.kubeserver import ScriptedServer, answer, bookmark, event, status
+from tests.support.tasks import running
 
 pytestmark = pytest.mark.looptime
 
@@ -94,14 +95,9 @@ class Here:
 async def serving() -> AsyncIterator[Here]:
     async with ScriptedServer() as server, Client(server.access) as client:
         here = Here(server)
-        task = asyncio.create_task(here.policies.serve(client, EventRecorder(client, "test")))
-        await asyncio.sleep(0)
-        try:
+        async with running(here.policies.serve(client, EventRecorder(client, "test"))):
+            await asyncio.sleep(0)
             yield here
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
 
 def tell(here: Here) -> None:
