@@ -17,12 +17,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from isthmus.model.flow import Protocol
+from tests.support import messages
+
 if TYPE_CHECKING:
     from tests.support.netns import Host, World
 
-SCTP = 132
 SO_LINGER_RESET = struct.pack("ii", 1, 0)  # close by RST: no TIME_WAIT, and nothing more to track
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+ICMP = {4: Protocol.ICMP, 6: Protocol.ICMPV6}
 
 
 @dataclass(frozen=True)
@@ -191,19 +194,18 @@ def _start(sock: socket.socket, attempt: Attempt, world: World, index: int) -> t
         tag, port = int.from_bytes(token[:4], "big") | 1, 20000 + (int.from_bytes(token[4:6], "big") + index) % 30000
         with suppress(OSError):
             sock.connect((address, 0))
-            sock.send(_sctp(port, attempt.port, 0, 1, tag))
-        return lambda: _received(sock, lambda data: _is_init_ack(_payload(data, attempt.version), tag)), 1
-    kind, answer = (8, 0) if attempt.version == 4 else (128, 129)
-    echo = struct.pack(">BBHHH", kind, 0, 0, int.from_bytes(token[:2], "big"), index & 0xFFFF) + token
-    if attempt.version == 4:
-        echo = echo[:2] + struct.pack(">H", _checksum(echo)) + echo[4:]  # the kernel computes that of ICMPv6 itself
+            sock.send(messages.sctp_init(port, attempt.port, tag))
+        return lambda: _received(sock, lambda data: _is_init_ack(data, attempt.version, tag)), selectors.EVENT_READ
+    protocol = ICMP[attempt.version]
+    request, reply = messages.ECHO[protocol]
+    number = int.from_bytes(token[:2], "big") << 16 | index & 0xFFFF
     with suppress(OSError):
         sock.connect((address, 0))
-        sock.send(echo)
+        sock.send(messages.icmp(protocol, request, number, token))
 
     def matches(data: bytes) -> bool:
-        payload = _payload(data, attempt.version)
-        return payload[:1] == bytes([answer]) and payload[8:16] == token
+        content = messages.payload(data, attempt.version)
+        return content[:1] == bytes([reply]) and content[8:16] == token
 
     return lambda: _received(sock, matches), selectors.EVENT_READ
 
@@ -220,12 +222,11 @@ def _received(sock: socket.socket, matches: Callable[[bytes], bool]) -> bool | N
 
 def _client(attempt: Attempt) -> socket.socket:
     family = FAMILIES[attempt.version]
-    icmp = socket.IPPROTO_ICMP if attempt.version == 4 else socket.IPPROTO_ICMPV6
     kind, protocol = {
         "tcp": (socket.SOCK_STREAM, 0),
         "udp": (socket.SOCK_DGRAM, 0),
-        "sctp": (socket.SOCK_RAW, SCTP),
-        "icmp": (socket.SOCK_RAW, icmp),
+        "sctp": (socket.SOCK_RAW, Protocol.SCTP),
+        "icmp": (socket.SOCK_RAW, ICMP[attempt.version]),
     }[attempt.protocol]
     sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
     if attempt.protocol == "tcp":
@@ -238,7 +239,7 @@ def _server(protocol: str, port: int, ip: str) -> socket.socket:
     kind, number = {
         "tcp": (socket.SOCK_STREAM, 0),
         "udp": (socket.SOCK_DGRAM, 0),
-        "sctp": (socket.SOCK_RAW, SCTP),
+        "sctp": (socket.SOCK_RAW, Protocol.SCTP),
     }[protocol]
     sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, number)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -256,52 +257,13 @@ def _echo_datagram(sock: socket.socket) -> None:
 def _echo_sctp(port: int, version: int) -> Callable[[socket.socket], None]:
     def answer(sock: socket.socket) -> None:
         data, sender = sock.recvfrom(65536)
-        payload = _payload(data, version)
-        if len(payload) >= 20 and payload[12] == 1 and int.from_bytes(payload[2:4], "big") == port:
-            source, tag = int.from_bytes(payload[:2], "big"), int.from_bytes(payload[16:20], "big")
-            sock.sendto(_sctp(port, source, tag, 2, tag), (sender[0], 0))
+        content = messages.payload(data, version)
+        if messages.is_sctp_init(content) and int.from_bytes(content[2:4], "big") == port:
+            sock.sendto(messages.sctp_init_ack(content), (sender[0], 0))
 
     return answer
 
 
-def _sctp(source: int, destination: int, verification: int, chunk: int, tag: int) -> bytes:
-    """Returns an SCTP packet with one INIT (1) or INIT ACK (2) chunk (RFC 9260)."""
-    body = struct.pack(">BBHIIHHI", chunk, 0, 20, tag, 65536, 1, 1, tag)
-    head = struct.pack(">HHI", source, destination, verification)
-    return head + struct.pack("<I", _crc32c(head + bytes(4) + body)) + body
-
-
-def _is_init_ack(payload: bytes, tag: int) -> bool:
-    return len(payload) >= 20 and payload[12] == 2 and int.from_bytes(payload[4:8], "big") == tag
-
-
-def _payload(data: bytes, version: int) -> bytes:
-    """Returns what follows the IP header; raw IPv6 sockets do not show one."""
-    return data[(data[0] & 15) * 4 :] if version == 4 and data else data
-
-
-def _checksum(data: bytes) -> int:
-    total = sum(struct.unpack(f">{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
-
-
-def _table() -> list[int]:
-    table = []
-    for byte in range(256):
-        value = byte
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return table
-
-
-_CRC32C = _table()
-
-
-def _crc32c(data: bytes) -> int:
-    value = 0xFFFFFFFF
-    for byte in data:
-        value = value >> 8 ^ _CRC32C[(value ^ byte) & 0xFF]
-    return value ^ 0xFFFFFFFF
+def _is_init_ack(data: bytes, version: int, tag: int) -> bool:
+    content = messages.payload(data, version)
+    return messages.is_sctp_init_ack(content) and int.from_bytes(content[4:8], "big") == tag
