@@ -14,12 +14,12 @@ from itertools import pairwise
 import msgspec
 
 from isthmus.policy.gate import Opening, Ports, simplest
-from isthmus.policy.rules import Address, CidrPeer, IcmpType, Network, PortRange
+from isthmus.policy.rules import CidrPeer, Network, PortRange
+from isthmus.ruleset.rules import Box
 
 MOST_GROUPS = 4
 MOST_BOXES = 20_000
 
-Box = tuple[Address, Address, int, int, int]
 Block = tuple[int, int]
 """First and last address of a network, as numbers."""
 
@@ -135,11 +135,6 @@ def port_ranges(ports: Iterable[Ports]) -> Iterator[tuple[int, tuple[tuple[int, 
         by_protocol.setdefault(one.protocol, []).append((one.first, one.last))
     for protocol, ranges in by_protocol.items():
         yield protocol, tuple(ranges)
-
-
-def icmp_types(ports: Iterable[Ports]) -> list[IcmpType]:
-    """Returns the types of ICMP among `ports`."""
-    return [port for port in ports if isinstance(port, IcmpType)]
 
 
 def _cut(peer: CidrPeer) -> list[Block]:

@@ -57,15 +57,16 @@ class AddressIn(msgspec.Struct, frozen=True):
     networks: tuple[Network, ...]
 
 
-class AddressPortIn(msgspec.Struct, frozen=True):
-    """Is the packet of a protocol and port that `boxes` has for its address; all of one family, none overlap.
+Box = tuple[Address, Address, int, int, int]
+"""First and last address, protocol, first and last port."""
 
-    A box is first and last address, protocol, first and last port.
-    """
+
+class AddressPortIn(msgspec.Struct, frozen=True):
+    """Is the packet of a protocol and port that `boxes` has for its address; all of one family, none overlap."""
 
     address: Expr
     port: Expr
-    boxes: tuple[tuple[Address, Address, int, int, int], ...]
+    boxes: tuple[Box, ...]
 
 
 class IcmpIs(msgspec.Struct, frozen=True):

@@ -9,11 +9,12 @@ import re
 from collections.abc import Iterable, Iterator
 
 from isthmus.model.service import Target
-from isthmus.policy.rules import Address, Network
+from isthmus.policy.rules import Network
 from isthmus.ruleset.rules import (
     MAX_COMMENT,
     AddressIn,
     AddressPortIn,
+    Box,
     ByState,
     Drop,
     Established,
@@ -235,7 +236,7 @@ def _concatenated(fields: tuple[Expr, ...]) -> str:
     return " . ".join(field.value for field in fields)
 
 
-def _box(box: tuple[Address, Address, int, int, int]) -> str:
+def _box(box: Box) -> str:
     first, last, protocol, low, high = box
     addresses = f"{first}" if first == last else f"{first}-{last}"
     return f"{addresses} . {protocol} . {low if low == high else f'{low}-{high}'}"
