@@ -13,19 +13,8 @@ Rejected: telling rules apart by which identities they match now; gates would ch
 from collections.abc import Iterable
 from itertools import chain
 
-from isthmus.model.selector import Operator, Selector
-from isthmus.policy.rules import (
-    Action,
-    CidrPeer,
-    EndpointPeer,
-    IcmpType,
-    NamePeer,
-    NodePeer,
-    Peer,
-    PodPeer,
-    PortName,
-    PortRange,
-)
+from isthmus.policy.overlap import peers_overlap, ports_overlap
+from isthmus.policy.rules import Action, IcmpType, Peer, PortName, PortRange
 
 MOST_LOOKS = 100_000
 """Comparisons of two rules for one gate: some 0.1 s."""
@@ -88,9 +77,7 @@ def steps(rules: Iterable[tuple[Action, Meaning]], *, most_looks: int = MOST_LOO
 
 def overlap(one: Meaning, other: Meaning) -> bool:
     """Tells whether a flow could be meant by both; True where that cannot be told."""
-    return _ports_overlap(one, other) and not (
-        one[0] is not None and other[0] is not None and (_apart(one[0], other[0]) or _apart(other[0], one[0]))
-    )
+    return _ports_overlap(one, other) and (one[0] is None or other[0] is None or peers_overlap(one[0], other[0]))
 
 
 def _singles(meaning: Meaning) -> tuple[tuple[int, int], ...] | None:
@@ -108,54 +95,6 @@ def _singles(meaning: Meaning) -> tuple[tuple[int, int], ...] | None:
 
 
 def _ports_overlap(one: Meaning, other: Meaning) -> bool:
-    if one[2] or other[2]:
-        return True
-    return any(a is None or b is None or _span_overlaps(a, b) for a in one[1] for b in other[1])
-
-
-def _span_overlaps(one: PortRange | IcmpType, other: PortRange | IcmpType) -> bool:
-    (a, b), (c, d) = _span(one), _span(other)
-    return one.protocol == other.protocol and a <= d and c <= b
-
-
-def _span(port: PortRange | IcmpType) -> tuple[int, int]:
-    return (port.type, port.type) if isinstance(port, IcmpType) else (port.first, port.last)
-
-
-def _apart(one: Peer, other: Peer) -> bool:
-    """Tells whether nobody can be both peers; looks at the pair in one order only."""
-    match one, other:
-        case PodPeer(), PodPeer():
-            return (
-                _differ(one.namespace, other.namespace)
-                or _differ(one.cluster, other.cluster)
-                or _exclude(one.pods, other.pods)
-                or _exclude(one.namespaces, other.namespaces)
-            )
-        case NodePeer(), NodePeer():
-            return _differ(one.cluster, other.cluster) or _exclude(one.selector, other.selector)
-        case EndpointPeer(), EndpointPeer():
-            return _exclude(one.selector, other.selector)
-        case CidrPeer(), CidrPeer():
-            return one.network.version != other.network.version or not one.network.overlaps(other.network)
-        case PodPeer(), NodePeer():
-            return True
-        case ((PodPeer() | NodePeer()), NamePeer()):
-            return True
-        case ((PodPeer() | NodePeer()), CidrPeer()):
-            return other.outside
-        case _:
-            return False
-
-
-def _differ(one: str, other: str) -> bool:
-    return bool(one and other and one != other)
-
-
-def _exclude(one: Selector, other: Selector) -> bool:
-    """Tells whether two selectors want values of one key that have none in common."""
-    values = {term.key: set(term.values) for term in one.terms if term.operator is Operator.IN}
     return any(
-        term.operator is Operator.IN and term.key in values and values[term.key].isdisjoint(term.values)
-        for term in other.terms
+        a is None or b is None or ports_overlap(a, b) for a in chain(one[1], one[2]) for b in chain(other[1], other[2])
     )

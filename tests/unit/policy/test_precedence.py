@@ -78,7 +78,10 @@ NAMES = NamePeer((NamePattern("example.com."),))
         (app("a"), app("a"), True),
         (app("a"), app("b"), False),
         (app("a"), PodPeer(Selector.equals({"tier": "b"})), True),
-        (app("a"), PodPeer(Selector.of(Term("app", Operator.NOT_IN, ("a",)))), True),
+        (app("a"), PodPeer(Selector.of(Term("app", Operator.NOT_IN, ("a",)))), False),
+        (app("a"), PodPeer(Selector.of(Term("app", Operator.NOT_IN, ("b",)))), True),
+        (app("a"), PodPeer(Selector.of(Term("app", Operator.DOES_NOT_EXIST))), False),
+        (app("a"), PodPeer(Selector.of(Term("app", Operator.EXISTS))), True),
         (app("a", namespace="x"), app("a", namespace="y"), False),
         (app("a", namespace="x"), app("a"), True),
         (app("a", cluster="x"), app("a", cluster="y"), False),
@@ -127,19 +130,27 @@ def test_ports_overlap_where_a_flow_could_have_both(one, other, together):
 def test_a_port_by_name_may_be_any_number():
     assert overlap((app("a"), (), (PortName(6, "web"),)), (app("a"), tcp(80), ()))
     assert not overlap((app("a"), (), (PortName(6, "web"),)), (app("b"), tcp(80), ()))
+    assert overlap((app("a"), (), (PortName(0, "web"),)), (app("a"), (PortRange(17, 53, 53),), ()))
+
+
+def test_a_port_by_name_is_of_its_protocol_alone():
+    assert not overlap((app("a"), (), (PortName(6, "web"),)), (app("a"), (PortRange(17, 80, 80),), ()))
+    assert not overlap((app("a"), (), (PortName(6, "web"),)), (app("a"), (), (PortName(17, "web"),)))
 
 
 @pytest.mark.parametrize("seed", range(200))
 def test_the_first_match_is_the_same_as_before_for_every_flow(seed: int):
     rng = Random(seed)
     peers = [None, app("a"), app("b"), app("a", namespace="x"), app("b", namespace="y"), PodPeer(namespace="x")]
-    peers += [NET, INSIDE, OTHER, OUTSIDE, NODES]
+    peers += [NET, INSIDE, OTHER, OUTSIDE, NODES, PodPeer(Selector.of(Term("app", Operator.NOT_IN, ("a",))))]
+    peers += [PodPeer(Selector.of(Term("app", operator))) for operator in (Operator.EXISTS, Operator.DOES_NOT_EXIST)]
     spans = [(None,), tcp(80), tcp(81), tcp(80, 90), tcp(85, 99), (PortRange(17),), (*tcp(80), PortRange(17, 53, 53))]
     rules = [rule(rng.choice(list(Action)), rng.choice(peers), rng.choice(spans)) for _ in range(rng.randint(2, 25))]
     found = steps(rules, most_looks=rng.choice([0, 5, 1000]))
 
     identities = [THE_WORLD, Identity(9, "c", "", {"zone": "a"}, {}, reserved=("remote-node",))]
     identities += [Identity(1, "c", space, {"app": name}, {}) for space in "xy" for name in "ab"]
+    identities += [Identity(1, "c", "x", {}, {})]
     addresses = [ip_address(ip) for ip in ("10.1.0.1", "10.2.0.1", "192.0.2.1", "198.51.100.1")]
     ports = [(6, 80), (6, 81), (6, 88), (6, 95), (6, 1), (17, 53), (17, 80)]
     for identity, address, port in product(identities, addresses, ports):

@@ -11,25 +11,9 @@ from itertools import combinations
 
 import msgspec
 
-from isthmus.model.selector import Operator, Selector, Term
 from isthmus.policy.context import Parsed
-from isthmus.policy.rules import (
-    CidrPeer,
-    EndpointPeer,
-    Grade,
-    IcmpType,
-    NamePeer,
-    NodePeer,
-    ObjectRef,
-    Peer,
-    PodPeer,
-    Policy,
-    Port,
-    PortRange,
-    Problem,
-    Rule,
-    Tier,
-)
+from isthmus.policy.overlap import peers_overlap, ports_overlap
+from isthmus.policy.rules import Grade, ObjectRef, Policy, Problem, Rule, Tier
 
 MAX_STEPS = 100_000
 """Comparisons that are made for one pair of policies; one that needs more is taken to clash."""
@@ -90,7 +74,7 @@ def tie_between(a: Policy, b: Policy) -> Tie | None:
 
 
 def _clashes(first: Policy, second: Policy) -> Iterator[tuple[Rule, Rule]]:
-    if not _peers_overlap(first.subject, second.subject):
+    if not peers_overlap(first.subject, second.subject):
         return
     left = MAX_STEPS
     for one in first.rules:
@@ -106,67 +90,10 @@ def _clashes(first: Policy, second: Policy) -> Iterator[tuple[Rule, Rule]]:
 def _any_peers_overlap(one: Rule, other: Rule) -> bool:
     if one.peers is None or other.peers is None:
         return True
-    return any(_peers_overlap(a, b) for a in one.peers for b in other.peers)
-
-
-def _peers_overlap(a: Peer, b: Peer) -> bool:
-    """Tells whether some address could be meant by both; pods and nodes have addresses, so networks mean them too."""
-    match a, b:
-        case PodPeer(), PodPeer():
-            return (
-                not (a.cluster and b.cluster and a.cluster != b.cluster)
-                and not (a.namespace and b.namespace and a.namespace != b.namespace)
-                and _selectors_overlap(a.pods, b.pods)
-                and _selectors_overlap(a.namespaces, b.namespaces)
-            )
-        case NodePeer(), NodePeer():
-            return not (a.cluster and b.cluster and a.cluster != b.cluster) and _selectors_overlap(
-                a.selector, b.selector
-            )
-        case EndpointPeer(), EndpointPeer():
-            return _selectors_overlap(a.selector, b.selector)
-        case (PodPeer(), NodePeer() | NamePeer()) | (NodePeer() | NamePeer(), PodPeer()):
-            return False
-        case (NodePeer(), NamePeer()) | (NamePeer(), NodePeer()):
-            return False
-        case CidrPeer(), CidrPeer():
-            return a.network.version == b.network.version and (a.network[0] in b.network or b.network[0] in a.network)
-        case (CidrPeer(outside=True), PodPeer() | NodePeer()) | (PodPeer() | NodePeer(), CidrPeer(outside=True)):
-            return False
-    return True
-
-
-def _selectors_overlap(a: Selector, b: Selector) -> bool:
-    return not any(one.key == other.key and _exclude(one, other) for one in a.terms for other in b.terms)
-
-
-def _exclude(one: Term, other: Term) -> bool:
-    """Tells whether no value of their label meets both terms."""
-    match one.operator, other.operator:
-        case Operator.IN, Operator.IN:
-            return not set(one.values) & set(other.values)
-        case Operator.IN, Operator.NOT_IN:
-            return set(one.values) <= set(other.values)
-        case Operator.NOT_IN, Operator.IN:
-            return set(other.values) <= set(one.values)
-        case (Operator.DOES_NOT_EXIST, Operator.IN | Operator.EXISTS) | (
-            Operator.IN | Operator.EXISTS,
-            Operator.DOES_NOT_EXIST,
-        ):
-            return True
-    return False
+    return any(peers_overlap(a, b) for a in one.peers for b in other.peers)
 
 
 def _any_ports_overlap(one: Rule, other: Rule) -> bool:
     if one.ports is None or other.ports is None:
         return True
-    return any(_ports_overlap(a, b) for a in one.ports for b in other.ports)
-
-
-def _ports_overlap(a: Port, b: Port) -> bool:
-    match a, b:
-        case PortRange(), PortRange():
-            return a.protocol == b.protocol and a.first <= b.last and b.first <= a.last
-        case (IcmpType(), _) | (_, IcmpType()):
-            return a == b
-    return not (a.protocol and b.protocol and a.protocol != b.protocol)  # a name may stand for any number
+    return any(ports_overlap(a, b) for a in one.ports for b in other.ports)
