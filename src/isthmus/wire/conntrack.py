@@ -45,6 +45,7 @@ CLOSED = {6: 8, 132: 1}  # TCP_CONNTRACK_CLOSE, SCTP_CONNTRACK_CLOSED: broken of
 
 FAMILIES = {4: 2, 6: 10}  # address families by IP version
 _PORT = struct.Struct(">H")
+_CLOSED_MARK = {protocol: netlink.encode_attribute(1, bytes([state])) for protocol, state in CLOSED.items()}
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -115,9 +116,10 @@ def decode_entry(message: netlink.Message, *, protocol: int, live: bool = True) 
     if message.type != NEW:
         raise NetlinkDecodeError(f"message type {message.type:#x} does not carry a conntrack entry")
     _, attributes = netlink.split_nfgenmsg(message.payload)
+    if not live and _plainly_live(attributes, protocol):
+        return None
     found = {attribute.type: attribute.payload for attribute in netlink.decode_attributes(attributes)}
-    answered = bool(int.from_bytes(found.get(STATUS, b"\xff"), "big") & SEEN_REPLY)
-    alive = answered and not _closed(found.get(STATE, b""), protocol)
+    alive = _answered(found.get(STATUS)) and not _closed(found.get(STATE, b""), protocol)
     if alive and not live:
         return None
     try:
@@ -130,6 +132,20 @@ def decode_entry(message: netlink.Message, *, protocol: int, live: bool = True) 
     handle = netlink.encode_attribute(TUPLE_ORIGINAL | netlink.NLA_F_NESTED, found[TUPLE_ORIGINAL])
     handle += b"".join(netlink.encode_attribute(type, found[type]) for type in (ID, ZONE) if type in found)
     return Entry(opened[2], replies[1], handle, alive)
+
+
+def _plainly_live(attributes: bytes, protocol: int) -> bool:
+    """Tells of most live entries that they are, by a fraction of what it takes to read them."""
+    if _CLOSED_MARK.get(protocol, b"") in attributes:
+        return False
+    for position, length in netlink.attribute_positions(attributes):
+        if netlink.ATTRIBUTE.unpack_from(attributes, position)[1] == STATUS:
+            return _answered(attributes[position + netlink.ATTRIBUTE.size : position + length])
+    return False
+
+
+def _answered(status: bytes | None) -> bool:
+    return status is None or bool(int.from_bytes(status, "big") & SEEN_REPLY)
 
 
 def _closed(state: bytes, protocol: int) -> bool:
