@@ -11,9 +11,9 @@ from isthmus.model.flow import Protocol
 from isthmus.policy.evaluate import Reason
 from isthmus.policy.explaining.answers import Answer
 from isthmus.policy.explaining.cells import port_text
+from isthmus.policy.explaining.ends import End
 from isthmus.policy.explaining.halves import Decider, HalfReport, PartyKind
 from isthmus.policy.explaining.remedies import Remedies, Remedy, RemedyKind
-from isthmus.policy.explaining.targets import End
 from isthmus.policy.rules import Grade, ObjectRef, Tier
 
 MOST_PODS = 4

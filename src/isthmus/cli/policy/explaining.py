@@ -92,7 +92,8 @@ def explain(
     found = picture(kubeconfig=kubeconfig, contexts=contexts, scopes=scopes, partial=partial, manifests=manifests)
     from isthmus.cli.policy import answering
     from isthmus.policy.explaining.answers import explain as judge
-    from isthmus.policy.explaining.targets import TargetError, parse, resolve
+    from isthmus.policy.explaining.ends import TargetError
+    from isthmus.policy.explaining.targets import parse, resolve
 
     scene = scene_of(found)
     space = namespace or found.namespace

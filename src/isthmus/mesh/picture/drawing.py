@@ -5,7 +5,7 @@ labels count. Invariants: nothing here is believed of another cluster; a pod tha
 left out; workloads without pods get imaginary ones only where asked for, with addresses that nobody has.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address
 
 import msgspec
@@ -23,7 +23,15 @@ from isthmus.kube.schema import (
 )
 from isthmus.kube.watch import Snapshot
 from isthmus.mesh.source.identities import DEFAULT_EXCLUDED
-from isthmus.mesh.source.objects import FINISHED, canonical_ip, clean_labels, namespace_labels, node_facts, pod_facts
+from isthmus.mesh.source.objects import (
+    FINISHED,
+    canonical_ip,
+    clean_labels,
+    named_ports,
+    namespace_labels,
+    node_facts,
+    pod_facts,
+)
 from isthmus.mesh.source.properties import ClusterProperty, Properties
 from isthmus.mesh.source.slices import SERVICE_NAME, is_mirrored
 from isthmus.model.endpoint import Cluster
@@ -120,7 +128,11 @@ def draw(parts: Parts, *, cluster: str, scope: Scope, origin: str, imagine_from:
         pods = imagined(parts.workloads, pods, first=imagine_from)
     for pod in pods:
         namespaces.setdefault(pod.namespace, {})
-    slices = [found for found in parts.slices if not is_mirrored(found, cluster=cluster)]
+    slices: dict[tuple[str, str], list[EndpointSlice]] = {}
+    for found in parts.slices:
+        if not is_mirrored(found, cluster=cluster):
+            key = found.metadata.namespace, found.metadata.labels.get(SERVICE_NAME, "")
+            slices.setdefault(key, []).append(found)
     global_in = {ns.metadata.name: namespace_is_global(ns.metadata.annotations)[0] for ns in parts.namespaces}
     taken = Properties(Cluster(cluster, 1))
     taken.take(Snapshot(tuple(parts.properties)))
@@ -132,12 +144,17 @@ def draw(parts: Parts, *, cluster: str, scope: Scope, origin: str, imagine_from:
         pods=tuple(pods),
         nodes=tuple(node_seen(node, cluster=cluster) for node in parts.nodes),
         services=tuple(
-            service_seen(service, slices=slices, pods=pods, in_global=global_in.get(service.metadata.namespace, True))
+            service_seen(
+                service,
+                slices=slices.get((service.metadata.namespace, service.metadata.name), ()),
+                pods=pods,
+                in_global=global_in.get(service.metadata.namespace, True),
+            )
             for service in parts.services
         ),
         policies=tuple(parts.policies),
         cidr_groups=tuple(group for obj in parts.cidr_groups if (group := cidr_group(obj)) is not None),
-        api_servers=tuple(_backends(slices, "default", "kubernetes", unready=True)),
+        api_servers=tuple(_backends(slices.get(("default", "kubernetes"), ()), unready=True)),
         origin=origin,
     )
 
@@ -165,6 +182,7 @@ def pod_seen(pod: OwnedPod) -> PodSeen | None:
             labels=own_labels(clean_labels(meta.labels, [])),
             node=spec.nodeName,
             ips=tuple(ips),
+            named_ports=named_ports(pod),
             ports=container_ports(pod),
             workload=workload_of(meta),
             host_network=True,
@@ -223,10 +241,11 @@ def node_seen(node: Node, *, cluster: str) -> NodeSeen:
 def service_seen(
     service: Service, *, slices: Sequence[EndpointSlice], pods: Sequence[PodSeen], in_global: bool
 ) -> ServiceSeen:
-    """Returns a Service; where there are no slices for it, its backends are the pods that it selects."""
+    """Returns a Service, given its slices; where there are none, its backends are the pods that it selects."""
     meta, spec = service.metadata, service.spec
     said = settings(meta.annotations, headless=spec.clusterIP == "None", namespace_global=in_global)
-    backends = list(_backends(slices, meta.namespace, meta.name))
+    told = _backends(slices)
+    backends = list(told)
     if not backends and spec.selector:
         wanted = spec.selector.items()
         backends = [
@@ -246,24 +265,29 @@ def service_seen(
             if port.protocol in PORT_PROTOCOLS
         ),
         backends=tuple(backends),
+        told=told,
         is_global=said.is_global,
         shared=said.shared,
         preference=said.preference,
     )
 
 
-def _backends(slices: Iterable[EndpointSlice], namespace: str, name: str, *, unready: bool = False) -> Iterator[str]:
-    """Yields the addresses of a Service's ready endpoints, with `unready` of all; the API server's are always its."""
-    seen: set[str] = set()
+def _backends(slices: Iterable[EndpointSlice], *, unready: bool = False) -> dict[str, tuple[tuple[str, int, int], ...]]:
+    """Returns the addresses of ready endpoints, with `unready` of all (the API server's are always its), and ports."""
+    seen: dict[str, tuple[tuple[str, int, int], ...]] = {}
     for found in slices:
-        meta = found.metadata
-        if meta.namespace != namespace or meta.labels.get(SERVICE_NAME) != name:
-            continue
+        ports = tuple(
+            (port.name or "", int(PORT_PROTOCOLS[port.protocol or "TCP"]), port.port)
+            for port in found.ports or ()
+            if port.port is not None and (port.protocol or "TCP") in PORT_PROTOCOLS and 0 < port.port <= 65535
+        )
         for endpoint in found.endpoints or ():
             ip = canonical_ip(endpoint.addresses[0]) if endpoint.addresses else None
-            if ip is not None and (unready or endpoint.conditions.ready is not False) and ip not in seen:
-                seen.add(ip)
-                yield ip
+            if ip is not None and (unready or endpoint.conditions.ready is not False):
+                # Mostly one slice has it, whose ports are kept once for all of its addresses.
+                known = seen.get(ip)
+                seen[ip] = tuple(dict.fromkeys((*known, *ports))) if known else ports
+    return seen
 
 
 # -- pods that do not exist ----------------------------------------------------------------------------------------

@@ -11,11 +11,11 @@ import msgspec
 
 from isthmus.model.endpoint import family_of
 from isthmus.model.flow import Flow, Protocol
+from isthmus.policy.explaining.ends import End, TargetError
 from isthmus.policy.explaining.facts import changed
 from isthmus.policy.explaining.halves import HalfReport, Party, PartyKind, halves
 from isthmus.policy.explaining.remedies import Remedies, Remedy, remedies
 from isthmus.policy.explaining.scene import Scene
-from isthmus.policy.explaining.targets import End, TargetError
 
 MOST_PAIRS = 64
 """Pairs of ends that one question may mean."""

@@ -67,8 +67,9 @@ class ServicePortSeen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServiceSeen(msgspec.Struct, frozen=True, kw_only=True):
-    """A Service. `selector` is None where it has none; `backends` are the addresses behind it, ready or not.
+    """A Service. `selector` is None where it has none; `backends` are the addresses behind it.
 
+    `told` is what EndpointSlices say of the ports there, by address: (name of the Service's port, protocol, number).
     `is_global` says that it uses the backends of other clusters, `shared` that others may use its own, `preference`
     whose it prefers (none, local, remote, or clusters in their order).
     """
@@ -80,6 +81,7 @@ class ServiceSeen(msgspec.Struct, frozen=True, kw_only=True):
     ips: tuple[str, ...] = ()
     ports: tuple[ServicePortSeen, ...] = ()
     backends: tuple[str, ...] = ()
+    told: dict[str, tuple[tuple[str, int, int], ...]] = {}
     is_global: bool = False
     shared: bool = False
     preference: str = ""

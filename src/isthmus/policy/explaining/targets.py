@@ -14,14 +14,14 @@ Invariant: what is found is named in full, with its cluster; what is not found i
 Rejected: a flag for each kind, four times the flags for what kubectl users write in one word.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from ipaddress import ip_address
 
 import msgspec
 
-from isthmus.model.flow import PORT_PROTOCOLS
-from isthmus.policy.explaining.cells import port_text
-from isthmus.policy.explaining.facts import ClusterSeen, PodSeen, ServicePortSeen, ServiceSeen
+from isthmus.policy.explaining.backends import service_ends
+from isthmus.policy.explaining.ends import End, TargetError, listed, of_party, of_pods
+from isthmus.policy.explaining.facts import ClusterSeen, PodSeen, ServiceSeen
 from isthmus.policy.explaining.groups import Grouping
 from isthmus.policy.explaining.halves import Party, PartyKind, party_at
 from isthmus.policy.explaining.scene import Scene
@@ -38,15 +38,13 @@ KINDS = {
     **dict.fromkeys(("node", "nodes", "no"), "Node"),
 }
 OUTSIDE = ("outside", "world", "internet")
-MOST_LISTED = 8
-
-
-class TargetError(Exception):
-    """What was written names nothing, or nothing that can be told; the message says what to write."""
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """What was written, taken apart. `kind` is a value of KINDS, `Labels`, `Address`, `Outside`, `Name` or "" (any)."""
+    """What was written, taken apart.
+
+    `kind` is a value of KINDS, `Labels`, `Address`, `Outside`, `Name` or "" (any).
+    """
 
     text: str
     cluster: str = ""
@@ -132,27 +130,6 @@ def _address(text: str) -> str:
         return ""
 
 
-class End(msgspec.Struct, frozen=True, kw_only=True):
-    """An end: parties that look the same, one or more for each node. `port` is where a Service leads to there.
-
-    `name` is for people; `members` are the names of all pods; `domain` is a name that stands for its address.
-    """
-
-    name: str
-    kind: PartyKind
-    parties: tuple[Party, ...]
-    cluster: str = ""
-    members: tuple[str, ...] = ()
-    port: tuple[int, int] | None = None
-    domain: str = ""
-    service: str = ""
-
-    @property
-    def imaginary(self) -> bool:
-        """Tells whether its pods do not exist yet."""
-        return any(party.pod is not None and party.pod.imaginary for party in self.parties)
-
-
 def resolve(scene: Scene, target: Target, *, cluster: str, port: tuple[int, int] | None) -> tuple[list[End], list[str]]:
     """Returns the ends that a target means, and notes for people; `cluster` is meant where none is written.
 
@@ -160,17 +137,13 @@ def resolve(scene: Scene, target: Target, *, cluster: str, port: tuple[int, int]
     """
     match target.kind:
         case "Address" if (held := _service_at(scene, target.name, cluster)) is not None:
-            seen, service = held
-            named = msgspec.structs.replace(target, namespace=service.namespace, name=service.name)
-            return _service(scene, seen, named, port)
+            return service_ends(scene, *held, port, said=target.text)
         case "Address":
-            return [_of_party(party_at(scene, target.name), target.text)], []
+            return [of_party(party_at(scene, target.name), target.text)], []
         case "Outside":
             return [_nowhere(scene, "outside", anyone=True)], []
         case "Name" if (near := _service_named(scene, target.name, cluster)) is not None:
-            seen, service = near
-            named = msgspec.structs.replace(target, namespace=service.namespace, name=service.name)
-            return _service(scene, seen, named, port)
+            return service_ends(scene, *near, port, said=target.text)
         case "Name":
             note = f"{target.name}: taken for an address outside that no policy names; ask for its address to be exact"
             return [_nowhere(scene, target.name, domain=target.name)], [note]
@@ -178,9 +151,12 @@ def resolve(scene: Scene, target: Target, *, cluster: str, port: tuple[int, int]
     if target.kind == "Node":
         return _node(seen, target), []
     if target.kind == "Service":
-        return _service(scene, seen, target, port)
+        here = {service.name: service for service in seen.services if service.namespace == target.namespace}
+        if target.name not in here:
+            raise TargetError(_none(target, "Service", seen, here))
+        return service_ends(scene, seen, here[target.name], port, said=target.text)
     pods = _pods(seen, target)
-    return _ends(scene, [(seen.name, pod) for pod in pods]), []
+    return of_pods(scene, [(seen.name, pod) for pod in pods]), []
 
 
 def _cluster(scene: Scene, target: Target, default: str) -> ClusterSeen:
@@ -202,26 +178,13 @@ def _nowhere(scene: Scene, name: str, *, domain: str = "", anyone: bool = False)
     return End(name=name, kind=PartyKind.OUTSIDE, parties=parties, domain=domain)
 
 
-def _of_party(party: Party, name: str) -> End:
-    if party.pod is not None:
-        full = f"{party.cluster}:{party.pod.namespace}/{party.pod.name} ({party.ip})"
-        return End(name=full, kind=party.kind, parties=(party,), cluster=party.cluster, members=(party.pod.name,))
-    if party.kind is PartyKind.NODE:
-        full = f"{party.cluster}:node/{party.node} ({party.ip})"
-        return End(name=full, kind=party.kind, parties=(party,), cluster=party.cluster)
-    if party.kind is PartyKind.UNKNOWN_POD:
-        full = f"{party.ip} (no known pod of {party.cluster}:node/{party.node})"
-        return End(name=full, kind=party.kind, parties=(party,), cluster=party.cluster)
-    return End(name=name, kind=party.kind, parties=(party,))
-
-
 def _node(seen: ClusterSeen, target: Target) -> list[End]:
     for node in seen.nodes:
         if node.name == target.name:
             if not node.addresses:
                 raise TargetError(f"{target.text!r}: node {node.name} has no address")
             party = Party(kind=PartyKind.NODE, ip=node.addresses[0], cluster=seen.name, node=node.name, name=node.name)
-            return [_of_party(party, node.name)]
+            return [of_party(party, node.name)]
     raise TargetError(_none(target, "node", seen, [node.name for node in seen.nodes]))
 
 
@@ -247,79 +210,9 @@ def _pods(seen: ClusterSeen, target: Target) -> list[PodSeen]:
 
 def _none(target: Target, what: str, seen: ClusterSeen, names: Iterable[str]) -> str:
     place = f"cluster {seen.name}" if what == "node" else f"namespace {target.namespace} of cluster {seen.name}"
-    there = sorted(set(names))
-    listed = ", ".join(there[:MOST_LISTED]) + (", ..." if len(there) > MOST_LISTED else "")
+    there = listed(names)
     named = f" {target.name}" if target.name else ""
-    return f"{target.text!r}: no {what}{named} in {place}" + (f"; there are {listed}" if there else "; it has none")
-
-
-def _ends(scene: Scene, pods: Sequence[tuple[str, PodSeen]], *, service: str = "") -> list[End]:
-    ends = []
-    for cluster, pod in pods:
-        if pod.host_network:
-            party = Party(kind=PartyKind.NODE, ip=pod.ips[0], cluster=cluster, node=pod.node, name=pod.node)
-            name = f"{cluster}:{pod.namespace}/{pod.name} (network of node {pod.node})"
-            ends.append(
-                End(
-                    name=name,
-                    kind=PartyKind.NODE,
-                    parties=(party,),
-                    cluster=cluster,
-                    members=(pod.name,),
-                    service=service,
-                )
-            )
-    for group in Grouping(scene).pods(pods):
-        parties = tuple(
-            Party(kind=PartyKind.POD, ip=ip, cluster=group.cluster, node=pod.node, pod=pod, name=pod.name)
-            for pod in group.pods
-            for ip in pod.ips
-        )
-        members = tuple(pod.name for pod in group.pods)
-        ends.append(
-            End(
-                name=group.name,
-                kind=PartyKind.POD,
-                parties=parties,
-                cluster=group.cluster,
-                members=members,
-                service=service,
-            )
-        )
-    return ends
-
-
-# -- Services ------------------------------------------------------------------------------------------------------
-
-
-def _service(
-    scene: Scene, seen: ClusterSeen, target: Target, port: tuple[int, int] | None
-) -> tuple[list[End], list[str]]:
-    here = {service.name: service for service in seen.services if service.namespace == target.namespace}
-    service = here.get(target.name)
-    if service is None:
-        raise TargetError(_none(target, "Service", seen, here))
-    holders = [seen]
-    if service.is_global:
-        for other in scene.picture.clusters:
-            twin = _find(other, service)
-            if other.name != seen.name and twin is not None and twin.is_global and twin.shared:
-                holders.append(other)
-    name = f"service {service.namespace}/{service.name}"
-    ends: list[End] = []
-    notes = []
-    for holder in holders:
-        twin = _find(holder, service)
-        found = _backends(scene, holder, twin, port, name=name) if twin is not None else []
-        if not found:
-            notes.append(f"{name} has no backends in {holder.name}")
-        ends += found
-    if not ends:
-        raise TargetError(f"{target.text!r}: {name} of cluster {seen.name} has no backends")
-    preferred = f", affinity {service.preference}" if service.preference not in ("", "none") else ""
-    kind = f"global{preferred}" if service.is_global else f"of {seen.name} alone (not global)"
-    notes.insert(0, f"{name}: {kind}, backends in {', '.join(dict.fromkeys(end.cluster or 'outside' for end in ends))}")
-    return ends, notes
+    return f"{target.text!r}: no {what}{named} in {place}" + (f"; there are {there}" if there else "; it has none")
 
 
 def _service_at(scene: Scene, ip: str, cluster: str) -> tuple[ClusterSeen, ServiceSeen] | None:
@@ -338,47 +231,3 @@ def _service_named(scene: Scene, name: str, cluster: str) -> tuple[ClusterSeen, 
         if [service.name, service.namespace] == wanted:
             return scene.clusters[cluster], service
     return None
-
-
-def _find(cluster: ClusterSeen, service: ServiceSeen) -> ServiceSeen | None:
-    wanted = (service.namespace, service.name)
-    return next((found for found in cluster.services if (found.namespace, found.name) == wanted), None)
-
-
-def _backends(
-    scene: Scene, cluster: ClusterSeen, service: ServiceSeen, port: tuple[int, int] | None, *, name: str
-) -> list[End]:
-    """Returns the backends that a cluster has, with the port that the Service leads to on each."""
-    wanted = _service_port(cluster, service, port)
-    pods, ends = [], []
-    for ip in service.backends:
-        held = scene.pods_by_ip.get(ip)
-        if held is None or held[0] != cluster.name:
-            ends.append(msgspec.structs.replace(_of_party(party_at(scene, ip), ip), service=name))
-        elif held[1] not in pods:
-            pods.append(held[1])
-    ends += _ends(scene, [(cluster.name, pod) for pod in pods], service=name)
-    return [msgspec.structs.replace(end, port=_target_port(wanted, end)) for end in ends]
-
-
-def _service_port(cluster: ClusterSeen, service: ServiceSeen, port: tuple[int, int] | None) -> ServicePortSeen:
-    listed = ", ".join(port_text(one.protocol, one.port) for one in service.ports) or "none"
-    where = f"service {service.namespace}/{service.name} of cluster {cluster.name}"
-    if port is None:
-        if len(service.ports) == 1:
-            return service.ports[0]
-        raise TargetError(f"{where} has several ports; say which with --port (it has {listed})")
-    for one in service.ports:
-        if (one.protocol, one.port) == port:
-            return one
-    raise TargetError(f"{where} has no port {port_text(*port)} (it has {listed})")
-
-
-def _target_port(port: ServicePortSeen, end: End) -> tuple[int, int]:
-    if isinstance(port.target, int):
-        return port.protocol, port.target or port.port
-    pod = end.parties[0].pod
-    for named in pod.named_ports if pod is not None else ():
-        if named.name == port.target and PORT_PROTOCOLS[named.protocol] == port.protocol:
-            return port.protocol, named.port
-    raise TargetError(f"{end.name} has no container port named {port.target!r}, to which {end.service} leads")

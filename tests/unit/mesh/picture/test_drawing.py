@@ -7,13 +7,17 @@ import msgspec
 from isthmus.kube.schema import EndpointSlice, Service
 from isthmus.mesh.picture.drawing import OwnedPod, Parts, draw
 from isthmus.mesh.source.slices import SOURCE_CLUSTER
+from isthmus.model.endpoint import NamedPort
 from isthmus.policy.explaining.facts import ClusterSeen
 from isthmus.policy.rules import Scope
 
 
-def slice_(service: str, *endpoints: dict[str, Any], namespace: str = "default", **labels: str) -> EndpointSlice:
+def slice_(
+    service: str, *endpoints: dict[str, Any], namespace: str = "default", ports: object = None, **labels: str
+) -> EndpointSlice:
     meta = {"name": f"{service}-1", "namespace": namespace, "labels": {"kubernetes.io/service-name": service, **labels}}
-    return msgspec.convert({"metadata": meta, "addressType": "IPv4", "endpoints": endpoints}, EndpointSlice)
+    found = {"metadata": meta, "addressType": "IPv4", "endpoints": endpoints, "ports": ports}
+    return msgspec.convert(found, EndpointSlice)
 
 
 def at(ip: str, **conditions: bool) -> dict[str, Any]:
@@ -49,6 +53,27 @@ def test_backends_are_those_of_the_own_cluster_that_are_not_said_to_be_unready()
     ]
     (found,) = drawn(slices=slices, services=[service()]).services
     assert found.backends == ("10.0.0.1", "10.0.0.3")
+
+
+def test_ports_are_what_the_slices_of_an_address_say() -> None:
+    http, dns = {"name": "http", "port": 9000, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"}
+    slices = [
+        slice_("web", at("10.0.0.1"), at("10.0.0.2"), ports=[http, dns, {"name": "all"}, {"port": 70000}]),
+        slice_("web", at("10.0.0.2"), ports=[http, {**http, "name": "more", "protocol": None}]),
+        slice_("web", at("10.0.0.3"), ports=[{**http, "protocol": "QUIC"}]),
+        slice_("other", at("10.0.0.1"), ports=[{"name": "x", "port": 1}]),
+    ]
+    (found,) = drawn(slices=slices, services=[service()]).services
+    first = (("http", 6, 9000), ("", 17, 53))
+    assert found.told == {"10.0.0.1": first, "10.0.0.2": (*first, ("more", 6, 9000)), "10.0.0.3": ()}
+
+
+def test_pods_in_the_network_of_their_node_have_named_ports_too() -> None:
+    port = {"name": "http", "containerPort": 9000}
+    spec = {"nodeName": "n1", "hostNetwork": True, "containers": [{"ports": [port]}]}
+    said = {"metadata": {"name": "a", "namespace": "x"}, "spec": spec, "status": {"hostIP": "172.18.0.2"}}
+    (found,) = drawn(pods=[msgspec.convert(said, OwnedPod)]).pods
+    assert (found.host_network, found.ips, found.named_ports) == (True, ("172.18.0.2",), (NamedPort("http", 9000),))
 
 
 def test_without_slices_backends_are_the_pods_that_are_selected_in_the_same_namespace() -> None:

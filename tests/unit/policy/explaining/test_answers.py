@@ -10,6 +10,7 @@ from isthmus.model.endpoint import NamedPort
 from isthmus.model.flow import Flow
 from isthmus.policy.evaluate import Reason
 from isthmus.policy.explaining.answers import Answer, explain
+from isthmus.policy.explaining.ends import TargetError
 from isthmus.policy.explaining.facts import (
     Change,
     ClusterSeen,
@@ -23,7 +24,7 @@ from isthmus.policy.explaining.facts import (
 from isthmus.policy.explaining.halves import halves, party_at
 from isthmus.policy.explaining.remedies import RemedyKind
 from isthmus.policy.explaining.scene import Scene
-from isthmus.policy.explaining.targets import TargetError, parse, resolve
+from isthmus.policy.explaining.targets import parse, resolve
 from isthmus.policy.scoping import under_scopes
 from tests.support.pictures import of_case, scene_of
 
@@ -458,6 +459,73 @@ def test_a_target_port_by_name_is_what_the_pod_says() -> None:
     pods = (pod("a", 1), pod("b", 2, named_ports=(NamedPort("http", 9000),)))
     (answer,) = ask(scene(pods=pods, services=(service("web", "10.0.1.2", target="http"),)), "a", "svc/web", (6, 80))
     assert answer.port == 9000
+
+
+HOST = {"host_network": True, "ips": ("172.18.0.2",)}
+
+
+def led(found: Scene, text: str, port: tuple[int, int] | None = None) -> tuple[list[tuple[str, int | None]], list[str]]:
+    ends, notes = resolve(found, parse(text), cluster="here", port=port)
+    return [(end.name, end.port[1] if end.port else None) for end in ends], notes
+
+
+def test_a_target_port_by_name_of_a_pod_in_its_nodes_network_is_what_the_pod_says() -> None:
+    named = (NamedPort("dns", 5353, "UDP"), NamedPort("http", 9000))
+    pods = (pod("a", 1), pod("b", 2, "n2", named_ports=named, **HOST), pod("c", 3, "n2", **HOST))
+    web = service("web", "172.18.0.2", target="http", selector={"app": "b"})
+    found = scene(DENY_ALL, pods=pods, services=(web,))
+    assert led(found, "svc/web")[0] == [("here:default/b (network of node n2)", 9000)]
+    (answer,) = ask(found, "a", "svc/web")
+    assert (answer.allowed, answer.egress.reason, answer.port) == (False, Reason.DEFAULT_DENY, 9000)
+
+
+def test_what_endpointslices_say_of_a_port_goes_before_what_a_service_and_pods_say() -> None:
+    pods = (pod("a", 1), pod("b", 2, named_ports=(NamedPort("http", 9000),)), pod("c", 3, "n2", **HOST))
+    told = {"10.0.1.2": (("", 6, 9001),), "172.18.0.2": (("x", 6, 1), ("", 17, 2), ("", 6, 9002))}
+    by_name = service("web", *told, target="http", told=told)
+    by_hand = service("own", *told, target=80, told=told)
+    found = scene(pods=pods, services=(by_name, by_hand))
+    expected = [("here:default/b", 9001), ("here:node/n2 (172.18.0.2)", 9002)]
+    assert led(found, "svc/web")[0] == expected
+    assert led(found, "svc/own")[0] == expected
+
+
+def test_a_backend_whose_port_nobody_knows_is_left_out_and_said() -> None:
+    pods = (pod("a", 1, named_ports=(NamedPort("http", 9000),)), pod("b", 2), pod("c", 3, "n2", **HOST))
+    told = {"10.0.1.2": (("metrics", 6, 9100),)}
+    everyone = ("10.0.1.1", "10.0.1.2", "172.18.0.2", "10.0.1.77")
+    web = service("web", *everyone, target="http", selector={}, told=told)
+    ends, notes = led(scene(pods=pods, services=(web,)), "svc/web")
+    assert ends == [("here:default/a", 9000)]
+    head = "service default/web of cluster here: "
+    unknown = f"{head}the number of targetPort 'http' of port 80/TCP is not known for "
+    assert notes[1:] == [
+        f"{head}port 80/TCP does not lead to pod default/b, which has no port in its EndpointSlice",
+        f"{unknown}pod default/c: nothing in spec.containers[].ports has this name, and no EndpointSlice says it",
+        f"{unknown}10.0.1.77: no EndpointSlice says it, and no known pod has this address",
+    ]
+
+
+def test_a_port_that_nobody_knows_of_any_backend_is_an_error_that_names_them_with_the_field() -> None:
+    pods = tuple(pod(f"p{number}", number, "n2", host_network=True, ips=("172.18.0.2",)) for number in range(1, 6))
+    web = service("web", "172.18.0.2", target="http", selector={})
+    with pytest.raises(TargetError) as error:
+        led(scene(pods=pods, services=(web,)), "svc/web")
+    assert str(error.value).startswith(
+        "'svc/web': service default/web of cluster here: the number of targetPort 'http' of port 80/TCP is not known "
+        "for pod default/p1: nothing in spec.containers[].ports has this name"
+    )
+    assert str(error.value).endswith("pod default/p3: nothing in spec.containers[].ports has this name, and no "
+        "EndpointSlice says it; service default/web of cluster here: so it is with 2 more")  # fmt: skip
+
+
+def test_a_cluster_whose_service_of_that_name_lacks_the_port_is_left_out() -> None:
+    here = {"pods": (pod("b", 2),), "services": (service("web", "10.0.1.2", is_global=True, shared=True),)}
+    other = service("web", "10.9.0.1", ports=(81, 82), is_global=True, shared=True)
+    away = {"pods": (pod("c", 1, ips=("10.9.0.1",)),), "services": (other,)}
+    ends, notes = led(scene_of(here=here, away=away), "here:svc/web")
+    assert ends == [("here:default/b", 80)]
+    assert notes[1:] == ["service default/web has no port 80/TCP in away"]
 
 
 @pytest.mark.parametrize(

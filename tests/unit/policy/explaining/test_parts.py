@@ -7,10 +7,11 @@ import pytest
 
 from isthmus.model.identity import THE_WORLD, Identity
 from isthmus.policy.explaining.cells import Cells, port_text
+from isthmus.policy.explaining.ends import TargetError
 from isthmus.policy.explaining.manifests import applicable, name_for, selected
 from isthmus.policy.explaining.narrowing import narrowed
 from isthmus.policy.explaining.networks import Networks, representatives
-from isthmus.policy.explaining.targets import Target, TargetError, parse
+from isthmus.policy.explaining.targets import Target, parse
 from isthmus.policy.rules import Direction, IcmpType, PortRange
 
 CELLS = Cells([PortRange(6, 80, 89), PortRange(6, 85), PortRange(17), IcmpType(1, 8), PortRange(47)], [(6, 443)])
