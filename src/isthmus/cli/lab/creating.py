@@ -1,9 +1,10 @@
 """`isthmus lab create`, `up`, `delete`, `down`."""
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -17,16 +18,24 @@ _KUBECTL = "kubectl is not installed; see https://kubernetes.io/docs/tasks/tools
 _READY = (("koornacht", 1), ("tion", 2))
 """The clusters of `lab up` with their IDs."""
 
-_FAMILY = click.Choice(["ipv4", "dual"])
-_POLICY = click.Choice(["tracker", "standalone", "none"])
-_policy = click.option(
+_Command = Callable[..., None]
+
+
+def _choice(flag: str, *values: str, help: str) -> Callable[[_Command], _Command]:
+    """Returns an option that is one of `values`, the first by default."""
+    return click.option(flag, type=click.Choice(values), default=values[0], show_default=True, help=help)
+
+
+_policy = _choice(
     "--policy",
-    type=_POLICY,
-    default="tracker",
-    show_default=True,
+    "tracker",
+    "standalone",
+    "none",
     help="Who tells the policy agents about other clusters; with none there are no agents.",
 )
-_family = click.option("--ip-family", type=_FAMILY, help="IPv4 alone, or both families. Default: ipv4.")
+_family = click.option(
+    "--ip-family", type=click.Choice(["ipv4", "dual"]), help="IPv4 alone, or both families. Default: ipv4."
+)
 _prefix = click.option(
     "--context-prefix", default="lab-", show_default=True, help="What contexts are called before the cluster's name."
 )
@@ -47,45 +56,61 @@ _binaries = click.option(
 _wait = click.option(
     "--wait/--no-wait", default=True, show_default=True, help="Wait until nodes, agents and DNS are ready too."
 )
-
-
-_proxy = click.option(
+_proxy = _choice(
     "--service-proxy",
-    type=click.Choice(["isthmus", "none"]),
-    default="isthmus",
-    show_default=True,
+    "isthmus",
+    "none",
     help="Who serves Services: the agents, or nobody, so that you can run a kube-proxy on the nodes.",
 )
-_global = click.option(
+_global = _choice(
     "--global-services",
-    type=click.Choice(["nftables", "endpointslices", "off"]),
-    default="nftables",
-    show_default=True,
+    "nftables",
+    "endpointslices",
+    "off",
     help="How other clusters' backends come to be used: by agents, by EndpointSlices of the tracker, or not at all.",
 )
-_scope = click.option(
+_scope = _choice(
     "--policy-scope",
-    type=click.Choice(["clusterset", "local"]),
-    default="clusterset",
-    show_default=True,
+    "clusterset",
+    "local",
     help="Which clusters a policy's peer selector sees when it names none.",
 )
-_live = click.option(
+_live = _choice(
     "--live-connections",
-    type=click.Choice(["cut", "keep"]),
-    default="cut",
-    show_default=True,
+    "cut",
+    "keep",
     help="What a change of policy does to open connections that it no longer allows.",
 )
 
-_Command = TypeVar("_Command", bound=Callable[..., object])
+
+class _New(NamedTuple):
+    """What can be said of any new cluster, by the names of the options."""
+
+    ip_family: str | None
+    policy: str
+    policy_scope: str
+    live_connections: str
+    service_proxy: str
+    global_services: str
+    context_prefix: str
+    images_file: Path | None
+    apiserver_binaries: Path | None
+    wait: bool
+    kubeconfig_merge: bool
 
 
 def _as_new(command: _Command) -> _Command:
-    """Gives a command what can be said of any new cluster."""
+    """Gives a command what can be said of any new cluster, as its argument `new`."""
+
+    @functools.wraps(command)
+    def gathered(*arguments: object, **given: Any) -> None:
+        new = _New(**{name: given.pop(name) for name in _New._fields})
+        command(*arguments, new=new, **given)
+
+    found: _Command = gathered
     for option in (_merge, _wait, _binaries, _images, _prefix, _global, _proxy, _live, _scope, _policy, _family):
-        command = option(command)
-    return command
+        found = option(found)
+    return found
 
 
 @click.command()
@@ -123,17 +148,7 @@ def create(
     nodes: int | None,
     api_port: int | None,
     connect: bool,
-    ip_family: str | None,
-    policy: str,
-    policy_scope: str,
-    live_connections: str,
-    service_proxy: str,
-    global_services: str,
-    context_prefix: str,
-    images_file: Path | None,
-    apiserver_binaries: Path | None,
-    wait: bool,
-    kubeconfig_merge: bool,
+    new: _New,
 ) -> None:
     """Create the cluster NAME, from flags or from a file of kind. Flags win over the file."""
     from isthmus.lab import kubeconfig
@@ -151,7 +166,7 @@ def create(
         chosen = name or argument or kind.name
         if not chosen:
             raise click.UsageError("name the cluster: isthmus lab create NAME")
-        own = {"pods": pod_subnet, "services": service_subnet, "nodes": nodes, "family": ip_family}
+        own = {"pods": pod_subnet, "services": service_subnet, "nodes": nodes, "family": new.ip_family}
         origins = {**FLAGS, **{key: field for key, field in kind.origins.items() if own.get(key) is None}}
         labels = kind.labels if nodes is None else kind.labels[:nodes]
 
@@ -163,48 +178,31 @@ def create(
                 pod_subnet=pod_subnet or kind.pod_subnet,
                 service_subnet=service_subnet or kind.service_subnet,
                 nodes=nodes if nodes is not None else kind.nodes or 2,
-                mode=Mode(policy),
-                ip_family=ip_family or kind.ip_family or "ipv4",
+                mode=Mode(new.policy),
+                ip_family=new.ip_family or kind.ip_family or "ipv4",
                 labels=labels,
                 origins=origins,
             )
-            plan = _with(plan, context_prefix=context_prefix, binaries=apiserver_binaries, connect=connect)
-            plan = _policed(plan, scope=policy_scope, live_connections=live_connections)
-            return [_served(plan, proxy=service_proxy, global_services=global_services)]
+            return [_as_wished(plan, new, connect=connect)]
 
         wishes = Wishes(
             api_host=kind.api_address or "127.0.0.1",
             api_port=api_port or kind.api_port,
             port_origin="--api-port" if api_port or not kind.api_port else "networking.apiServerPort",
-            merge_into=kubeconfig.users_own() if kubeconfig_merge else None,
-            images_file=images_file,
+            merge_into=kubeconfig.users_own() if new.kubeconfig_merge else None,
+            images_file=new.images_file,
         )
         click.echo(f'Creating cluster "{chosen}" ...', err=True)
         with changing(state):
-            plans = create_clusters(state, planner, wishes=wishes, patience=Patience(all_of_it=wait), tell=tick)
-    _say_how_to_use(state, plans, merged=kubeconfig_merge)
+            plans = create_clusters(state, planner, wishes=wishes, patience=Patience(all_of_it=new.wait), tell=tick)
+    _say_how_to_use(state, plans, merged=new.kubeconfig_merge)
 
 
 @click.command()
 @click.option("--nodes", default=3, show_default=True, help="Nodes of each cluster, the control plane included.")
 @_as_new
 @click.pass_obj
-def up(
-    state: StateDir,
-    *,
-    nodes: int,
-    ip_family: str | None,
-    policy: str,
-    policy_scope: str,
-    live_connections: str,
-    service_proxy: str,
-    global_services: str,
-    context_prefix: str,
-    images_file: Path | None,
-    apiserver_binaries: Path | None,
-    wait: bool,
-    kubeconfig_merge: bool,
-) -> None:
+def up(state: StateDir, *, nodes: int, new: _New) -> None:
     """Bring up a ready lab of two clusters, koornacht and tion; what is there already stays as it is."""
     from isthmus.lab import kubeconfig
     from isthmus.lab.life.creating import Wishes, create_clusters
@@ -223,16 +221,14 @@ def up(
                 existing=[*existing, *plans],
                 cluster_id=number,
                 nodes=nodes,
-                mode=Mode(policy),
-                ip_family=ip_family or "ipv4",
+                mode=Mode(new.policy),
+                ip_family=new.ip_family or "ipv4",
             )
-            plan = _with(plan, context_prefix=context_prefix, binaries=apiserver_binaries)
-            plan = _policed(plan, scope=policy_scope, live_connections=live_connections)
-            plans.append(_served(plan, proxy=service_proxy, global_services=global_services))
+            plans.append(_as_wished(plan, new))
         return plans
 
-    patience = Patience(all_of_it=wait)
-    wishes = Wishes(merge_into=kubeconfig.users_own() if kubeconfig_merge else None, images_file=images_file)
+    patience = Patience(all_of_it=new.wait)
+    wishes = Wishes(merge_into=kubeconfig.users_own() if new.kubeconfig_merge else None, images_file=new.images_file)
     with changing(state):
         started, there = start_lab(state, patience=patience, tell=tick)
         for name in started:
@@ -241,7 +237,7 @@ def up(
             tick(f'Cluster "{name}" is there already')
         plans = create_clusters(state, planner, wishes=wishes, patience=patience, tell=tick)
     if plans:
-        _say_how_to_use(state, plans, merged=kubeconfig_merge)
+        _say_how_to_use(state, plans, merged=new.kubeconfig_merge)
 
 
 @click.command()
@@ -277,27 +273,26 @@ def _delete(state: StateDir, names: list[str] | None) -> None:
         click.echo("There is no cluster.", err=True)
 
 
-def _with(plan: "ClusterPlan", *, context_prefix: str, binaries: Path | None, connect: bool = True) -> "ClusterPlan":
+def _as_wished(plan: "ClusterPlan", new: _New, *, connect: bool = True) -> "ClusterPlan":
     import msgspec
 
-    return msgspec.structs.replace(
-        plan,
-        context_prefix=context_prefix,
-        binaries="" if binaries is None else _checked(binaries),
-        connect=connect,
+    from isthmus.lab.plan import (
+        GlobalServices,
+        LiveConnections,
+        PolicyScope,
+        ServiceProxy,
+        with_policy,
+        with_services,
     )
 
-
-def _served(plan: "ClusterPlan", *, proxy: str, global_services: str) -> "ClusterPlan":
-    from isthmus.lab.plan import GlobalServices, ServiceProxy, with_services
-
-    return with_services(plan, proxy=ServiceProxy(proxy), global_services=GlobalServices(global_services))
-
-
-def _policed(plan: "ClusterPlan", *, scope: str, live_connections: str) -> "ClusterPlan":
-    from isthmus.lab.plan import LiveConnections, PolicyScope, with_policy
-
-    return with_policy(plan, scope=PolicyScope(scope), live_connections=LiveConnections(live_connections))
+    binaries = "" if new.apiserver_binaries is None else _checked(new.apiserver_binaries)
+    plan = msgspec.structs.replace(plan, context_prefix=new.context_prefix, binaries=binaries, connect=connect)
+    plan = with_policy(
+        plan, scope=PolicyScope(new.policy_scope), live_connections=LiveConnections(new.live_connections)
+    )
+    return with_services(
+        plan, proxy=ServiceProxy(new.service_proxy), global_services=GlobalServices(new.global_services)
+    )
 
 
 def _checked(binaries: Path) -> str:
