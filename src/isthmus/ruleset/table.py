@@ -50,16 +50,17 @@ class Delta(msgspec.Struct, frozen=True):
         that lets everything through. Sets that are new for a chain that was there can be filled at leisure as well.
         """
         plain = tuple(chain for chain in self.new_chains if not chain.hook)
+        fresh = {spec.name for spec in self.new_sets}  # there may be thousands of them, and as many changes
         rest = Delta(
             new_chains=tuple(chain for chain in self.new_chains if chain.hook),
             changed_chains=self.changed_chains,
-            changes=tuple(change for change in self.changes if change.spec not in self.new_sets),
+            changes=tuple(change for change in self.changes if change.spec.name not in fresh),
             dead_chains=self.dead_chains,
             dead_sets=self.dead_sets,
         )
         if not rest or not (plain or self.new_sets):
             return (self,)
-        filled = tuple(change for change in self.changes if change.spec in self.new_sets)
+        filled = tuple(change for change in self.changes if change.spec.name in fresh)
         return Delta(new_sets=self.new_sets, new_chains=plain, changes=filled), rest
 
 
