@@ -177,7 +177,6 @@ class Agent:
         self._isolation = Isolation(self.view.compiler, writer)
         self._shut: dict[str, _Shut] = {}
         self._reopen = 0.0
-        self._arrivals: list[float] = []  # changes of policies that the kernel does not have yet
 
     def _make_services(
         self, wanted: ServiceSettings, registry: CollectorRegistry, silence: Callable[[], float]
@@ -270,7 +269,7 @@ class Agent:
         gates = frozenset(view.compiler.gates - view.compiler.too_large.keys())  # as they would be if they were open
         delta = table.take_delta()
         self.enforced.taken()
-        self._arrivals += self.inputs.take_arrivals()
+        arrived = len(self.inputs.arrivals)
         if self.services is not None:
             self.services.taken()
         since, self._since = self._since or loop.time(), None
@@ -291,9 +290,9 @@ class Agent:
             self._on_first()
         self._unknown, self._written, self._refusal = False, True, ""
         self.enforced.written(time.time())
-        for arrival in self._arrivals:
+        for arrival in self.inputs.arrivals[:arrived]:
             self._metrics.enforcement.observe(loop.time() - arrival)
-        self._arrivals.clear()
+        del self.inputs.arrivals[:arrived]
         self._isolation.accepted(gates)
         self._report_shut(loop.time())
         if self.services is not None:

@@ -68,7 +68,8 @@ class Inputs:
         self._node_told = on_node
         self._definitions = Definitions()
         self._used = {use: asyncio.Event() for use in Use}
-        self._arrivals: list[float] = []
+        self.arrivals: list[float] = []
+        """When changes of policies came, on the loop's clock; whoever gives them to the kernel takes them out then."""
 
     async def run(self) -> None:
         """Watches until cancelled."""
@@ -98,15 +99,10 @@ class Inputs:
                 )
                 tasks.create_task(self._take(slices, self._and_ask(self._view.api_servers)))
 
-    def take_arrivals(self) -> list[float]:
-        """Returns when changes of policies came, on the loop's clock, since the last time."""
-        taken, self._arrivals = self._arrivals, []
-        return taken
-
     def on_policies(self, resource: Resource, change: Change[Object]) -> None:
         """Takes in a change of policies of one kind."""
-        if len(self._arrivals) < MOST_ARRIVALS:
-            self._arrivals.append(asyncio.get_running_loop().time())
+        if len(self.arrivals) < MOST_ARRIVALS:
+            self.arrivals.append(asyncio.get_running_loop().time())
         self._tell(self._view.policies(change, resource))
 
     def _tell(self, reports: list[Report]) -> None:

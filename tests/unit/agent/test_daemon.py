@@ -6,6 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
+from isthmus.agent import inputs
 from isthmus.agent.daemon import FITTING, TOO_LARGE, Agent, Settings
 from isthmus.kernel.errors import KernelError, NftError
 from isthmus.kube.access import Access
@@ -128,6 +129,26 @@ async def test_a_policy_with_thousands_of_problems_is_a_few_lines_in_the_log(age
 
     assert len(logs) < 30
     assert "4980 more" in logs[-1]["problem"]
+
+
+async def test_changes_of_policies_are_timed_once_however_often_the_kernel_refuses_and_no_more_than_a_bound(
+    agent: Agent, writer: FakeWriter, monkeypatch
+):
+    monkeypatch.setattr(inputs, "MOST_ARRIVALS", 3)
+    _tell_all(agent)
+    for number in range(2):
+        agent.inputs.on_policies(NETWORK_POLICIES, Put(policy(f"early-{number}")))
+    writer.kernel.broken.append(KernelError("No space left on device"))
+    with pytest.raises(KernelError):
+        await agent._sync()
+    for number in range(2):
+        agent.inputs.on_policies(NETWORK_POLICIES, Put(policy(f"late-{number}")))
+    await agent._sync()
+    await agent._sync()
+
+    (count,) = [one.value for one in agent._metrics.enforcement.collect()[0].samples if one.name.endswith("_count")]
+    assert count == 3
+    assert agent.inputs.arrivals == []
 
 
 POISON = "6666"  # the port of the policy that the kernel of these tests cannot stand
