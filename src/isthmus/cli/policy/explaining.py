@@ -80,6 +80,7 @@ def explain(
       [CLUSTER:][NAMESPACE/]KEY=VALUE    pods by labels
       [CLUSTER:]node/NAME                a node
       10.0.0.1, outside, www.example.com
+      NAME.NAMESPACE.svc.clusterset.local
 
     \b
     Examples:

@@ -8,15 +8,17 @@ as clusters of one mesh are seldom upgraded on one day.
 
 import base64
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from isthmus.kube.client import Client
 from isthmus.kube.errors import BadAnswer, NotFound
 from isthmus.kube.resources import Resource
 from isthmus.kube.schema import KubeObject, ObjectMeta, SessionAffinityConfig
 from isthmus.model.service import ServiceKey
+
+if TYPE_CHECKING:  # whoever wants the names alone, as for manifests, loads no HTTP client
+    from isthmus.kube.client import Client
 
 GROUP = "multicluster.x-k8s.io"
 VERSIONS = ("v1beta1", "v1alpha1")
@@ -184,7 +186,7 @@ def is_ours(item: ServiceImport) -> bool:
     return marked or meta.labels.get(MANAGED_BY) == OURS
 
 
-async def discover(client: Client) -> Api | None:
+async def discover(client: "Client") -> Api | None:
     """Returns the best version that the server has both kinds of, None if it has none. Raises KubeError."""
     for version in await _served(client):
         path = f"/apis/{GROUP}/{version}"
@@ -201,7 +203,7 @@ async def discover(client: Client) -> Api | None:
     return None
 
 
-async def _served(client: Client) -> list[str]:
+async def _served(client: "Client") -> list[str]:
     path = f"/apis/{GROUP}"
     try:
         group = _decoded(await client.raw("GET", path), _Group, path)

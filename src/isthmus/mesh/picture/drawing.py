@@ -22,6 +22,8 @@ from isthmus.kube.schema import (
     Service,
 )
 from isthmus.kube.watch import Snapshot
+from isthmus.mesh.mcs.api import SERVICE_NAME as IMPORTED_NAME
+from isthmus.mesh.mcs.api import derived_name
 from isthmus.mesh.source.identities import DEFAULT_EXCLUDED
 from isthmus.mesh.source.objects import (
     FINISHED,
@@ -103,7 +105,10 @@ class Workload(KubeObject, frozen=True, gc=False, kw_only=True):
 
 
 class Parts(msgspec.Struct, kw_only=True):
-    """The objects of a cluster; `workloads` only where pods are to be imagined."""
+    """The objects of a cluster; `workloads` only where pods are to be imagined.
+
+    `exports` are the namespaces and names of ServiceExports; where there are Services derived from them, those say it.
+    """
 
     namespaces: list[Namespace] = []
     nodes: list[Node] = []
@@ -114,6 +119,7 @@ class Parts(msgspec.Struct, kw_only=True):
     workloads: list[Workload] = []
     policies: list[Object] = []
     cidr_groups: list[Object] = []
+    exports: list[tuple[str, str]] = []
 
 
 def draw(parts: Parts, *, cluster: str, scope: Scope, origin: str, imagine_from: int | None = None) -> ClusterSeen:
@@ -155,6 +161,7 @@ def draw(parts: Parts, *, cluster: str, scope: Scope, origin: str, imagine_from:
         policies=tuple(parts.policies),
         cidr_groups=tuple(group for obj in parts.cidr_groups if (group := cidr_group(obj)) is not None),
         api_servers=tuple(_backends(slices.get(("default", "kubernetes"), ()), unready=True)),
+        exports=frozenset(parts.exports),
         origin=origin,
     )
 
@@ -266,10 +273,17 @@ def service_seen(
         ),
         backends=tuple(backends),
         told=told,
+        stands_for=_imported(meta),
         is_global=said.is_global,
         shared=said.shared,
         preference=said.preference,
     )
+
+
+def _imported(meta: ObjectMeta) -> str:
+    """Returns the name of the Service of the ClusterSet that a Service was derived for; "" for any other."""
+    name = meta.labels.get(IMPORTED_NAME, "")
+    return name if name and meta.name == derived_name((meta.namespace, name)) else ""
 
 
 def _backends(slices: Iterable[EndpointSlice], *, unready: bool = False) -> dict[str, tuple[tuple[str, int, int], ...]]:

@@ -14,6 +14,7 @@ import msgspec
 
 from isthmus.kube.errors import DECODE_ERRORS, clip
 from isthmus.kube.schema import EndpointSlice, Namespace, Node, Service
+from isthmus.mesh.mcs.api import GROUP
 from isthmus.mesh.membership import CONFIG, NAMESPACE
 from isthmus.mesh.picture.documents import DocumentError, files_of, read_place
 from isthmus.mesh.picture.drawing import INCIDENTAL, OwnedPod, Parts, Workload, draw
@@ -103,7 +104,7 @@ def _scope(config: dict[str, str], where: str) -> Scope:
 
 def _sort_in(obj: dict[str, Any], parts: Parts, config: dict[str, str], file: str) -> None:
     kind = obj["kind"]
-    if kind in KINDS or kind in ("CiliumCIDRGroup", *_PLAIN, *_WORKLOADS, "ConfigMap"):
+    if kind in KINDS or kind in ("CiliumCIDRGroup", "ServiceExport", *_PLAIN, *_WORKLOADS, "ConfigMap"):
         obj = _placed(obj, file)
     group = obj["apiVersion"].rpartition("/")[0]
     if kind in KINDS:
@@ -111,6 +112,8 @@ def _sort_in(obj: dict[str, Any], parts: Parts, config: dict[str, str], file: st
             parts.policies.append(obj)
     elif kind == "CiliumCIDRGroup" and group == "cilium.io":
         parts.cidr_groups.append(obj)
+    elif kind == "ServiceExport" and group == GROUP:
+        parts.exports.append((obj["metadata"]["namespace"], obj["metadata"]["name"]))
     elif kind in _PLAIN:
         word, type_ = _PLAIN[kind]
         getattr(parts, word).append(_converted(obj, type_, file))

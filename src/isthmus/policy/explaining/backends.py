@@ -13,7 +13,7 @@ import msgspec
 
 from isthmus.model.flow import PORT_PROTOCOLS
 from isthmus.policy.explaining.cells import port_text
-from isthmus.policy.explaining.ends import End, TargetError, of_party, of_pods
+from isthmus.policy.explaining.ends import End, TargetError, listed, of_party, of_pods
 from isthmus.policy.explaining.facts import ClusterSeen, PodSeen, ServicePortSeen, ServiceSeen
 from isthmus.policy.explaining.halves import party_at
 from isthmus.policy.explaining.scene import Scene
@@ -36,6 +36,8 @@ def service_ends(
             twin = find(other, service.namespace, service.name)
             if other.name != seen.name and twin is not None and twin.is_global and twin.shared:
                 holders.append((other, twin))
+    if service.stands_for:
+        return _imported(scene, (service.namespace, service.stands_for), holders, service.ports, port, said=said)
     name = f"service {service.namespace}/{service.name}"
     wanted = _asked(service.ports, port, where=f"{name} of cluster {seen.name}")
     ends, notes = _of_holders(scene, holders, wanted, name=name)
@@ -46,10 +48,59 @@ def service_ends(
     return ends, [f"{name}: {kind}, {_places(ends)}", *notes]
 
 
+def clusterset_ends(
+    scene: Scene, key: tuple[str, str], port: tuple[int, int] | None, *, cluster: str, said: str
+) -> tuple[list[End], list[str]]:
+    """Returns whom NAME.NAMESPACE.svc.clusterset.local leads to, for `key` (namespace, name), as `service_ends`.
+
+    That is what the derived Service of the import has behind it, or (in manifests, which have none) the Services of the
+    clusters that hold a ServiceExport. Source: KEP-1645.
+    """
+    clusters = sorted(scene.picture.clusters, key=lambda other: other.name != cluster)
+    for seen in clusters:
+        for derived in seen.services:
+            if (derived.namespace, derived.stands_for) == key:
+                return service_ends(scene, seen, derived, port, said=said)
+    exporting = [seen for seen in scene.picture.clusters if key in seen.exports]
+    holders = [(seen, service) for seen in exporting if (service := find(seen, *key)) is not None]
+    space, name = key
+    if holders:
+        ports = [one for _, service in holders for one in service.ports]
+        return _imported(scene, key, holders, ports, port, said=said)
+    if exporting:
+        names = ", ".join(seen.name for seen in exporting)
+        raise TargetError(
+            f"{said!r}: there is a ServiceExport {space}/{name} in {names}, but no Service {space}/{name}"
+        )
+    known = {f"{one.namespace}/{one.stands_for}" for seen in clusters for one in seen.services if one.stands_for}
+    known |= {f"{found[0]}/{found[1]}" for seen in clusters for found in seen.exports}
+    there = f"; imported are {listed(known)}" if known else "; nothing else is imported either"
+    raise TargetError(
+        f"{said!r}: no cluster imports such a Service: it needs ServiceExport {space}/{name} (multicluster.x-k8s.io) "
+        f"in a cluster that has Service {space}/{name}, and a tracker that makes ServiceImports of it{there}"
+    )
+
+
 def find(cluster: ClusterSeen, namespace: str, name: str) -> ServiceSeen | None:
     """Returns a Service of a cluster."""
     wanted = (namespace, name)
     return next((found for found in cluster.services if (found.namespace, found.name) == wanted), None)
+
+
+def _imported(
+    scene: Scene,
+    key: tuple[str, str],
+    holders: Sequence[Holder],
+    ports: Iterable[ServicePortSeen],
+    port: tuple[int, int] | None,
+    *,
+    said: str,
+) -> tuple[list[End], list[str]]:
+    name = f"service {key[0]}/{key[1]} of the ClusterSet"
+    ends, notes = _of_holders(scene, holders, _asked(ports, port, where=name), name=name)
+    if not ends:
+        raise TargetError(f"{said!r}: {'; '.join(notes) or f'{name} has no backends'}")
+    return ends, [f"{name}: {_places(ends)}", *notes]
 
 
 def _places(ends: Sequence[End]) -> str:
@@ -85,7 +136,7 @@ def _of_holders(
         notes += [f"{where}: {fault}" for fault in faults[:MOST_TOLD]]
         if len(faults) > MOST_TOLD:
             notes.append(f"{where}: so it is with {len(faults) - MOST_TOLD} more")
-        if not found and not faults:
+        if not found and not faults and not service.stands_for:  # an import is in every cluster, its pods are not
             notes.append(f"{where} has no backends")
     return ends, notes
 

@@ -70,6 +70,8 @@ class ServiceSeen(msgspec.Struct, frozen=True, kw_only=True):
     """A Service. `selector` is None where it has none; `backends` are the addresses behind it.
 
     `told` is what EndpointSlices say of the ports there, by address: (name of the Service's port, protocol, number).
+    `stands_for` is the name of the Service of the ClusterSet that it was derived for, "" for any other.
+
     `is_global` says that it uses the backends of other clusters, `shared` that others may use its own, `preference`
     whose it prefers (none, local, remote, or clusters in their order).
     """
@@ -82,6 +84,7 @@ class ServiceSeen(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[ServicePortSeen, ...] = ()
     backends: tuple[str, ...] = ()
     told: dict[str, tuple[tuple[str, int, int], ...]] = {}
+    stands_for: str = ""
     is_global: bool = False
     shared: bool = False
     preference: str = ""
@@ -90,7 +93,8 @@ class ServiceSeen(msgspec.Struct, frozen=True, kw_only=True):
 class ClusterSeen(msgspec.Struct, frozen=True, kw_only=True):
     """A cluster: `scope` is the default of its policies, `namespaces` are labels by name, `origin` says who told us.
 
-    `api_servers` are the addresses of its API server, as its own pods reach it.
+    `api_servers` are the addresses of its API server, as its own pods reach it. `exports` are its ServiceExports
+    (namespace, name), as far as they were read: whoever knows the Services derived from them needs none.
     """
 
     name: str
@@ -103,6 +107,7 @@ class ClusterSeen(msgspec.Struct, frozen=True, kw_only=True):
     policies: tuple[Object, ...] = ()
     cidr_groups: tuple[CidrGroup, ...] = ()
     api_servers: tuple[str, ...] = ()
+    exports: frozenset[tuple[str, str]] = frozenset()
     origin: str = ""
 
 

@@ -8,7 +8,8 @@
     10.0.0.1, fd00::1                       an address, whoever has it; of a Service, its backends
     outside                                 an address that nobody knows
     www.example.com                         a domain name; web.default.svc is a Service, and so is web.default if
-                                            there is one, because pods find it by that name
+                                            there is one, because pods find it by that name;
+                                            web.default.svc.clusterset.local is what clusters export under it
 
 Invariant: what is found is named in full, with its cluster; what is not found is said with what there is instead.
 Rejected: a flag for each kind, four times the flags for what kubectl users write in one word.
@@ -19,7 +20,7 @@ from ipaddress import ip_address
 
 import msgspec
 
-from isthmus.policy.explaining.backends import service_ends
+from isthmus.policy.explaining.backends import clusterset_ends, service_ends
 from isthmus.policy.explaining.ends import End, TargetError, listed, of_party, of_pods
 from isthmus.policy.explaining.facts import ClusterSeen, PodSeen, ServiceSeen
 from isthmus.policy.explaining.groups import Grouping
@@ -43,7 +44,7 @@ OUTSIDE = ("outside", "world", "internet")
 class Target(msgspec.Struct, frozen=True, kw_only=True):
     """What was written, taken apart.
 
-    `kind` is a value of KINDS, `Labels`, `Address`, `Outside`, `Name` or "" (any).
+    `kind` is a value of KINDS, `Labels`, `Address`, `Outside`, `Name`, `Imported` (of the ClusterSet) or "" (any).
     """
 
     text: str
@@ -105,10 +106,13 @@ def _named(said: str, name: str) -> Target:
     words = name.removesuffix(".cluster.local").split(".")
     if len(words) == 3 and words[2] == "svc":
         return Target(text=said, kind="Service", namespace=words[1], name=words[0])
+    if len(words) == 5 and words[2:] == ["svc", "clusterset", "local"]:
+        return Target(text=said, kind="Imported", namespace=words[1], name=words[0])
     if name.endswith((".cluster.local", ".clusterset.local")):
         # Taken for an address outside, it would be judged as somebody else.
         raise TargetError(
-            f"{said!r}: of the names within clusters only NAME.NAMESPACE.svc is known; ask for svc/NAME or pods"
+            f"{said!r}: of the names within clusters only NAME.NAMESPACE.svc and NAME.NAMESPACE.svc.clusterset.local "
+            "are known; ask for svc/NAME or pods"
         )
     return Target(text=said, kind="Name", name=name)
 
@@ -147,6 +151,9 @@ def resolve(scene: Scene, target: Target, *, cluster: str, port: tuple[int, int]
         case "Name":
             note = f"{target.name}: taken for an address outside that no policy names; ask for its address to be exact"
             return [_nowhere(scene, target.name, domain=target.name)], [note]
+        case "Imported":
+            key = target.namespace, target.name
+            return clusterset_ends(scene, key, port, cluster=cluster, said=target.text)
     seen = _cluster(scene, target, cluster)
     if target.kind == "Node":
         return _node(seen, target), []

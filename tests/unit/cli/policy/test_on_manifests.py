@@ -126,11 +126,11 @@ def test_the_scope_can_be_said_for_one_cluster(clusters: Path) -> None:
         (("--from", "koornacht:x-wing", "--to", "tion:x-wing"), "--port: tion:default/x-wing declares no ports"),
         (
             ("--from", "koornacht:x-wing", "--to", "web.default.svc.clusterset.local", "--port", "80"),
-            "--to: 'web.default.svc.clusterset.local': of the names within clusters only NAME.NAMESPACE.svc is known",
+            "--to: 'web.default.svc.clusterset.local': no cluster imports such a Service: it needs ServiceExport",
         ),
         (
             ("--from", "koornacht:x-wing", "--to", "pod-0.web.default.svc.cluster.local", "--port", "80"),
-            "only NAME.NAMESPACE.svc is known",
+            "only NAME.NAMESPACE.svc and NAME.NAMESPACE.svc.clusterset.local are known",
         ),
         (("--from", "koornacht:x-wing", "--to", "tion:x-wing", "--port", "http"), "'http' is no port"),
         (("--from", "koornacht:x-wing", "--to", "tion:x-wing", "--icmp", "300"), "'300' is no type of message"),
@@ -153,6 +153,21 @@ def test_a_name_that_pods_find_a_service_by_is_that_service_and_no_address_outsi
     assert result.stdout == explain(clusters, *STEP).stdout
     other = explain(clusters, "--from", "koornacht:default/x-wing", "--to", "rebel-base.elsewhere", "--port", "80")
     assert "rebel-base.elsewhere: taken for an address outside" in other.stdout
+
+
+def test_a_name_of_the_clusterset_is_what_clusters_export_under_it(clusters: Path) -> None:
+    export = {
+        "apiVersion": "multicluster.x-k8s.io/v1beta1",
+        "kind": "ServiceExport",
+        "metadata": {"name": "rebel-base"},
+    }
+    (clusters / "tion" / "export.yaml").write_text(yaml.safe_dump(export))
+    name = "rebel-base.default.svc.clusterset.local"
+    result = explain(clusters, "--from", "koornacht:default/x-wing", "--to", name)
+    assert result.exit_code == 2
+    assert result.stdout.splitlines()[0] == "service default/rebel-base of the ClusterSet: backends in tion"
+    assert "-> tion:default/rebel-base  80/TCP: DENIED at ingress in tion" in result.stdout
+    assert "koornacht:default/rebel-base" not in result.stdout
 
 
 def test_a_manifest_that_cannot_be_read_is_named(clusters: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from isthmus.kube.schema import EndpointSlice, Service
+from isthmus.mesh.mcs.api import derived_name
 from isthmus.mesh.picture.drawing import OwnedPod, Parts, draw
 from isthmus.mesh.source.slices import SOURCE_CLUSTER
 from isthmus.model.endpoint import NamedPort
@@ -74,6 +75,15 @@ def test_pods_in_the_network_of_their_node_have_named_ports_too() -> None:
     said = {"metadata": {"name": "a", "namespace": "x"}, "spec": spec, "status": {"hostIP": "172.18.0.2"}}
     (found,) = drawn(pods=[msgspec.convert(said, OwnedPod)]).pods
     assert (found.host_network, found.ips, found.named_ports) == (True, ("172.18.0.2",), (NamedPort("http", 9000),))
+
+
+def test_a_derived_service_is_told_by_its_label_and_its_name() -> None:
+    def named(name: str) -> Service:
+        label = {"multicluster.kubernetes.io/service-name": "web"}
+        return msgspec.convert({"metadata": {"name": name, "namespace": "default", "labels": label}}, Service)
+
+    ours, somebodys = drawn(services=[named(derived_name(("default", "web"))), named("derived-my-own")]).services
+    assert (ours.stands_for, somebodys.stands_for) == ("web", "")
 
 
 def test_without_slices_backends_are_the_pods_that_are_selected_in_the_same_namespace() -> None:

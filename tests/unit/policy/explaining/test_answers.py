@@ -528,6 +528,52 @@ def test_a_cluster_whose_service_of_that_name_lacks_the_port_is_left_out() -> No
     assert notes[1:] == ["service default/web has no port 80/TCP in away"]
 
 
+# -- Services of the ClusterSet ------------------------------------------------------------------------------------
+
+NAME = "web.default.svc.clusterset.local"
+
+
+def test_a_name_of_the_clusterset_leads_to_what_its_derived_service_leads_to() -> None:
+    def derived(*backends: str) -> ServiceSeen:
+        return service("derived-x", *backends, stands_for="web", is_global=True, shared=True)
+
+    own = service("web", "10.0.1.1")  # of the cluster's own zone, which is something else
+    here = {"pods": (pod("a", 1), pod("b", 2)), "services": (own, derived())}
+    away = {"pods": (pod("c", 1, ips=("10.9.0.1",)),), "services": (derived("10.9.0.1"),)}
+    found = scene_of(here=here, away=away)
+    expected = [("away:default/c", 80)], ["service default/web of the ClusterSet: backends in away"]
+    assert led(found, NAME) == expected
+    assert led(found, f"{NAME.upper()}.") == expected
+    assert led(found, "svc/derived-x") == expected
+
+
+def test_without_derived_services_it_leads_to_the_services_of_clusters_that_export_it() -> None:
+    exports = frozenset({("default", "web")})
+    here = {"pods": (pod("b", 2),), "services": (service("web", "10.0.1.2", target=8080),), "exports": exports}
+    two = {"pods": (pod("d", 1, ips=("10.8.0.1",)),), "exports": exports}
+    away = {"pods": (pod("c", 1, ips=("10.9.0.1",)),), "services": (service("web", "10.9.0.1"),)}
+    found = scene_of(here=here, away=away, two={**two, "services": (service("web", "10.8.0.1", ports=(80, 81)),)})
+    assert led(found, NAME, (6, 80)) == (
+        [("here:default/b", 8080), ("two:default/d", 80)],
+        ["service default/web of the ClusterSet: backends in here, two"],
+    )
+    assert led(found, NAME, (6, 81))[0] == [("two:default/d", 81)]
+    with pytest.raises(TargetError, match=r"of the ClusterSet has several ports; .* \(it has 80/TCP, 81/TCP\)"):
+        led(found, NAME)
+    with pytest.raises(TargetError, match="there is a ServiceExport default/web in two, but no Service default/web"):
+        led(scene_of(away=away, two=two), NAME, (6, 80))
+    with pytest.raises(TargetError) as error:
+        led(found, "db.default.svc.clusterset.local")
+    assert str(error.value) == (
+        "'db.default.svc.clusterset.local': no cluster imports such a Service: it needs ServiceExport default/db "
+        "(multicluster.x-k8s.io) in a cluster that has Service default/db, and a tracker that makes ServiceImports of "
+        "it; imported are default/web"
+    )
+    empty = scene_of(here={"services": (service("web"),), "exports": exports})
+    with pytest.raises(TargetError, match="service default/web of cluster here has no backends"):
+        led(empty, NAME)
+
+
 @pytest.mark.parametrize(
     ("target", "port", "said"),
     [

@@ -171,6 +171,10 @@ def test_what_a_server_added_is_not_suggested() -> None:
         ("World", Target(text="World", kind="Outside")),
         ("WWW.example.com.", Target(text="WWW.example.com.", kind="Name", name="www.example.com")),
         ("web.shop.svc", Target(text="web.shop.svc", kind="Service", namespace="shop", name="web")),
+        (
+            "web.shop.svc.clusterset.local",
+            Target(text="web.shop.svc.clusterset.local", kind="Imported", namespace="shop", name="web"),
+        ),
     ],
 )
 def test_ends_are_written_as_kubectl_users_write_them(text: str, target: Target) -> None:
