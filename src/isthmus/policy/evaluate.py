@@ -20,9 +20,7 @@ from isthmus.model.endpoint import NamedPort
 from isthmus.model.flow import PORT_PROTOCOLS, Flow
 from isthmus.policy.rules import (
     Action,
-    CidrPeer,
     Direction,
-    NamePeer,
     ObjectRef,
     Policy,
     PortName,
@@ -30,6 +28,7 @@ from isthmus.policy.rules import (
     Rule,
     Scope,
     Tier,
+    means,
 )
 from isthmus.policy.world import LocalPod, World
 
@@ -181,35 +180,25 @@ class _Judge:
         return rule.direction is self.direction and self._peer_matches(rule) and self._port_matches(rule)
 
     def _peer_matches(self, rule: Rule) -> bool:
-        if rule.peers is None:
-            return True
-        for peer in rule.peers:
-            match peer:
-                case CidrPeer():
-                    found = peer.matches(self.other, self.identity)
-                case NamePeer():
-                    found = peer.matches(self.names, self.identity)
-                case _:
-                    found = peer.matches(self.identity)
-            if found:
-                return True
-        return False
+        return rule.peers is None or any(means(peer, self.other, self.identity, self.names) for peer in rule.peers)
 
     def _port_matches(self, rule: Rule) -> bool:
-        if rule.ports is None:
-            return True
         if self.direction is Direction.INGRESS:
             named = self.pod.named_ports
         else:
             endpoint = self.world.endpoints.get(self.flow.destination)
             named = endpoint.named_ports if endpoint is not None else ()
-        protocol, port = self.flow.protocol, self.flow.port
-        return any(
-            any(number.matches(protocol, port) for number in resolve(one, named))
-            if isinstance(one, PortName)
-            else one.matches(protocol, port)
-            for one in rule.ports
-        )
+        return reaches(rule, self.flow, named)
+
+
+def reaches(rule: Rule, flow: Flow, named: tuple[NamedPort, ...]) -> bool:
+    """Tells whether the ports of `rule` are those of `flow`, to a pod that declares `named`."""
+    return rule.ports is None or any(
+        any(number.matches(flow.protocol, flow.port) for number in resolve(one, named))
+        if isinstance(one, PortName)
+        else one.matches(flow.protocol, flow.port)
+        for one in rule.ports
+    )
 
 
 def resolve(name: PortName, named: tuple[NamedPort, ...]) -> list[PortRange]:

@@ -171,7 +171,7 @@ def _openings(rules: Iterable[Rule], direction: Direction, named_ports: tuple[Na
 
 def build(direction: Direction, pieces: Iterable[Piece]) -> Gate:
     """Merges what policies (of any tiers) say in `direction`."""
-    pieces = sorted(pieces, key=lambda one: _order(one.policy))
+    pieces = sorted(pieces, key=lambda one: one.policy.rank)
     name = blake2b(b"".join(one.digest for one in pieces), digest_size=6).hexdigest()
     normal = [one for one in pieces if one.policy.tier is Tier.NORMAL]
     isolating = [one.policy for one in normal if direction in one.policy.isolates]
@@ -199,10 +199,6 @@ def build(direction: Direction, pieces: Iterable[Piece]) -> Gate:
         spares_node=bool(isolating)
         and (direction is Direction.INGRESS or any(policy.spares_own_node for policy in isolating)),
     )
-
-
-def _order(policy: Policy) -> tuple[int, str, ObjectRef]:
-    return policy.priority, policy.ref.name, policy.ref
 
 
 def _ordered(pieces: Iterable[Piece]) -> tuple[Segment, ...]:

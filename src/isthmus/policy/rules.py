@@ -198,6 +198,17 @@ IdentityPeer = PodPeer | EndpointPeer | NodePeer
 Peer = PodPeer | EndpointPeer | NodePeer | CidrPeer | NamePeer
 
 
+def means(peer: Peer, address: Address, identity: Identity, names: frozenset[str] = frozenset()) -> bool:
+    """Tells whether `peer` means `address`, which `identity` holds and `names` led to."""
+    match peer:
+        case CidrPeer():
+            return peer.matches(address, identity)
+        case NamePeer():
+            return peer.matches(names, identity)
+        case _:
+            return peer.matches(identity)
+
+
 class PortRange(msgspec.Struct, frozen=True, gc=False, order=True):
     """Ports `first`-`last` (inclusive) of IP protocol `protocol`; 0-65535 is every port of it."""
 
@@ -291,6 +302,11 @@ class Policy(msgspec.Struct, frozen=True, gc=False):
     def valid(self) -> bool:
         """Tells whether the owner of the API would accept the object."""
         return not any(problem.grade is Grade.INVALID for problem in self.problems)
+
+    @property
+    def rank(self) -> tuple[int, str, ObjectRef]:
+        """Orders the policies of one tier."""
+        return self.priority, self.ref.name, self.ref
 
     @property
     def directions(self) -> frozenset[Direction]:

@@ -102,4 +102,4 @@ class World(msgspec.Struct):
             for policy in self.policies.values()
             if policy.tier is tier and direction in policy.directions and policy.selects(subject)
         ]
-        return sorted(found, key=lambda policy: (policy.priority, policy.ref.name, policy.ref))
+        return sorted(found, key=lambda policy: policy.rank)

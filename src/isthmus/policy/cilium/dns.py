@@ -21,14 +21,12 @@ from isthmus.policy.names import absolute
 from isthmus.policy.rules import (
     LAST_PORT,
     Action,
-    CidrPeer,
     Direction,
-    NamePeer,
-    Peer,
     Policy,
     Port,
     PortName,
     PortRange,
+    means,
 )
 
 _ANY = 256 * (LAST_PORT + 1)
@@ -89,17 +87,8 @@ def may_ask(
 
 
 def _means(one: Asking, server: Server) -> bool:
-    return one.peers is None or any(_peer(peer, server) for peer in one.peers)
-
-
-def _peer(peer: Peer, server: Server) -> bool:
-    match peer:
-        case CidrPeer():
-            return peer.matches(ip_address(server.address), server.identity)
-        case NamePeer():
-            return peer.matches(server.names, server.identity)
-        case _:
-            return peer.matches(server.identity)
+    address = ip_address(server.address)
+    return one.peers is None or any(means(peer, address, server.identity, server.names) for peer in one.peers)
 
 
 def _width(one: Asking, server: Server, protocol: int, port: int) -> int:

@@ -16,13 +16,12 @@ from isthmus.model.flow import Flow
 from isthmus.model.identity import THE_WORLD, Identity
 from isthmus.model.labels import POD_NAMESPACE, names_clusters
 from isthmus.model.selector import Selector
-from isthmus.policy.evaluate import Half, Reason, evaluate, resolve
+from isthmus.policy.evaluate import Half, Reason, evaluate, reaches
 from isthmus.policy.explaining.facts import PodSeen
 from isthmus.policy.explaining.scene import Scene, context_of
 from isthmus.policy.ordered.ties import tie_between
 from isthmus.policy.rules import (
     Action,
-    CidrPeer,
     Direction,
     EndpointPeer,
     Grade,
@@ -31,11 +30,11 @@ from isthmus.policy.rules import (
     Peer,
     PodPeer,
     Policy,
-    PortName,
     Problem,
     Rule,
     Scope,
     Tier,
+    means,
 )
 from isthmus.policy.scoping import under_scopes
 
@@ -250,7 +249,8 @@ def _close(
     scene: Scene, flow: Flow, direction: Direction, mine: Party, other: Party, concerned: list[Policy]
 ) -> Iterator[Close]:
     identity = scene.world(mine.cluster, mine.node).identity_at(other.ip)
-    named = (mine.pod if direction is Direction.INGRESS else other.pod) if mine.pod is not None else None
+    called = mine.pod if direction is Direction.INGRESS else other.pod
+    named = called.named_ports if called is not None else ()
     for policy in concerned:
         if policy.tier is not Tier.NORMAL:
             continue
@@ -259,9 +259,7 @@ def _close(
             if rule.direction is not direction or rule.action is not Action.ALLOW:
                 continue
             scoped = rule.field in scoped_fields
-            why = _missed(
-                rule, other, identity, port=_port_matches(rule, flow, named), own=mine.cluster if scoped else ""
-            )
+            why = _missed(rule, other, identity, port=reaches(rule, flow, named), own=mine.cluster if scoped else "")
             if why:
                 yield Close(policy=policy.ref, field=rule.field, name=rule.name, why=why, scope=policy.scope)
 
@@ -273,19 +271,10 @@ def _scoped_fields(scene: Scene, cluster: str, policy: Policy) -> set[str]:
     return {rule.field for rule in found.rules} if found is not None else set()
 
 
-def _port_matches(rule: Rule, flow: Flow, pod: PodSeen | None) -> bool:
-    named = pod.named_ports if pod is not None else ()
-    return rule.ports is None or any(
-        any(number.matches(flow.protocol, flow.port) for number in resolve(one, named))
-        if isinstance(one, PortName)
-        else one.matches(flow.protocol, flow.port)
-        for one in rule.ports
-    )
-
-
 def _missed(rule: Rule, other: Party, identity: Identity, *, port: bool, own: str) -> str:
     """Returns why a rule does not allow it, if it nearly does; `own` is all it sees because of its scope, if so."""
-    if rule.peers is None or any(_means(peer, other.ip, identity) for peer in rule.peers):
+    address = ip_address(other.ip)
+    if rule.peers is None or any(means(peer, address, identity) for peer in rule.peers):
         ports = ", ".join(map(str, rule.ports or ()))
         return "" if port else f"allows this peer, but only {_short(ports)}"
     tail = "" if port else ", and another port"
@@ -293,28 +282,18 @@ def _missed(rule: Rule, other: Party, identity: Identity, *, port: bool, own: st
         if isinstance(peer, NamePeer) and identity == THE_WORLD:
             return f"allows {_short(str(peer))}, but names are not learned (no DNS proxy)"
         wider = _any_cluster(peer)
-        if wider != peer and _means(wider, other.ip, identity):
+        if wider != peer and means(wider, address, identity):
             if own:
                 return f"selects the peer, but names no cluster: with scope local it sees {own} alone{tail}"
             said = _clusters_of(peer)
             return f"selects the peer, but not in cluster {identity.cluster}{said}{tail}"
-        if port and _any_namespace(wider) != wider and _means(_any_namespace(wider), other.ip, identity):
+        if port and _any_namespace(wider) != wider and means(_any_namespace(wider), address, identity):
             return f"selects the peer, but not in namespace {identity.namespace}"
     return ""
 
 
 def _short(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _means(peer: Peer, ip: str, identity: Identity) -> bool:
-    match peer:
-        case CidrPeer():
-            return peer.matches(ip_address(ip), identity)
-        case NamePeer():
-            return False
-        case _:
-            return peer.matches(identity)
 
 
 def _without(selector: Selector, *, clusters: bool) -> Selector:

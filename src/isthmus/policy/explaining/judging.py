@@ -21,16 +21,15 @@ from isthmus.policy.explaining.scene import Scene, local_pod
 from isthmus.policy.rules import (
     Action,
     Address,
-    CidrPeer,
     Direction,
     IcmpType,
-    NamePeer,
     Peer,
     Policy,
     PortName,
     PortRange,
     Rule,
     Tier,
+    means,
 )
 
 _Ports = tuple[PortRange | IcmpType | PortName, ...] | None
@@ -151,7 +150,7 @@ class Judge:
         key = (id(peers), id(identity), ip.version, id(other))
         found = self._peers.get(key)
         if found is None:
-            found = self._peers[key] = any(_is(peer, ip, identity) for peer in peers)
+            found = self._peers[key] = any(means(peer, ip, identity) for peer in peers)
         return found
 
     def _answer(self, program: Program, match: int, named: tuple[NamedPort, ...]) -> int:
@@ -203,7 +202,7 @@ class Judge:
 
 def _program(policies: tuple[Policy, ...], direction: Direction) -> Program:
     def rules(tier: Tier, *actions: Action) -> tuple[Rule, ...]:
-        ordered = sorted(policies, key=lambda policy: (policy.priority, policy.ref.name, policy.ref))
+        ordered = sorted(policies, key=lambda policy: policy.rank)
         return tuple(
             rule
             for policy in ordered
@@ -217,16 +216,6 @@ def _program(policies: tuple[Policy, ...], direction: Direction) -> Program:
     isolated = any(policy.tier is Tier.NORMAL and direction in policy.isolates for policy in policies)
     forbids = isolated or any(rule.action is Action.DENY for rule in (*admin, *denials, *baseline))
     return Program(admin, denials, rules(Tier.NORMAL, Action.ALLOW), baseline, isolated, not forbids)
-
-
-def _is(peer: Peer, ip: Address, identity: Identity) -> bool:
-    match peer:
-        case CidrPeer():
-            return peer.matches(ip, identity)
-        case NamePeer():
-            return False  # names are not learned here
-        case _:
-            return peer.matches(identity)
 
 
 def cells_of(*scenes: Scene, ports: Iterable[tuple[int, int]] = ()) -> Cells:

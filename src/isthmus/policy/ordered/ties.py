@@ -66,7 +66,7 @@ def tie_between(a: Policy, b: Policy) -> Tie | None:
     """Returns the first tie of two different policies, whichever way round they are given."""
     if a.tier is Tier.NORMAL or a.ref == b.ref or (a.tier, a.priority) != (b.tier, b.priority):
         return None
-    first, second = sorted((a, b), key=lambda policy: (policy.ref.name, policy.ref))
+    first, second = sorted((a, b), key=lambda policy: policy.rank)
     pair = next(_clashes(first, second), None)
     if pair is None:
         return None
