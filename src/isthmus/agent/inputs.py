@@ -1,9 +1,10 @@
 """Everything that the agent watches in its own cluster, and where it goes.
 
 One watch for each kind, whoever needs it: Services' part of the agent hears of namespaces and EndpointSlices from here
-or the other way round. What policies may refer to is watched from the first policy on that does; most clusters have
-none. Invariant: a change is in the view, and its reports are told, before a run is asked for. Rejected: watches that
-come and go with what policies use: a policy that is replaced would have them start anew each time.
+or the other way round. What policies may refer to is watched from the first policy on that does, by watches of its own:
+others have long told what they had to tell, and most clusters never get there. Invariant: a change is in the view, and
+its reports are told, before a run is asked for. Rejected: watches that come and go with what policies use: a policy
+that is replaced would have them start anew each time.
 """
 
 import asyncio

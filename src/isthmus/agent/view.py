@@ -39,8 +39,6 @@ from isthmus.policy.rules import ObjectRef, Scope
 from isthmus.policy.world import LocalPod, World
 from isthmus.ruleset.compiler import Compiler
 
-__all__ = ["Input", "Report", "View"]
-
 
 class Input(Enum):
     """What must be known before anything is enforced, besides policies and the mesh."""
