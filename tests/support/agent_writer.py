@@ -21,7 +21,8 @@ class FakeWriter:
     async def apply(self, delta: Delta) -> None:
         self.calls.append("structure" if delta.structural else "elements")
         if delta.structural:
-            self.kernel.run(script(delta))
+            for step in delta.steps:
+                self.kernel.run(script(step))
         else:
             self.kernel.apply(delta.changes)
 
