@@ -83,8 +83,8 @@ def run(*, quick: bool) -> Iterator[Table]:
     for segmented in (False, True):
         with ExitStack() as stack:
             baseline = _generator(stack, None, segmented=segmented)
-            most = Variant("CiliumNetworkPolicy with denials", ciliums, 1_000, 100_000)
-            for variant in (variants[1], most, most._replace(keep_live=True)):
+            denials = Variant("CiliumNetworkPolicy with denials", ciliums, 1_000, 100_000)
+            for variant in (variants[1], denials, denials._replace(keep_live=True)):
                 with ExitStack() as inner:
                     generator = _generator(inner, variant, compiled(variant), segmented=segmented)
                     bases, mine = _pairs(baseline, generator, Generator.bulk, rounds, seconds)
