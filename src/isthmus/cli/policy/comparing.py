@@ -1,11 +1,10 @@
 """`isthmus policy what-if` and `matrix`."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from isthmus.cli.policy.sources import of_clusters, picture, scene_of, show
+from isthmus.cli.policy.sources import Sources, of_clusters, picture, scene_of, show
 
 if TYPE_CHECKING:
     from isthmus.policy.context import Parsed
@@ -30,11 +29,7 @@ def what_if(
     targets: tuple[str, ...],
     delete: bool,
     namespace: str | None,
-    kubeconfig: Path | None,
-    contexts: tuple[str, ...],
-    scopes: tuple[str, ...],
-    partial: bool,
-    manifests: tuple[str, ...],
+    clusters: Sources,
     output: str,
 ) -> None:
     """Tell what applying (or deleting) policies would change: who could talk that cannot now, and who no longer could.
@@ -48,7 +43,7 @@ def what_if(
     from isthmus.policy.explaining.groups import Grouping
     from isthmus.policy.explaining.scene import Scene
 
-    found = picture(kubeconfig=kubeconfig, contexts=contexts, scopes=scopes, partial=partial, manifests=manifests)
+    found = picture(clusters)
     objects = policies_of(files, namespace=namespace or found.namespace)
     changes = []
     for name in _clusters(found, targets):
@@ -135,11 +130,7 @@ def matrix(
     port: str | None,
     icmp: str | None,
     outside: bool,
-    kubeconfig: Path | None,
-    contexts: tuple[str, ...],
-    scopes: tuple[str, ...],
-    partial: bool,
-    manifests: tuple[str, ...],
+    clusters: Sources,
     output: str,
 ) -> None:
     """Tell who may talk to whom, within and across clusters.
@@ -151,7 +142,7 @@ def matrix(
     from isthmus.policy.explaining.matrix import matrix as judge
 
     wanted = read_port(port, icmp)
-    found = picture(kubeconfig=kubeconfig, contexts=contexts, scopes=scopes, partial=partial, manifests=manifests)
+    found = picture(clusters)
     result = judge(scene_of(found), namespaces=frozenset(namespaces), outside=outside, port=wanted)
     if output == "table":
         click.echo(pairs.matrix_text(result, wanted), nl=False)

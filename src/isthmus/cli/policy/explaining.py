@@ -3,12 +3,11 @@
 import contextlib
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import click
 
-from isthmus.cli.policy.sources import of_clusters, picture, scene_of, show
+from isthmus.cli.policy.sources import Sources, of_clusters, picture, scene_of, show
 
 DENIED = 2
 """Exit code where something is denied: 1 is for what went wrong."""
@@ -61,11 +60,7 @@ def explain(
     port: str | None,
     icmp: str | None,
     namespace: str | None,
-    kubeconfig: Path | None,
-    contexts: tuple[str, ...],
-    scopes: tuple[str, ...],
-    partial: bool,
-    manifests: tuple[str, ...],
+    clusters: Sources,
     output: str,
 ) -> None:
     """Tell why a connection is allowed or denied, and what would allow it.
@@ -90,7 +85,7 @@ def explain(
       isthmus policy explain --manifests clusters/ --from tion:x-wing --to 192.0.2.7 --icmp
     """
     wanted = read_port(port, icmp)
-    found = picture(kubeconfig=kubeconfig, contexts=contexts, scopes=scopes, partial=partial, manifests=manifests)
+    found = picture(clusters)
     from isthmus.cli.policy import answering
     from isthmus.policy.explaining.answers import explain as judge
     from isthmus.policy.explaining.ends import TargetError
@@ -112,7 +107,7 @@ def explain(
         raise click.ClickException(f"{option}: {error}") from None
     notes += more
     if output == "table":
-        live = {c.name: c.origin.removeprefix("context ") for c in found.clusters} if not manifests else {}
+        live = {c.name: c.origin.removeprefix("context ") for c in found.clusters} if not clusters.manifests else {}
         click.echo(answering.text(answers, notes, live), nl=False)
     else:
         show(answering.as_data(answers, notes), output)

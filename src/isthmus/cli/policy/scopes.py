@@ -1,11 +1,10 @@
 """`isthmus policy inspect-scope`."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from isthmus.cli.policy.sources import of_clusters, picture, scene_of, show
+from isthmus.cli.policy.sources import Sources, of_clusters, picture, scene_of, show
 from isthmus.cli.policy.wrapping import wrapped
 
 if TYPE_CHECKING:
@@ -20,11 +19,7 @@ if TYPE_CHECKING:
 def inspect_scope(
     *,
     namespace: str | None,
-    kubeconfig: Path | None,
-    contexts: tuple[str, ...],
-    scopes: tuple[str, ...],
-    partial: bool,
-    manifests: tuple[str, ...],
+    clusters: Sources,
     output: str,
 ) -> None:
     """List the policies that mean something else under the other scope, and whom they see under each.
@@ -35,7 +30,7 @@ def inspect_scope(
     from isthmus.policy.explaining.scene import context_of
     from isthmus.policy.scoping import inspect
 
-    found = picture(kubeconfig=kubeconfig, contexts=contexts, scopes=scopes, partial=partial, manifests=manifests)
+    found = picture(clusters)
     scene = scene_of(found)
     people = [
         (group.name.partition(":")[2], group.identity)

@@ -1,9 +1,10 @@
 """Where the commands of `isthmus policy` get the state of the clusters from: a kubeconfig, or manifests."""
 
 import asyncio
+import functools
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from isthmus.policy.explaining.scene import Scene
     from isthmus.policy.rules import Scope
 
-_Command = TypeVar("_Command", bound=Callable[..., object])
+_Command = Callable[..., None]
 _T = TypeVar("_T")
 
 _OPTIONS = (
@@ -47,43 +48,51 @@ _MANIFESTS = click.option(
 )
 
 
+class Sources(NamedTuple):
+    """What was said of the clusters to look at, as it was written."""
+
+    kubeconfig: Path | None
+    contexts: tuple[str, ...]
+    scopes: tuple[str, ...]
+    partial: bool
+    manifests: tuple[str, ...] = ()
+
+
 def of_clusters(command: _Command) -> _Command:
-    """Gives a command the options that say which clusters it looks at, live or as manifests."""
+    """Gives a command the options that say which clusters it looks at, live or as manifests, as `clusters`."""
     return live_only(_MANIFESTS(command))
 
 
 def live_only(command: _Command) -> _Command:
-    """Gives a command the options that say which live clusters it looks at."""
+    """Gives a command the options that say which live clusters it looks at, as `clusters`."""
+
+    @functools.wraps(command)
+    def told(**said: Any) -> None:
+        command(clusters=Sources(**{field: said.pop(field) for field in Sources._fields if field in said}), **said)
+
+    found: _Command = told
     for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+        found = option(found)
+    return found
 
 
-def picture(
-    *,
-    kubeconfig: Path | None,
-    contexts: tuple[str, ...],
-    scopes: tuple[str, ...],
-    partial: bool,
-    manifests: tuple[str, ...],
-) -> "Picture":
+def picture(clusters: Sources) -> "Picture":
     """Reads the clusters; what goes wrong ends the command with its reason, and warnings go to standard error."""
     from isthmus.mesh.picture.documents import DocumentError
 
-    chosen = read_scopes(scopes)
-    if manifests:
-        if contexts or kubeconfig is not None:
+    if clusters.manifests:
+        if clusters.contexts or clusters.kubeconfig is not None:
             raise click.UsageError("--manifests cannot be used together with --context or --kubeconfig")
         from isthmus.mesh.picture.manifests import read_manifests
 
         try:
-            return read_manifests(manifests, scopes=chosen)
+            return read_manifests(clusters.manifests, scopes=read_scopes(clusters.scopes))
         except (DocumentError, OSError) as error:
             raise click.ClickException(str(error)) from None
     from isthmus.mesh.picture.live import read_live
 
-    wanted = _wanted(kubeconfig, contexts, chosen, partial=partial)
-    found = perform(lambda: read_live(wanted))
+    asked = wanted(clusters)
+    found = perform(lambda: read_live(asked))
     for warning in found.warnings:
         click.echo(f"Warning: {warning}", err=True)
     return found
@@ -101,17 +110,16 @@ def scene_of(found: "Picture") -> "Scene":
     return scene
 
 
-def _wanted(
-    kubeconfig: Path | None, contexts: tuple[str, ...], scopes: "dict[str, Scope]", *, partial: bool
-) -> "Wanted":
+def wanted(clusters: Sources) -> "Wanted":
+    """Returns which live clusters are meant."""
     from isthmus.mesh.picture.live import Wanted
 
-    return Wanted(kubeconfig=kubeconfig, contexts=contexts, scopes=scopes, partial=partial)
-
-
-def wanted(kubeconfig: Path | None, contexts: tuple[str, ...], scopes: tuple[str, ...], *, partial: bool) -> "Wanted":
-    """Returns which live clusters the options mean."""
-    return _wanted(kubeconfig, contexts, read_scopes(scopes), partial=partial)
+    return Wanted(
+        kubeconfig=clusters.kubeconfig,
+        contexts=clusters.contexts,
+        scopes=read_scopes(clusters.scopes),
+        partial=clusters.partial,
+    )
 
 
 def perform(work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:

@@ -4,12 +4,11 @@ import asyncio
 import datetime
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from isthmus.cli.policy.sources import live_only, perform, show, wanted
+from isthmus.cli.policy.sources import Sources, live_only, perform, show, wanted
 from isthmus.cli.policy.wrapping import wrapped
 
 if TYPE_CHECKING:
@@ -41,10 +40,7 @@ def status(
     name: str | None,
     namespace: str | None,
     all_namespaces: bool,
-    kubeconfig: Path | None,
-    contexts: tuple[str, ...],
-    scopes: tuple[str, ...],
-    partial: bool,
+    clusters: Sources,
     output: str,
 ) -> None:
     """Tell on how many nodes policies are enforced, since when, and what is wrong with them.
@@ -52,7 +48,7 @@ def status(
     NAME is that of a policy, or KIND/NAME; policies without a namespace are always shown. Exits with 1 unless all that
     is shown is enforced on every node.
     """
-    asked = wanted(kubeconfig, contexts, scopes, partial=partial)
+    asked = wanted(clusters)
     kind, _, title = (name or "").rpartition("/")
     kind = _kind(kind)
     found, space = perform(lambda: _read(asked, namespace, all_namespaces=all_namespaces))
