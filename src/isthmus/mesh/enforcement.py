@@ -14,6 +14,7 @@ from enum import Enum
 import msgspec
 
 from isthmus.kube.meshobjects import MeshNode, PoliciesOnNode, PolicyException, RecentPolicy
+from isthmus.policy.metadata import generation
 from isthmus.policy.rules import ObjectRef
 
 Place = tuple[str, str, str]
@@ -209,7 +210,7 @@ def version_of(obj: Mapping[str, object], kind: object = None) -> PolicyVersion 
     meta = obj.get("metadata")
     if not isinstance(meta, Mapping):
         return None
-    kind, name, generation = kind or obj.get("kind"), meta.get("name"), meta.get("generation")
+    kind, name = kind or obj.get("kind"), meta.get("name")
     if not isinstance(kind, str) or not isinstance(name, str) or not kind or not name:
         return None
 
@@ -217,9 +218,8 @@ def version_of(obj: Mapping[str, object], kind: object = None) -> PolicyVersion 
         value = meta.get(key)
         return value if isinstance(value, str) else ""
 
-    number = generation if isinstance(generation, int) and generation > 0 else 0
     return PolicyVersion(
-        kind, text("namespace"), name, text("uid"), number, text("resourceVersion"), text("creationTimestamp")
+        kind, text("namespace"), name, text("uid"), generation(obj), text("resourceVersion"), text("creationTimestamp")
     )
 
 

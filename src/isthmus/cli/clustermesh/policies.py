@@ -34,7 +34,7 @@ def inspect(
     if output == "json":
         # One blank for each level, and no kind without policies: as Cilium's command writes it.
         told = {word: found[kind] for kind, _, word in _KINDS if found[kind]}
-        click.echo(json.dumps(told, indent=1, sort_keys=False))
+        click.echo(json.dumps(told, indent=1))
         return
     blocks = []
     for kind, title, _ in _KINDS:

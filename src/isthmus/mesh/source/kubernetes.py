@@ -327,7 +327,6 @@ class KubernetesSource:
                     events += self._sharing.namespaces(change)
                 case "Service", Snapshot(services):
                     self._policies.services(item.change)
-                    self._selection.tell(self.cluster.name, self._policies.keys)
                     events += self._sharing.retain_services(services)
                     for start in range(0, len(services), FEW):
                         events += self._sharing.put_services(services[start : start + FEW])
@@ -336,7 +335,6 @@ class KubernetesSource:
                         await asyncio.sleep(0)
                 case "Service", change:
                     self._policies.services(change)
-                    self._selection.tell(self.cluster.name, self._policies.keys)
                     events += self._sharing.services(change)
                 case "EndpointSlice", Snapshot(slices):
                     events += self._sharing.retain_slices(slices)
@@ -364,6 +362,7 @@ class KubernetesSource:
             if isinstance(item.change, Snapshot):
                 self._waiting_for.discard(item.resource)
                 self._resynced = True
+        self._selection.tell(self.cluster.name, self._policies.keys)
         if self._selected != self._selection.keys:
             self._selected = self._selection.keys
             events += self._importer.select(self._selected)
@@ -388,7 +387,6 @@ class KubernetesSource:
                 self._policies.drop(kind, policy)
             case Snapshot(policies):
                 self._policies.reset(kind, policies)
-        self._selection.tell(self.cluster.name, self._policies.keys)
 
 
 async def _tell_policies(
