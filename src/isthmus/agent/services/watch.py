@@ -2,9 +2,10 @@
 
 A UDP client keeps its port and sends on, so conntrack keeps it with the backend that it was given first: after that
 backend has gone, and also without any where there was none yet. A TCP connection ends with its backend, but one that
-nobody has answered is taken to the same backend at every attempt. Such entries are looked for after the kernel took the
-change. Invariants: the agent's writes never wait for this; what changes while entries are looked through is looked for
-afterwards, and never without a pause.
+nobody has answered, or that its backend broke off, is what the next one from the same port is taken for. Such entries
+are looked for after the kernel took the change, and a few times more: a backend ends after it was taken out, at once or
+when its grace period is over, and breaks off then what it had left. Invariants: the agent's writes never wait for this;
+what changes while entries are looked through is looked for afterwards, and never without a pause.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from isthmus.services.frontends import FrontendKey
 
 MOST_NAMED = 20  # problems of one object in the log or in one Event
 PAUSE = 0.1  # seconds between two look-throughs at least: what changes together is looked for together
+AGAIN = (2.0, 8.0, 32.0)  # seconds from each look to the next: a process that is killed, a short grace, the usual one
 REST = 4  # times as long as the last one took, so that a large conntrack table takes a fifth of one CPU at most
 
 PROBLEM = "service has a problem"
@@ -52,6 +54,7 @@ class ServiceWatch:
         self._due: set[FrontendKey] = set()  # not in the kernel yet
         self._next: dict[FrontendKey, frozenset[Target]] = {}
         self._stale: dict[FrontendKey, frozenset[Target]] = {}  # in the kernel, to be looked for
+        self._looks: dict[FrontendKey, int] = {}  # how often each of those was looked for since it last changed
         self._wake = asyncio.Event()
         self._refusal = ""
 
@@ -81,6 +84,7 @@ class ServiceWatch:
         self._metrics.faulty.set(self.view.faulty)
         if self._next:
             self._stale.update(self._next)
+            self._looks.update(dict.fromkeys(self._next, 0))
             self._wake.set()
         self._due.clear()
         self._next = {}
@@ -92,9 +96,20 @@ class ServiceWatch:
             await self._wake.wait()
             self._wake.clear()
             stale, self._stale = self._stale, {}
+            looks, self._looks = self._looks, {}
             began = loop.time()
             await self._forget(stale)
+            for count, wait in enumerate(AGAIN):
+                if keys := [key for key, before in looks.items() if before == count]:
+                    loop.call_later(wait, self._look_again, keys, count + 1)
             await asyncio.sleep(max(PAUSE, REST * (loop.time() - began)))
+
+    def _look_again(self, keys: list[FrontendKey], count: int) -> None:
+        for key in keys:
+            if key not in self._stale:
+                self._stale[key] = self.view.compiler.rightful(key)
+                self._looks[key] = count
+        self._wake.set()
 
     async def _forget(self, stale: Stale) -> None:
         try:

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from isthmus.agent.daemon import Agent, Settings
+from isthmus.agent.services import watch
 from isthmus.agent.services.objects import service_facts, slice_facts
 from isthmus.agent.services.serving import ServiceSettings
 from isthmus.agent.services.staging import Stage
@@ -390,6 +391,29 @@ async def test_stale_udp_connections_are_looked_for_after_the_kernel_took_the_ch
     await asyncio.to_thread(done.wait, 20)
     assert asked == [{(VIP, 17, 53): frozenset({Target("10.1.0.1", 53)})}]
     task.cancel()
+
+
+async def test_stale_connections_are_looked_for_again_while_backends_end_and_by_what_is_right_then(monkeypatch):
+    monkeypatch.setattr(watch, "PAUSE", 0.0)
+    monkeypatch.setattr(watch, "AGAIN", (0.0, 0.0, 0.0))
+    agent = _agent(FakeWriter(), services=True)
+    asked: asyncio.Queue[dict] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    agent.services.own._flush = lambda stale: (loop.call_soon_threadsafe(asked.put_nowait, dict(stale)), 0)[1]
+    _tell_all(agent)
+    ports = [{"name": "", "port": 8080, "protocol": "TCP"}]
+    agent.services.on_services(Snapshot((service(ports=[{"port": 80}]),)))
+    agent.services.on_slices(Snapshot((slice_("10.1.0.1", ports=ports),)))
+    await agent._sync()
+    before, after = ({(VIP, 6, 80): frozenset({Target(ip, 8080)})} for ip in ("10.1.0.1", "10.1.0.2"))
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(agent.services.own.serve())
+        assert [await asked.get() for _ in range(4)] == [before] * 4
+        agent.services.on_slices(Snapshot((slice_("10.1.0.2", ports=ports),)))
+        await agent._sync()
+        assert [await asked.get() for _ in range(4)] == [after] * 4
+        task.cancel()
+    assert asked.empty()
 
 
 async def test_a_flush_that_fails_is_said_once_and_ends_nothing():
