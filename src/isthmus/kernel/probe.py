@@ -121,6 +121,7 @@ CONSTRUCTS = (
             "add chain $T concatenated",
             "add rule $T concatenated ct direction original meta priority . meta l4proto . th dport @exact return",
             "add rule $T concatenated ct direction reply meta priority . meta l4proto . th sport @exact return",
+            "add rule $T concatenated meta priority . meta l4proto . th dport & 65520 @exact return",
             "add rule $T concatenated ct original ip saddr . meta l4proto . th dport @named return",
             "add rule $T concatenated meta l4proto 6 th dport { 80, 1000-2000 } return",
             "add element $T exact { 1:101 . 6 . 80 }",
