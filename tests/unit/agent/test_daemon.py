@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from isthmus.agent import inputs
 from isthmus.agent.daemon import FITTING, TOO_LARGE, Agent, Settings
+from isthmus.agent.policies.storing import KeptStore
 from isthmus.kernel.errors import KernelError, NftError
 from isthmus.kube.access import Access
 from isthmus.kube.client import Client
@@ -54,6 +55,35 @@ async def test_the_first_write_replaces_whatever_is_there_in_one_go(agent: Agent
 
     assert writer.calls == ["replace"]
     assert ("10.1.0.10",) in writer.kernel.elements["ingress4"]
+
+
+async def test_the_first_write_of_a_restarted_agent_has_what_an_earlier_one_kept(tmp_path):
+    good = policy(ingress=[{"ports": [{"port": 80}]}])
+    good["metadata"] |= {"uid": "1", "generation": 1, "resourceVersion": "10"}
+    bad = policy(ingress=[{"ports": [{"port": -1}]}])
+    bad["metadata"] |= {"uid": "1", "generation": 2, "resourceVersion": "11"}
+    kernels = []
+    for listed in (good, bad):
+        writer, store = FakeWriter(), KeptStore(tmp_path, cluster="east", node="n1")
+        agent = Agent(
+            Settings(node="n1", cluster="east"),
+            client=Client(Access(server="https://127.0.0.1:1")),
+            writer=writer,
+            mesh=lambda: None,
+            registry=CollectorRegistry(),
+            store=store,
+            earlier=store.load(),
+        )
+        tell_inputs(agent.view, listed, pods=(pod(),))
+        agent.view.mesh([ClusterJoined(Cluster("east", 1)), ClusterSynced("east")])
+        agent.inputs.on_policies(NETWORK_POLICIES, Put(bad))
+        await agent._sync()
+        await store.write()
+        assert writer.calls == ["replace"]
+        kernels.append((writer.kernel.sets, writer.kernel.elements))
+        assert agent._state().policies.exceptions[0].state == "Kept"
+
+    assert kernels[0] == kernels[1]
 
 
 async def test_a_pod_ip_far_away_is_an_element_change_and_a_policy_is_structure(agent: Agent, writer: FakeWriter):

@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from isthmus.agent.following import BLIND, FORBIDDEN, GONE, PATIENCE, SELDOM, Definitions, KindWatch
 from isthmus.agent.inputs import OLD_CIDR_GROUPS
+from isthmus.agent.policies.book import Unseen
 from isthmus.kube.client import Client
 from isthmus.kube.reflector import Gone, Put, Snapshot
 from isthmus.kube.resources import CILIUM_CIDR_GROUPS, CILIUM_NETWORK_POLICIES, CUSTOM_RESOURCE_DEFINITIONS
@@ -54,10 +55,12 @@ class World:
         self.server, self.client = server, client
         self.definitions = Definitions()
         self.told: list[tuple[str, ...]] = []
+        self.unseen = False
 
     def take(self, change) -> None:
         if isinstance(change, Snapshot):
             self.told.append(tuple(one["metadata"]["name"] for one in change.objects))
+            self.unseen = isinstance(change, Unseen)
 
     async def until(self, *told: tuple[str, ...]) -> float:
         """Waits until just this was told; returns the seconds that it took."""
@@ -128,6 +131,19 @@ async def test_a_kind_that_is_not_ours_to_see_is_absent_said_once_and_tried_agai
             world.script.mode = 200
             assert await world.until((), THERE) <= SELDOM + 1
     assert [log["event"] for log in logs].count(FORBIDDEN) == 1
+
+
+@pytest.mark.parametrize(("mode", "defined"), [(403, True), (404, True), (404, False)])
+async def test_only_a_kind_that_is_not_defined_is_known_to_have_no_objects(mode, defined):
+    async with watching(mode) as world:
+        world.definitions.take(Snapshot((DEFINITION,) if defined else ()))
+        await world.until(())
+        assert world.unseen is defined
+
+        world.script.mode = 200
+        world.definitions.take(Put(DEFINITION))
+        await world.until((), THERE)
+        assert not world.unseen
 
 
 async def test_a_server_that_fails_says_nothing_about_what_there_is():

@@ -131,7 +131,7 @@ def decode(content: bytes, *, cluster: str, node: str) -> dict[ObjectRef, bytes]
     try:
         head = msgspec.json.decode(content, type=_Head)
         if head.format != FORMAT:
-            raise Spoiled(f"its format is {show(head.format)}, and not {FORMAT!r}")
+            raise Spoiled(f"its format is {show(head.format)}, and not {show(FORMAT)}")
         if head.version != VERSION:
             raise Spoiled(f"its version is {head.version}; this program reads version {VERSION}")
         file = msgspec.json.decode(content, type=_File)
@@ -140,7 +140,7 @@ def decode(content: bytes, *, cluster: str, node: str) -> dict[ObjectRef, bytes]
         raise Spoiled(f"it cannot be read: {error}") from error
     for word, said, wanted in (("cluster", file.cluster, cluster), ("node", file.node, node)):
         if said != wanted:
-            raise Spoiled(f"it is of {word} {show(said)}, and not of {wanted!r}")
+            raise Spoiled(f"it is of {word} {show(said)}, and not of {show(wanted)}")
     if file.digest != _digest(bytes(file.objects)):
         raise Spoiled("its digest is not that of its objects")
     return _by_object(texts)

@@ -61,6 +61,11 @@ class KeptStore:
             self.write, min_interval=PAUSE, retry=Backoff(base=1.0, cap=60.0), on_error=self._on_error
         )
 
+    @property
+    def failures(self) -> int:
+        """Returns how many writes failed."""
+        return self._runner.failures
+
     def load(self) -> dict[ObjectRef, bytes]:
         """Returns the packs that an earlier run left, none if there is no such file or it cannot be used. Blocks."""
         try:
@@ -129,9 +134,9 @@ class KeptStore:
         try:
             # Without O_NONBLOCK a pipe in its place would hold up the agent for ever.
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        with open(descriptor, "rb") as file:
+        try:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise Spoiled("it is no regular file")
@@ -139,7 +144,10 @@ class KeptStore:
                 raise Spoiled(f"it belongs to user {found.st_uid}")
             if found.st_mode & 0o022:
                 raise Spoiled(f"its mode is {stat.S_IMODE(found.st_mode):04o}: others may write it")
-            return file.read(MOST_BYTES + 1)
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(MOST_BYTES + 1)
+        finally:
+            os.close(descriptor)
 
     def _put(self, packs: dict[ObjectRef, bytes]) -> tuple[ObjectRef, ...]:
         """Makes the file say this; returns what there was no room for. Raises OSError. Blocks."""

@@ -1,5 +1,6 @@
 """The book of policy objects: which version of each is in force, and what is said of it."""
 
+from collections.abc import Mapping
 from functools import partial
 
 import pytest
@@ -33,10 +34,10 @@ def from_group(name="p", group="g", *, generation=1, version="10", action="ingre
 class Followed:
     """A book, and what a compiler holds that does as it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, earlier: Mapping[ObjectRef, bytes] | None = None) -> None:
         self.groups: dict[str, CidrGroup] = {}
         self.services: dict[tuple[str, str], ServiceFacts] = {}
-        self.book = PolicyBook(Context("east", cidr_groups=self.groups, services=self.services))
+        self.book = PolicyBook(Context("east", cidr_groups=self.groups, services=self.services), earlier)
         self.policies: dict[ObjectRef, Policy] = {}
 
     def take(self, change, resource=NETWORK_POLICIES) -> Outcome:

@@ -120,6 +120,14 @@ def test_agents_are_told_of_scope_and_live_connections_where_these_are_not_the_u
             assert found == told
 
 
+def test_every_agent_has_a_directory_of_its_own_for_what_outlives_it(tmp_path: Path) -> None:
+    state = StateDir(tmp_path)
+    agents = [unit.argv for unit in other_units(state, PLAN) if unit.name.startswith("agent-")]
+    places = [Path(argv[argv.index("--state-dir") + 1]) for argv in agents]
+    assert len(set(places)) == len(PLAN.nodes)
+    assert all(place.is_relative_to(state.cluster(PLAN.name).root) for place in places)
+
+
 def test_a_cluster_that_is_left_alone_is_not_in_that_file(tmp_path: Path) -> None:
     state = StateDir(tmp_path)
     write_roster(state, [PLAN, msgspec.structs.replace(OTHER, connect=False)])

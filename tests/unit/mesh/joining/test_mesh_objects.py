@@ -95,7 +95,18 @@ def test_an_agent_has_net_admin_and_nothing_else() -> None:
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN"]}
     assert container["securityContext"]["allowPrivilegeEscalation"] is False
     assert "privileged" not in container["securityContext"]
-    assert spec["volumes"][0]["secret"]["defaultMode"] == 0o400
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    assert volumes["tls"]["secret"]["defaultMode"] == 0o400
+
+
+def test_what_an_agent_keeps_outlives_its_pod() -> None:
+    spec = made()[1]["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    (place,) = [word.removeprefix("--state-dir=") for word in container["command"] if word.startswith("--state-dir=")]
+    (mount,) = [mount for mount in container["volumeMounts"] if mount["mountPath"] == place]
+    (volume,) = [volume for volume in spec["volumes"] if volume["name"] == mount["name"]]
+    assert volume["hostPath"] == {"path": place, "type": "DirectoryOrCreate"}
+    assert not mount.get("readOnly")
 
 
 def test_agents_are_called_as_the_store_knows_them() -> None:
