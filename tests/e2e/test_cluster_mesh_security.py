@@ -222,7 +222,7 @@ def test_an_update_that_is_not_valid_leaves_the_last_valid_version_in_force(chap
     eventually(lambda: condition().get("status") == "False", "the object says that it is not valid")
     assert "spec.ingress[0]: combining fromEndpoints and fromCIDR is not supported" in condition()["message"]
     assert outcomes(chapter.koornacht.type(TEN)).keys() <= BOTH, "what was valid before is still enforced"
-    shown = chapter.everything.type("isthmus policy status rebel-base-from-x-wing --context kind-tion", code=1)
+    shown = chapter.everything.type("isthmus policy status rebel-base-from-x-wing --context kind-tion", code=2)
     assert "combining fromEndpoints and fromCIDR" in shown
     tab.type("kubectl apply -f rebel-base-from-x-wing.yaml")
     eventually(lambda: condition().get("status") == "True", "and that it is again")

@@ -203,7 +203,7 @@ def test_status_counts_nodes_that_enforce_a_policy(clusters: Clusters) -> None:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
     arguments = ("policy", "status", "counted", "--context", "kind-tion")
     before = clusters.run(*arguments)
-    assert before.exit_code == 1
+    assert before.exit_code == 2
     assert "enforced on 0/1 nodes of tion" in before.stdout
     assert "NoAgent" in before.stdout
     recent = {"kind": "NetworkPolicy", "namespace": "default", "name": "counted", "since": now}

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from isthmus.cli.policy import NO
 from isthmus.cli.policy.sources import show
 from isthmus.cli.policy.wrapping import wrapped
 
@@ -18,7 +19,7 @@ from isthmus.cli.policy.wrapping import wrapped
 @click.option("-n", "--namespace", default="default", show_default=True, help="Namespace of objects that name none.")
 @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True)
 def validate(*, files: tuple[str, ...], cluster_name: str, scope: str, namespace: str, output: str) -> None:
-    """Check policies without any cluster: what is invalid, and what is valid but not enforced. Exits with 1 if any is
+    """Check policies without any cluster: what is invalid, and what is valid but not enforced. Exits with 2 if any is
     invalid.
 
     Services and CIDR groups that policies refer to are taken from the same files.
@@ -55,7 +56,7 @@ def validate(*, files: tuple[str, ...], cluster_name: str, scope: str, namespace
     else:
         show(results, output)
     if any(result["verdict"] == "Invalid" for result in results):
-        sys.exit(1)
+        sys.exit(NO)
     if not results:
         raise click.ClickException(f"{', '.join(files)}: no policy in it (known kinds: {', '.join(KINDS)})")
 

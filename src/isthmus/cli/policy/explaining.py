@@ -1,45 +1,14 @@
 """`isthmus policy explain`."""
 
-import contextlib
 import sys
-from collections.abc import Iterator
-from typing import Any
 
 import click
 
+from isthmus.cli.policy import NO
 from isthmus.cli.policy.sources import Sources, of_clusters, picture, scene_of, show
 
-DENIED = 2
-"""Exit code where something is denied: 1 is for what went wrong."""
 
-
-class _Deciding(click.Command):
-    """A command whose exit code 2 is an answer, so that what was written wrong has to be 1."""
-
-    def make_context(self, *arguments: Any, **more: Any) -> click.Context:
-        """Takes the arguments apart."""
-        with _wrong():
-            return super().make_context(*arguments, **more)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Runs it."""
-        with _wrong():
-            return super().invoke(ctx)
-
-
-class _Wrong(click.UsageError):
-    exit_code = 1
-
-
-@contextlib.contextmanager
-def _wrong() -> Iterator[None]:
-    try:
-        yield
-    except click.UsageError as error:
-        raise _Wrong(error.format_message(), error.ctx) from None
-
-
-@click.command(cls=_Deciding)
+@click.command()
 @click.option("--from", "source", required=True, metavar="END", help="Who opens the connection.")
 @click.option("--to", "destination", required=True, metavar="END", help="Who is called.")
 @click.option("--port", metavar="NUMBER[/PROTOCOL]", help="As 80, 80/TCP, 53/UDP or 5000/SCTP.")
@@ -112,7 +81,7 @@ def explain(
     else:
         show(answering.as_data(answers, notes), output)
     if not all(answer.allowed for answer in answers):
-        sys.exit(DENIED)
+        sys.exit(NO)
 
 
 def read_port(port: str | None, icmp: str | None) -> tuple[int, int] | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from isthmus.cli.policy import NO
 from isthmus.cli.policy.sources import Sources, live_only, perform, show, wanted
 from isthmus.cli.policy.wrapping import wrapped
 
@@ -45,7 +46,7 @@ def status(
 ) -> None:
     """Tell on how many nodes policies are enforced, since when, and what is wrong with them.
 
-    NAME is that of a policy, or KIND/NAME; policies without a namespace are always shown. Exits with 1 unless all that
+    NAME is that of a policy, or KIND/NAME; policies without a namespace are always shown. Exits with 2 unless all that
     is shown is enforced on every node.
     """
     asked = wanted(clusters)
@@ -67,7 +68,7 @@ def status(
     else:
         click.echo("\n".join(_table(chosen)))
     if not all(entry["everywhere"] for entry in chosen):
-        sys.exit(1)
+        sys.exit(NO)
 
 
 def _kind(word: str) -> str:

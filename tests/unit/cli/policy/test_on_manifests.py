@@ -250,7 +250,7 @@ def test_an_invalid_update_changes_nothing_because_nodes_keep_the_version_before
 )
 def test_a_change_that_cannot_be_told_is_refused(clusters: Path, words: tuple[str, ...], said: str) -> None:
     result = what_if(clusters, *(word.format(example=EXAMPLE) for word in words))
-    assert result.exit_code != 0
+    assert result.exit_code == 1
     assert said in result.stderr
 
 
@@ -330,7 +330,7 @@ def validate(*words: str, stdin: str = BAD) -> tuple[int, list[Any]]:
 
 def test_every_policy_is_valid_invalid_or_partly_enforced() -> None:
     code, found = validate()
-    assert code == 1
+    assert code == 2
     assert [(one["name"], one["verdict"]) for one in found] == [
         ("bad", "Invalid"),
         ("partly", "NotEnforced"),
@@ -344,7 +344,7 @@ def test_every_policy_is_valid_invalid_or_partly_enforced() -> None:
 
 def test_a_name_that_no_api_server_would_store_is_invalid() -> None:
     code, found = validate(stdin=BAD.replace("name: good", "name: Not_Good").split("---")[2])
-    assert (code, found[0]["verdict"]) == (1, "Invalid")
+    assert (code, found[0]["verdict"]) == (2, "Invalid")
     assert found[0]["problems"] == [
         {"field": "metadata.name", "grade": "Invalid", "message": "'Not_Good' is not an RFC 1123 name"}
     ]
@@ -381,6 +381,30 @@ def test_directories_are_validated_file_by_file(clusters: Path) -> None:
 def test_files_without_policies_are_an_error() -> None:
     result = run("validate", "-f", str(EXAMPLE / "service.yaml"))
     assert (result.exit_code, "no policy in it" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("why",),
+        ("--wrong",),
+        ("explain", "--from", "a", "--to", "b", "more"),
+        ("explain", "--from", "a", "--to", "b", "-o", "xml"),
+        ("what-if",),
+        ("what-if", "-f", "-", "--policy-scope", "wide"),
+        ("matrix", "--port", "http"),
+        ("matrix", "--manifests", "a", "--context", "b"),
+        ("validate",),
+        ("status", "a", "b"),
+        ("status", "--policy-scope", "wide"),
+        ("inspect-scope", "--wrong"),
+    ],
+)
+def test_what_is_written_wrong_is_no_answer(words: tuple[str, ...]) -> None:
+    result = run(*words)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "Usage: " in result.stderr
 
 
 def test_policies_that_depend_on_the_scope_are_told_with_whom_they_see(clusters: Path) -> None:
