@@ -242,6 +242,8 @@ def _half_data(half: HalfReport) -> dict[str, Any]:
                 "field": one.problem.field,
                 "grade": one.problem.grade.value,
                 "message": one.problem.message,
+                # What was judged is the latest version; only the node knows whether it had a valid one before.
+                "earlierVersionMayApply": one.problem.grade is Grade.INVALID,
             }
             for one in half.troubles
         ],

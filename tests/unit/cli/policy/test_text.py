@@ -109,3 +109,32 @@ def test_a_policy_that_can_only_go_is_told_with_the_command() -> None:
     text = answering.text(explain(scene, ends[0], ends[1], (6, 80)), [], {"here": "kind-here"})
     assert "delete CiliumNetworkPolicy no, of which nothing is left without spec.ingressDeny[0], in here" in text
     assert "      kubectl --context kind-here delete -n default ciliumnetworkpolicy no\n" in text
+
+
+def test_programs_are_told_that_nodes_may_go_on_with_an_earlier_version_than_the_invalid_one_that_was_judged() -> None:
+    spec = {"podSelector": {}, "ingress": [{"ports": [{"port": -1}]}]}
+    policies = (
+        {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "bad"}, "spec": spec},
+        {
+            "apiVersion": "cilium.io/v2",
+            "kind": "CiliumNetworkPolicy",
+            "metadata": {"name": "partly"},
+            "spec": {
+                "endpointSelector": {},
+                "ingress": [{"fromEntities": ["all"], "authentication": {"mode": "required"}}],
+            },
+        },
+    )
+    for policy in policies:
+        policy["metadata"]["namespace"] = "default"
+    pods = tuple(
+        PodSeen(namespace="default", name=name, labels={}, ips=(ip,), node="n")
+        for name, ip in (("a", "10.0.0.1"), ("b", "10.0.0.2"))
+    )
+    scene = scene_of(here={"pods": pods, "policies": policies, "nodes": (NodeSeen(name="n"),)})
+    ends = [resolve(scene, parse(name), cluster="here", port=None)[0] for name in "ab"]
+    (answer,) = answering.as_data(explain(scene, ends[0], ends[1], (6, 80)), [])["answers"]
+    told = {
+        one["policy"]["name"]: (one["grade"], one["earlierVersionMayApply"]) for one in answer["ingress"]["problems"]
+    }
+    assert told == {"bad": ("Invalid", True), "partly": ("NotEnforced", False)}
