@@ -1,13 +1,10 @@
 """What a change of the table means for packets that are under way in it: not one is lost, not one gets through."""
 
-import os
 import random
 import selectors
-import signal
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 
@@ -15,29 +12,13 @@ from isthmus.agent.writer import KernelWriter
 from isthmus.kernel.namespaces import enter
 from isthmus.policy.networkpolicy import parse
 from isthmus.services.choice import REST, Choice
+from tests.support.forks import repeatedly
 from tests.support.netns import Host, World
 from tests.support.probes import SO_LINGER_RESET
 from tests.support.service_node import OWN, VIP4, ServiceNode, backends, service, writer_in
 
 B, C = "10.244.0.11", "10.244.0.12"
 TARGETS = [(ip, port) for ip in (B, C) for port in range(8000, 8004)]
-
-
-@contextmanager
-def _process(work: Callable[[], None]) -> Iterator[None]:
-    """Runs `work` again and again in a process of its own, since threads would wait for the one that writes."""
-    pid = os.fork()
-    if not pid:
-        try:
-            while True:
-                work()
-        finally:
-            os._exit(1)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
 
 
 def _server(host: Host, ip: str) -> list[socket.socket]:
@@ -77,7 +58,7 @@ def _outcomes(node: ServiceNode, change: Callable[[], None], *, times: int) -> C
         for sock in listening:
             accepting.register(sock, selectors.EVENT_READ)
         ours.setblocking(False)
-        with _process(accept), _process(client):
+        with repeatedly(accept), repeatedly(client):
             for _ in range(times):
                 change()
                 while True:
@@ -147,7 +128,7 @@ async def test_nothing_gets_through_while_one_policy_takes_the_place_of_another(
 
         async with writer_in(world) as writer:
             await isolate(writer, 0)
-            with _process(flood):
+            with repeatedly(flood):
                 for number in range(1, 1000):
                     await isolate(writer, number % 200)
                 with pytest.raises(BlockingIOError):

@@ -14,12 +14,6 @@ PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 SPEAKERS = ("client", "server")
 
 
-@pytest.fixture(scope="module")
-def fabric():
-    with Fabric() as fabric:
-        yield fabric
-
-
 def ingress(*apps: str):
     return network_policy(ingress=[{"from": [pods(app) for app in apps]}], policyTypes=["Ingress"])
 

@@ -5,23 +5,11 @@ import socket
 import pytest
 
 from tests.support.conversation import Conversation
-from tests.support.fabric import Fabric
 from tests.support.town import Town, address, cilium_policy, cluster_policy, flow, network_policy, pods
 from tests.support.volley import one_cpu
 
 TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
 both_families = pytest.mark.parametrize("version", [4, 6], ids=["IPv4", "IPv6"])
-
-
-@pytest.fixture(scope="module")
-def fabric():
-    with Fabric() as fabric:
-        yield fabric
-
-
-@pytest.fixture
-def town(fabric):
-    return Town(fabric)
 
 
 @both_families

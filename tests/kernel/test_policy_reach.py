@@ -7,7 +7,6 @@ import struct
 import msgspec
 import pytest
 
-from tests.support.fabric import Fabric
 from tests.support.town import (
     Town,
     address,
@@ -25,17 +24,6 @@ IPV6_HDRINCL = 36  # linux/in6.h
 WORDS = {TCP: "TCP", UDP: "UDP", SCTP: "SCTP"}
 both_families = pytest.mark.parametrize("version", [4, 6], ids=["IPv4", "IPv6"])
 every_protocol = pytest.mark.parametrize("protocol", [TCP, UDP, SCTP], ids=["tcp", "udp", "sctp"])
-
-
-@pytest.fixture(scope="module")
-def fabric():
-    with Fabric() as fabric:
-        yield fabric
-
-
-@pytest.fixture
-def town(fabric):
-    return Town(fabric)
 
 
 def expect(town: Town, expected: dict[tuple[str, str], bool], *, protocol: int = TCP, port: int = 80, version: int = 4):

@@ -1,11 +1,9 @@
 """While policies change: not one new connection that is allowed is lost, not one that is denied gets in."""
 
-import os
-import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from itertools import count
 from typing import Self
@@ -14,16 +12,11 @@ import pytest
 
 from isthmus.kernel.namespaces import enter
 from tests.support.fabric import Fabric
+from tests.support.forks import repeatedly
 from tests.support.town import Town, address, cilium_policy, cluster_policy, network_policy, pods
 
 CHANGES = 150
 WINDOW = 100  # datagrams that may be under way: they fit into any socket's buffer, so that no other loss is possible
-
-
-@pytest.fixture(scope="module")
-def fabric():
-    with Fabric() as fabric:
-        yield fabric
 
 
 def send_all(target: tuple[str, int]) -> None:
@@ -45,21 +38,14 @@ def send_numbers(target: tuple[str, int], leave: socket.socket) -> None:
             sock.sendto(number.to_bytes(4, "big"), target)
 
 
-@contextmanager
-def flood(fabric: Fabric, source: str, work: Callable[[], None]) -> Iterator[None]:
-    """Runs `work` in a namespace, in a process of its own: threads would wait for the one that writes."""
-    pid = os.fork()
-    if not pid:
-        try:
-            enter(fabric.holders[address(source)].descriptor)
-            work()
-        finally:
-            os._exit(1)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+def flood(fabric: Fabric, source: str, work: Callable[[], None]) -> AbstractContextManager[None]:
+    """Runs `work`, which does not end, in a namespace, in a process of its own."""
+
+    def inside() -> None:
+        enter(fabric.holders[address(source)].descriptor)
+        work()
+
+    return repeatedly(inside)
 
 
 class Sink:

@@ -14,12 +14,6 @@ from tests.support.fabric import Fabric
 CASES = [*load("network-policy.json"), *load("kubernetes-e2e-netpol.json")]
 
 
-@pytest.fixture(scope="module")
-def fabric():
-    with Fabric() as fabric:
-        yield fabric
-
-
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_packets_get_through_as_the_case_says(fabric: Fabric, case: Case):
     for step in case.steps():

@@ -23,12 +23,6 @@ ROUNDS = 3
 NODE = "east/n1"
 
 
-@pytest.fixture(scope="module")
-def fabric():
-    with Fabric() as fabric:
-        yield fabric
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_kernel_lets_through_what_the_evaluator_allows(fabric: Fabric, seed: int):
     rng = Random(seed)
