@@ -145,7 +145,6 @@ def ciliums(count: int) -> list[dict[str, Any]]:
 
 def cluster_policies(count: int) -> list[dict[str, Any]]:
     """Returns policies of the Admin tier, each with a denial and an exception after it; the last accepts the client."""
-    subject = {"pods": {"namespaceSelector": {}, "podSelector": SUBJECT}}
     objects = []
     for number in range(count):
         rules = [
@@ -154,38 +153,28 @@ def cluster_policies(count: int) -> list[dict[str, Any]]:
         ]
         if number == count - 1:
             rules.append({"action": "Accept", "from": [_cluster_peer("client")]})
-        objects.append(
-            _object(
-                "policy.networking.k8s.io/v1alpha2",
-                "ClusterNetworkPolicy",
-                number,
-                tier="Admin",
-                priority=number,
-                subject=subject,
-                ingress=rules,
-            )
-        )
+        objects.append(_cluster_policy(number, rules))
     return objects
 
 
 def overlapping(count: int) -> list[dict[str, Any]]:
     """Returns what is worst for such policies: each denies an app, and lets in a namespace where that may be."""
-    subject = {"pods": {"namespaceSelector": {}, "podSelector": SUBJECT}}
     return [
-        _object(
-            "policy.networking.k8s.io/v1alpha2",
-            "ClusterNetworkPolicy",
+        _cluster_policy(
             number,
-            tier="Admin",
-            priority=number,
-            subject=subject,
-            ingress=[
+            [
                 {"action": "Deny", "from": [_cluster_peer(_app(number))]},
                 {"action": "Accept", "from": [_pods_of("clients" if number == count - 1 else _space(number))]},
             ],
         )
         for number in range(count)
     ]
+
+
+def _cluster_policy(number: int, rules: list[dict[str, Any]]) -> dict[str, Any]:
+    subject = {"pods": {"namespaceSelector": {}, "podSelector": SUBJECT}}
+    spec = {"tier": "Admin", "priority": number, "subject": subject, "ingress": rules}
+    return _object("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy", number, **spec)
 
 
 def _pods_of(space: str) -> dict[str, Any]:
