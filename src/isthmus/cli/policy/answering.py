@@ -31,7 +31,7 @@ _FAMILIES = {4: "IPv4", 6: "IPv6"}
 
 
 def text(answers: Sequence[Answer], notes: Iterable[str], contexts: Mapping[str, str] | None = None) -> str:
-    """Returns everything for people, 100 columns wide; `contexts` are those of clusters, for what is to be applied."""
+    """Returns everything for people; `contexts` are those of clusters, for what is to be applied."""
     lines: list[str] = []
     for note in notes:
         lines += wrapped(note, "")

@@ -1,15 +1,38 @@
-"""Paragraphs in 100 columns. Pure."""
+"""Paragraphs for people, as wide as the terminal that they look at.
 
+Where standard output is none, a paragraph is one line, as kubectl's are: who pipes into grep looks for words that stand
+together, and gets what belongs to them with the line. Rejected: a fixed width for pipes, at which a break
+splits what belongs together.
+"""
+
+import os
+import sys
 import textwrap
 
-WIDTH = 100
+USUAL = 100
+"""Columns of a terminal that does not say how wide it is."""
+
+LEAST = 60
+"""Columns below which a terminal breaks the lines by itself: what is indented would be a word a line."""
+
+
+def columns() -> int:
+    """Returns how long lines may be; sys.maxsize where nobody looks at them."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return sys.maxsize
+    try:
+        found = os.get_terminal_size(sys.stdout.fileno()).columns
+    except OSError:
+        found = 0
+    # The signs that answers begin with are two columns wide, and one character long.
+    return max(found - 1, LEAST) if found else USUAL
 
 
 def wrapped(text: str, head: str = "", *, hanging: int = 0) -> list[str]:
     """Returns `head` and the text in lines; those after the first are indented as deep as the head, and `hanging`."""
     return textwrap.wrap(
         text,
-        WIDTH,
+        columns(),
         initial_indent=head,
         subsequent_indent=" " * (len(head) + hanging),
         break_long_words=False,

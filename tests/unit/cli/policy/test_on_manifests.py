@@ -77,7 +77,13 @@ def test_the_step_that_works_only_partially_is_answered_by_one_run(clusters: Pat
     assert "   apply CiliumNetworkPolicy default/rebel-base-from-x-wing in tion too, as it is in koornacht" in lines
     assert "   Judged again with this change: allowed." in lines
     assert lines[-1] == "1 of 2 allowed"
-    assert max(map(len, lines)) <= 100
+
+
+def test_a_sentence_is_one_line_where_nobody_looks_at_it_so_that_grep_finds_it(clusters: Path) -> None:
+    lines = explain(clusters, *STEP).stdout.splitlines()
+    (why,) = (line for line in lines if "INGRESS  tion" in line)
+    assert why.endswith("isolated by CiliumNetworkPolicy default/default-deny; no rule allows this (scope clusterset)")
+    assert len(why) > 100
 
 
 def test_what_is_suggested_can_be_applied_as_it_is_printed(clusters: Path) -> None:
