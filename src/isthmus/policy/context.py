@@ -12,6 +12,9 @@ import msgspec
 
 from isthmus.policy.rules import Grade, ObjectRef, Policy, Problem, Scope
 
+NO_NAMES = "names are not learned: no DNS proxy"
+"""What is said of rules by name where there is none."""
+
 
 class CidrGroup(msgspec.Struct, frozen=True):
     """A CiliumCIDRGroup: `cidrs` as text, as they were written."""

@@ -11,6 +11,7 @@ from ipaddress import ip_address, ip_network
 
 import msgspec
 
+from isthmus.model.flow import PORT_PROTOCOLS
 from isthmus.model.selector import Operator, Selector, Term
 from isthmus.policy.rules import Grade, Network, Problem
 
@@ -58,6 +59,17 @@ def _pieces(value: object, depth: int) -> Iterator[str]:
 def _printable(text: str, limit: int) -> str:
     text = text if len(text) <= limit else text[: limit - 3] + "..."
     return text if text.isprintable() else "".join(ch if ch.isprintable() else "?" for ch in text)
+
+
+def as_network(text: str) -> Network | None:
+    """Returns a network, or an address as one; None for anything else. Host bits are dropped."""
+    address, _, length = text.partition("/")
+    try:
+        if "%" not in text and ip_address(address) and (not length or length.isdigit()):
+            return ip_network(text, strict=False)
+    except ValueError:
+        pass
+    return None
 
 
 class Reader(msgspec.Struct):
@@ -158,16 +170,18 @@ class Reader(msgspec.Struct):
 
     def network(self, value: object, field: str) -> Network | None:
         """Returns a CIDR; host bits are accepted and dropped, as Kubernetes does (its e2e tests rely on it)."""
-        if isinstance(value, str) and "/" in value and "%" not in value:
-            address, _, length = value.partition("/")
-            try:
-                ip_address(address)
-                if length.isascii() and length.isdigit():
-                    return ip_network(value, strict=False)
-            except ValueError:
-                pass
+        if isinstance(value, str) and "/" in value and (found := as_network(value)) is not None:
+            return found
         self.complain(field, f"{show(value)} is not a CIDR, (e.g. 10.9.8.0/24 or 2001:db8::/64)")
         return None
+
+    def protocol(self, value: object, field: str) -> int | None:
+        """Returns the IP protocol of a port by its word; TCP for nothing."""
+        word = "TCP" if value is None else value
+        found = PORT_PROTOCOLS.get(word) if isinstance(word, str) else None
+        if found is None:
+            self.complain(field, f"{show(value)} is not TCP, UDP or SCTP")
+        return found
 
     def number(self, value: object, field: str, *, low: int, high: int) -> int | None:
         """Returns an integer in `low`-`high`."""

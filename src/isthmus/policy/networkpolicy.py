@@ -9,7 +9,6 @@ in force. Dropping the whole object on the first fault was rejected: that would 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from isthmus.model.flow import PORT_PROTOCOLS
 from isthmus.model.selector import Selector
 from isthmus.policy.context import Context, Parsed
 from isthmus.policy.fields import Reader, show
@@ -204,10 +203,8 @@ def _port(entry: Mapping[str, object], field: str, reader: Reader) -> Port | Non
     if unknown := entry.keys() - {"protocol", "port", "endPort"}:
         reader.complain(f"{field}.{min(unknown)}", "is not a field of a port")
         return None
-    word = entry.get("protocol")
-    protocol = PORT_PROTOCOLS.get(word) if isinstance(word, str) else PORT_PROTOCOLS["TCP"] if word is None else None
+    protocol = reader.protocol(entry.get("protocol"), f"{field}.protocol")
     if protocol is None:
-        reader.complain(f"{field}.protocol", f"{show(word)} is not TCP, UDP or SCTP")
         return None
     port, end = entry.get("port"), entry.get("endPort")
     if port is None:

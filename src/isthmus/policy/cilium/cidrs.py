@@ -7,11 +7,11 @@ groups too, as in Cilium's tests, although its field description says that they 
 
 import re
 from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network
 
 from isthmus.policy.cilium.reading import Reading
 from isthmus.policy.context import CidrGroup, Use
-from isthmus.policy.fields import show
+from isthmus.policy.fields import as_network, show
 from isthmus.policy.rules import CidrPeer, Network
 
 _GROUP_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -116,17 +116,6 @@ def _expanded(groups: Iterable[CidrGroup], field: str, reading: Reading) -> list
             return None
         networks.update(dict.fromkeys(mine))
     return list(networks)
-
-
-def as_network(text: str) -> Network | None:
-    """Returns a network, or an address as one; None for anything else."""
-    address, _, length = text.partition("/")
-    try:
-        if "%" not in text and ip_address(address) and (not length or length.isdigit()):
-            return ip_network(text, strict=False)
-    except ValueError:
-        pass
-    return None
 
 
 def _covers(outer: Network, inner: Network) -> bool:

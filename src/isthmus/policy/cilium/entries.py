@@ -13,6 +13,7 @@ from isthmus.policy.cilium.l7 import Names, above_ports, everything
 from isthmus.policy.cilium.peers import KINDS, NAMES, read_peers
 from isthmus.policy.cilium.ports import icmp_types, ports
 from isthmus.policy.cilium.reading import Reading
+from isthmus.policy.context import NO_NAMES
 from isthmus.policy.fields import show
 from isthmus.policy.rules import Action, Direction, Peer, Port, Rule
 
@@ -144,7 +145,7 @@ def _port_rule(
         return found, None
     names = above_ports(part, field, reading, egress=egress)
     if names is not None and not everything(names) and not reading.context.dns_proxy:
-        reading.unenforced(f"{field}.rules.dns", "names are not learned: no DNS proxy")
+        reading.unenforced(f"{field}.rules.dns", NO_NAMES)
     return (found, names) if reading.faults == before else None
 
 

@@ -14,6 +14,7 @@ from isthmus.policy.cilium.l7 import names_of
 from isthmus.policy.cilium.reading import Reading
 from isthmus.policy.cilium.selectors import nodes, peer
 from isthmus.policy.cilium.services import service
+from isthmus.policy.context import NO_NAMES
 from isthmus.policy.fields import show
 from isthmus.policy.rules import Direction, NamePeer, Peer
 
@@ -75,7 +76,7 @@ def _kind(kind: str, value: object, field: str, reading: Reading, found: dict[Pe
             if patterns:
                 found[NamePeer(tuple(patterns))] = None
             if not reading.context.dns_proxy:
-                reading.unenforced(field, "names are not learned: no DNS proxy")
+                reading.unenforced(field, NO_NAMES)
             return False
         case "Groups":
             for item, path in reading.items(value, field):

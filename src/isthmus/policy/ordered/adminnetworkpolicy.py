@@ -8,7 +8,6 @@ Refusing objects over the newer limit of 25 rules was rejected: whoever still ha
 
 from collections.abc import Mapping
 
-from isthmus.model.flow import PORT_PROTOCOLS
 from isthmus.policy.context import Context, Parsed
 from isthmus.policy.fields import Reader, show
 from isthmus.policy.metadata import required
@@ -61,12 +60,8 @@ def _port(reader: Reader, entry: Mapping[str, object], field: str) -> Port | Non
     given = reader.mapping(value, path)
     if given is None:
         return None
-    asked = given.get("protocol")
-    protocol = (
-        PORT_PROTOCOLS.get("TCP" if asked is None else asked) if asked is None or isinstance(asked, str) else None
-    )
+    protocol = reader.protocol(given.get("protocol"), f"{path}.protocol")
     if protocol is None:
-        reader.complain(f"{path}.protocol", f"{show(asked)} is not TCP, UDP or SCTP")
         return None
     if word == "portRange":
         ends = port_range(reader, given, path, frozenset({"protocol"}))

@@ -15,7 +15,7 @@ from ipaddress import IPv6Address, ip_network
 import msgspec
 
 from isthmus.model.selector import Selector
-from isthmus.policy.context import Context
+from isthmus.policy.context import NO_NAMES, Context
 from isthmus.policy.fields import Reader, show
 from isthmus.policy.names import MAX_NAME, NamePattern
 from isthmus.policy.rules import Action, CidrPeer, Direction, Grade, NamePeer, NodePeer, Peer, PodPeer, Scope, Tier
@@ -23,7 +23,6 @@ from isthmus.policy.rules import Action, CidrPeer, Direction, Grade, NamePeer, N
 POD_PEERS = frozenset({"namespaces", "pods"})
 MAX_ADDRESSES = 25  # networks or domainNames of one peer, in every version
 MAX_CIDR_TEXT = 43
-NO_NAMES = "names are not learned: no DNS proxy"
 
 _REMOVED = {
     "sameLabels": "write a rule for each tenant",
