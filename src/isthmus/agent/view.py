@@ -102,7 +102,8 @@ class View:
     def able(self) -> bool:
         """Tells whether what is known is enough to enforce policies with, if it must be.
 
-        What may be missing is a kind of policy that the API server has and does not give, and what policies refer to.
+        What may be missing is a kind of policy that the API server has and does not give, what policies refer to, and
+        where the API server is, which then counts as outside.
         """
         return NETWORK_POLICIES.kind in self.kinds and _NEEDED <= self.known
 
