@@ -1,5 +1,7 @@
 """Kept versions and a book that starts anew: what is in force, from the first moment on, and what is to be stored."""
 
+from functools import partial
+
 import pytest
 
 from isthmus.agent.policies.book import Unseen
@@ -8,6 +10,7 @@ from isthmus.agent.policies.kept import decode, encode, pack, unpack
 from isthmus.kube.reflector import Gone, Put, Snapshot
 from isthmus.kube.resources import CILIUM_NETWORK_POLICIES, NETWORK_POLICIES
 from isthmus.policy.context import CidrGroup, Use
+from isthmus.policy.cost import bounded
 from isthmus.policy.parsing import identify
 from isthmus.policy.rules import Direction, Grade
 from tests.unit.agent.policies.test_book import BAD_PEER, Followed, from_group, policy
@@ -164,6 +167,26 @@ def test_what_it_refers_to_is_waited_for_and_the_invalid_version_is_not_in_force
     after.groups["g"] = CidrGroup("g", {}, ("10.0.0.0/8", "11.0.0.0/8"))
     after.refer(Use.CIDR_GROUPS, "g")
     assert after.policies != before.policies, "what is kept follows what it refers to"
+
+
+def test_a_version_that_turns_out_to_be_invalid_once_all_is_known_has_the_earlier_one_to_go_back_to(monkeypatch):
+    monkeypatch.setattr("isthmus.policy.parsing.bounded", partial(bounded, limit=20))
+    group = CidrGroup("g", {}, tuple(f"10.{number}.0.0/16" for number in range(30)))
+    before = Followed({})
+    before.groups["g"] = group
+    before.refer(Use.CIDR_GROUPS)
+    good, large = from_group(), from_group(generation=2, version="11")
+    good["spec"]["ingress"] = [{"fromEntities": ["all"]}]
+    for version in (good, large):
+        before.take(Put(version), CILIUM_NETWORK_POLICIES)
+    assert kept(before) == [("p", 1)]
+
+    after = restarted(before)
+    assert after.take(Snapshot((large,)), CILIUM_NETWORK_POLICIES).put == {}
+    after.groups["g"] = group
+    after.refer(Use.CIDR_GROUPS)
+    assert after.policies == before.policies
+    assert kept(after) == [("p", 1)]
 
 
 def test_a_version_that_is_mended_while_it_waits_needs_no_earlier_one():
