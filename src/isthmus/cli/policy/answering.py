@@ -7,6 +7,7 @@ import msgspec
 
 from isthmus.cli.policy.sources import as_yaml
 from isthmus.cli.policy.wrapping import wrapped
+from isthmus.model.endpoint import family_of
 from isthmus.model.flow import Protocol
 from isthmus.policy.evaluate import Reason
 from isthmus.policy.explaining.answers import Answer
@@ -63,9 +64,7 @@ def _answer(answer: Answer, contexts: Mapping[str, str]) -> list[str]:
 
 
 def _partial(answer: Answer) -> bool:
-    both = {4 if ":" not in p.ip else 6 for p in answer.source.parties} & {
-        4 if ":" not in p.ip else 6 for p in answer.destination.parties
-    }
+    both = {family_of(p.ip) for p in answer.source.parties} & {family_of(p.ip) for p in answer.destination.parties}
     return len(both) > len(answer.families)
 
 

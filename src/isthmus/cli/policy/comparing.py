@@ -77,8 +77,8 @@ def _parsed(scene: "Scene", change: "Change") -> "list[Parsed]":
     from isthmus.policy.explaining.facts import place
 
     where = place(change.object)
-    refs = ((parsed, parsed.ref) for parsed in scene.parsed[change.cluster])
-    return [parsed for parsed, ref in refs if (ref.kind, ref.namespace, ref.name) == where]
+    found = scene.parsed[change.cluster]
+    return [parsed for parsed in found if (parsed.ref.kind, parsed.ref.namespace, parsed.ref.name) == where]
 
 
 def _valid(scene: "Scene", change: "Change") -> bool | None:
@@ -89,9 +89,9 @@ def _valid(scene: "Scene", change: "Change") -> bool | None:
 
 def _title(change: "Change") -> str:
     from isthmus.policy.explaining.facts import place
+    from isthmus.policy.rules import ObjectRef
 
-    kind, namespace, name = place(change.object)
-    return f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
+    return str(ObjectRef(*place(change.object)))
 
 
 def _problems(after: "Scene", changes: "list[Change]") -> list[str]:
@@ -99,7 +99,7 @@ def _problems(after: "Scene", changes: "list[Change]") -> list[str]:
     for change in changes:
         for parsed in _parsed(after, change):
             lines += [f"{p.grade.value}: {parsed.ref} in {change.cluster}: {p}" for p in parsed.problems]
-    lines += [f"Invalid: {' '.join(bad.place)} in {bad.cluster}: {bad.reason}" for bad in after.unreadable]
+    lines += [f"Invalid: {bad.ref} in {bad.cluster}: {bad.reason}" for bad in after.unreadable]
     return lines
 
 

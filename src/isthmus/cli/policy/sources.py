@@ -104,9 +104,7 @@ def scene_of(found: "Picture") -> "Scene":
 
     scene = Scene(found)
     for bad in scene.unreadable:
-        kind, namespace, name = bad.place
-        where = f"{namespace}/{name}" if namespace else name
-        click.echo(f"Warning: {kind} {where} of {bad.cluster} is left out: {bad.reason}", err=True)
+        click.echo(f"Warning: {bad.ref} of {bad.cluster} is left out: {bad.reason}", err=True)
     return scene
 
 

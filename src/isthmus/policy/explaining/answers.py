@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from isthmus.model.endpoint import family_of
-from isthmus.model.flow import Flow, Protocol
+from isthmus.model.flow import Flow
+from isthmus.policy.explaining.cells import in_family
 from isthmus.policy.explaining.ends import End, TargetError
 from isthmus.policy.explaining.facts import changed
 from isthmus.policy.explaining.halves import HalfReport, Party, PartyKind, halves
@@ -139,7 +140,6 @@ def _on_nodes(end: End, nodes: set[str]) -> End:
 def _flows(source: End, destination: End, port: tuple[int, int]) -> Iterable[tuple[Flow, Party, Party]]:
     """Yields what is to be judged: a pair of members for each combination that can make a difference."""
     near = PartyKind.NODE in (source.kind, destination.kind)
-    protocol, number = port
     for mine in _members(source, near=near):
         for other in _members(destination, near=near):
             if family_of(mine.ip) != family_of(other.ip):
@@ -149,19 +149,8 @@ def _flows(source: End, destination: End, port: tuple[int, int]) -> Iterable[tup
                 # The pods of one workload among themselves: another one is meant.
                 same = [p for p in destination.parties if p.ip != mine.ip and family_of(p.ip) == family_of(mine.ip)]
                 theirs = same[0] if same else other
-            if protocol in (Protocol.ICMP, Protocol.ICMPV6):
-                wanted = Protocol.ICMPV6 if family_of(mine.ip) == 6 else Protocol.ICMP
-                flow = Flow(mine.ip, theirs.ip, wanted, _type(number, wanted))
-            else:
-                flow = Flow(mine.ip, theirs.ip, protocol, number, bool(destination.service) and mine.ip == theirs.ip)
-            yield flow, mine, theirs
-
-
-def _type(number: int, protocol: int) -> int:
-    """Returns the type of an echo request in the family that is used; other types are as they were said."""
-    if number in (8, 128):
-        return 128 if protocol == Protocol.ICMPV6 else 8
-    return number
+            to_itself = bool(destination.service) and mine.ip == theirs.ip
+            yield Flow(mine.ip, theirs.ip, *in_family(port, family_of(mine.ip)), to_itself), mine, theirs
 
 
 def _members(end: End, *, near: bool) -> list[Party]:

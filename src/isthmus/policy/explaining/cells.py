@@ -112,6 +112,15 @@ class Cells:
         return LAST_TYPE if protocol in _ICMP else LAST_PORT
 
 
+def in_family(port: tuple[int, int], family: int) -> tuple[int, int]:
+    """Returns what (protocol, number or type) is in IPv4 or IPv6: ICMP or ICMPv6, and an echo request 8 or 128."""
+    protocol, number = port
+    if protocol not in _ICMP:
+        return port
+    wanted, echo = (Protocol.ICMPV6, 128) if family == 6 else (Protocol.ICMP, 8)
+    return wanted, echo if number in (8, 128) else number
+
+
 @lru_cache(maxsize=512)
 def _word(protocol: int) -> str:
     if protocol == OTHER:

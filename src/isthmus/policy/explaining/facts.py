@@ -43,6 +43,11 @@ class PodSeen(msgspec.Struct, frozen=True, kw_only=True):
     standing: tuple[bool, bool, str] = (True, True, "")
 
     @property
+    def key(self) -> str:
+        """Returns `namespace/name`."""
+        return f"{self.namespace}/{self.name}"
+
+    @property
     def owner(self) -> str:
         """Returns the name that people call it by: the workload's, else its own."""
         return self.workload.partition("/")[2] or self.name

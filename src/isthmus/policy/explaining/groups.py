@@ -15,7 +15,7 @@ from isthmus.model.endpoint import NamedPort, family_of
 from isthmus.model.identity import THE_WORLD, Identity
 from isthmus.policy.explaining.facts import PodSeen
 from isthmus.policy.explaining.networks import Networks, named_networks, representatives
-from isthmus.policy.explaining.scene import Scene, is_api_server, node_identity
+from isthmus.policy.explaining.scene import Scene, is_api_server, look_of, node_identity, pod_identity
 from isthmus.policy.rules import NodePeer
 
 MOST_NAMED = 3
@@ -76,41 +76,26 @@ class Grouping:
     def pods(self, wanted: Iterable[tuple[str, PodSeen]]) -> list[Group]:
         """Returns the groups of pods, given with their clusters, in the order of their names."""
         scene = self.scenes[0]
+        left_out = scene.picture.incidental - self._keys
         found: dict[object, list[tuple[str, PodSeen]]] = {}
         for cluster, pod in wanted:
             if pod.host_network or not pod.ips:
                 continue
             networks = tuple(self._near.holding(ip) for ip in pod.ips)
             families = frozenset(map(family_of, pod.ips))
-            look = self._look(scene, cluster, pod)
+            look = look_of(cluster, pod, left_out)
             found.setdefault((look, pod.named_ports, networks, families), []).append((cluster, pod))
-        groups = [self._group(scene, members) for members in found.values()]
+        groups = [self._group(members, left_out) for members in found.values()]
         return _told_apart(sorted(groups, key=lambda group: (group.cluster, group.namespace, group.name)))
 
-    def _look(self, scene: Scene, cluster: str, pod: PodSeen) -> object:
-        left_out = scene.picture.incidental - self._keys
-        labels = tuple(sorted((key, value) for key, value in pod.labels.items() if key not in left_out))
-        return cluster, pod.namespace, labels, pod.service_account
-
-    def _group(self, scene: Scene, members: Sequence[tuple[str, PodSeen]]) -> Group:
+    def _group(self, members: Sequence[tuple[str, PodSeen]], left_out: frozenset[str]) -> Group:
         cluster, first = members[0]
         pods = tuple(pod for _, pod in members)
         owners = list(dict.fromkeys(pod.owner for pod in pods))
         names = ", ".join(owners[:MOST_NAMED]) + (f" and {len(owners) - MOST_NAMED} more" if owners[3:] else "")
-        seen = scene.clusters[cluster]
-        left_out = scene.picture.incidental - self._keys
-        identity = Identity(
-            0,
-            cluster,
-            first.namespace,
-            {key: value for key, value in first.labels.items() if key not in left_out},
-            seen.namespaces.get(first.namespace, {}),
-            first.service_account,
-            seen.properties,
-        )
         return Group(
             name=f"{cluster}:{first.namespace}/{names}",
-            identity=identity,
+            identity=pod_identity(self.scenes[0].clusters[cluster], first, left_out),
             cluster=cluster,
             pods=pods,
             ips=first.ips,

@@ -205,7 +205,7 @@ def _decider(scene: Scene, cluster: str, ref: ObjectRef, rule: Rule | None) -> D
 
 def _concerned(scene: Scene, mine: Party, direction: Direction) -> list[Policy]:
     world = scene.world(mine.cluster, mine.node)
-    pod = world.pods.get(f"{mine.pod.namespace}/{mine.pod.name}") if mine.pod is not None else None
+    pod = world.pods.get(mine.pod.key) if mine.pod is not None else None
     if pod is None:
         return []
     return [policy for tier in Tier for policy in world.concerning(pod, direction, tier)]

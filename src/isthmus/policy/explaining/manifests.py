@@ -8,6 +8,7 @@ may apply it again.
 
 import re
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_network
 from typing import Any
 
 import msgspec
@@ -205,4 +206,4 @@ def applicable(obj: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _networks(ip: str) -> list[str]:
-    return [f"{ip}/{128 if ':' in ip else 32}"] if ip else ["0.0.0.0/0", "::/0"]
+    return [str(ip_network(ip))] if ip else ["0.0.0.0/0", "::/0"]

@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from isthmus.model.flow import Protocol
-from isthmus.policy.explaining.cells import Cells
+from isthmus.policy.explaining.cells import Cells, in_family
 from isthmus.policy.explaining.groups import Group, Grouping
 from isthmus.policy.explaining.judging import Judge, cells_of
 from isthmus.policy.explaining.scene import Scene
@@ -60,9 +59,5 @@ def matrix(
 
 
 def of_families(port: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    """Returns what (protocol, number) is in each family: in IPv6 ICMP is ICMPv6, and an echo request 128."""
-    protocol, number = port
-    if protocol != Protocol.ICMP:
-        return (port,)
-    echo = number in (8, 128)
-    return (Protocol.ICMP, 8 if echo else number), (Protocol.ICMPV6, 128 if echo else number)
+    """Returns what (protocol, number) is in each family."""
+    return tuple(dict.fromkeys(in_family(port, family) for family in (4, 6)))

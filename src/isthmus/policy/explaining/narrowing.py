@@ -120,18 +120,18 @@ def _holds(text: object, address: str) -> bool:
 def _except(new: Any, spot: list[str | int], address: str) -> bool:
     *rule_path, word, index = spot
     rule = _at(new, rule_path)
-    hole = f"{address}/{128 if ':' in address else 32}"
+    hole = ip_network(address)
     entry = rule[word][index]
     network = entry["cidr"] if isinstance(entry, dict) else entry
-    if ip_network(network, strict=False) == ip_network(hole):
+    if ip_network(network, strict=False) == hole:
         return False
     if isinstance(entry, dict):
-        entry["except"] = [*_list(entry.get("except")), hole]
+        entry["except"] = [*_list(entry.get("except")), str(hole)]
         return True
     if len(rule[word]) > 1:
         return False  # lists of both forms cannot stand in one rule
     del rule[word]
-    rule[f"{word}Set"] = [{"cidr": network, "except": [hole]}]
+    rule[f"{word}Set"] = [{"cidr": network, "except": [str(hole)]}]
     return True
 
 

@@ -10,7 +10,6 @@ with it. Rejected: suggesting to delete the policy that isolates, the change tha
 
 from collections.abc import Iterator
 from enum import Enum
-from typing import Any
 
 import msgspec
 
@@ -19,6 +18,7 @@ from isthmus.policy import parsing
 from isthmus.policy.evaluate import Reason
 from isthmus.policy.explaining.effects import Effects, effects
 from isthmus.policy.explaining.facts import Change, Object, changed, place
+from isthmus.policy.explaining.groups import Group
 from isthmus.policy.explaining.halves import Decider, HalfReport, Party, PartyKind, halves
 from isthmus.policy.explaining.manifests import (
     CILIUM_KINDS,
@@ -158,7 +158,8 @@ def _copies(scene: Scene, half: HalfReport, mine: Party) -> Iterator[Remedy]:
     """Yields policies of other clusters that speak for this subject and are missing here, as they are there."""
     here = scene.clusters[mine.cluster]
     there = {place(obj) for obj in here.policies}
-    subject = scene.world(mine.cluster, mine.node).pods[_key(mine)].subject
+    assert mine.pod is not None  # noqa: S101 - only pods are judged
+    subject = scene.world(mine.cluster, mine.node).pods[mine.pod.key].subject
     context = context_of(here)
     tried: set[tuple[str, str, str]] = set()
     for cluster in scene.picture.clusters:
@@ -311,12 +312,7 @@ def _besides(found: Effects, mine: Party, other: Party, direction: Direction) ->
     ]
 
 
-def _is_of(party: Party, group: Any) -> bool:
+def _is_of(party: Party, group: Group) -> bool:
     if party.pod is not None:
-        return any(pod is party.pod or pod == party.pod for pod in group.pods) and party.cluster == group.cluster
+        return party.cluster == group.cluster and party.pod in group.pods
     return party.ip in group.ips or not group.pods
-
-
-def _key(party: Party) -> str:
-    assert party.pod is not None  # noqa: S101 - only pods are judged
-    return f"{party.pod.namespace}/{party.pod.name}"

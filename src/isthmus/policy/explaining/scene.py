@@ -20,7 +20,7 @@ from isthmus.policy.explaining.facts import ClusterSeen, NodeSeen, Object, Pictu
 from isthmus.policy.rules import EndpointPeer, ObjectRef, Peer, PodPeer, Policy, Problem
 from isthmus.policy.world import LocalPod, World
 
-_Look = tuple[str, str, tuple[tuple[str, str], ...], str]
+Look = tuple[str, str, tuple[tuple[str, str], ...], str]
 """Cluster, namespace, labels that count, service account."""
 
 
@@ -28,7 +28,7 @@ class Unreadable(msgspec.Struct, frozen=True):
     """An object that is no policy we can tell from others, and why."""
 
     cluster: str
-    place: tuple[str, str, str]
+    ref: ObjectRef
     reason: str
 
 
@@ -53,7 +53,7 @@ class Scene:
             for name, found in self.parsed.items()
         }
         self._worlds: dict[tuple[str, str], World] = {}
-        self._numbers: dict[_Look, int] = {}
+        self._numbers: dict[Look, int] = {}
         self.identities: dict[int, Identity] = {}
         self.endpoints: dict[str, Endpoint] = {}
         self.pods_by_ip: dict[str, tuple[str, PodSeen]] = {}
@@ -75,7 +75,7 @@ class Scene:
             try:
                 parsed = known or parsing.read(obj, context)
             except ValueError as error:
-                self.unreadable.append(Unreadable(cluster.name, place(obj), str(error)))
+                self.unreadable.append(Unreadable(cluster.name, ObjectRef(*place(obj)), str(error)))
                 continue
             ref = parsed.ref
             self.objects[cluster.name, ref.kind, ref.namespace, ref.name] = obj
@@ -112,29 +112,15 @@ class Scene:
 
     # -- who is who --------------------------------------------------------------------------------------------
 
-    def labels_that_count(self, pod: PodSeen) -> dict[str, str]:
-        """Returns the labels of a pod without those that no policy selects on and that make every pod unique."""
-        left_out = self.picture.incidental - self.keys
-        return {key: value for key, value in pod.labels.items() if key not in left_out}
-
     def number_of(self, cluster: str, pod: PodSeen) -> int:
         """Returns the number of a pod's identity; pods that look the same have the same."""
-        labels = self.labels_that_count(pod)
-        look = (cluster, pod.namespace, tuple(sorted(labels.items())), pod.service_account)
+        left_out = self.picture.incidental - self.keys
+        look = look_of(cluster, pod, left_out)
         number = self._numbers.get(look)
         if number is None:
             # Beyond the numbers that are reserved, and far below those of nodes.
             number = self._numbers[look] = 256 + len(self._numbers)
-            seen = self.clusters[cluster]
-            self.identities[number] = Identity(
-                number,
-                cluster,
-                pod.namespace,
-                labels,
-                seen.namespaces.get(pod.namespace, {}),
-                pod.service_account,
-                seen.properties,
-            )
+            self.identities[number] = pod_identity(self.clusters[cluster], pod, left_out, number=number)
         return number
 
     def _place(self, cluster: ClusterSeen, pod: PodSeen) -> None:
@@ -186,11 +172,7 @@ class Scene:
         identities[HOST] = Identity(
             HOST, cluster.name, "", node.labels, {}, properties=cluster.properties, reserved=words
         )
-        pods = {
-            f"{pod.namespace}/{pod.name}": local_pod(cluster, pod)
-            for pod in cluster.pods
-            if pod.node == name and not pod.host_network
-        }
+        pods = {pod.key: local_pod(cluster, pod) for pod in cluster.pods if pod.node == name and not pod.host_network}
         return World(
             cluster.name,
             policies=self.policies[cluster.name],
@@ -208,6 +190,19 @@ def _about(cluster: ClusterSeen) -> ClusterSeen:
     return ClusterSeen(
         name=cluster.name, scope=cluster.scope, services=cluster.services, cidr_groups=cluster.cidr_groups
     )
+
+
+def look_of(cluster: str, pod: PodSeen, left_out: frozenset[str]) -> Look:
+    """Returns what of a pod policies can see, without the labels `left_out`: those that make every pod unique."""
+    labels = tuple(sorted((key, value) for key, value in pod.labels.items() if key not in left_out))
+    return cluster, pod.namespace, labels, pod.service_account
+
+
+def pod_identity(cluster: ClusterSeen, pod: PodSeen, left_out: frozenset[str], *, number: int = 0) -> Identity:
+    """Returns the identity of all pods that look like this one."""
+    _, namespace, labels, account = look_of(cluster.name, pod, left_out)
+    spaces = cluster.namespaces.get(namespace, {})
+    return Identity(number, cluster.name, namespace, dict(labels), spaces, account, cluster.properties)
 
 
 def is_api_server(cluster: ClusterSeen, node: NodeSeen) -> bool:
