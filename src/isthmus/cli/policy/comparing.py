@@ -122,6 +122,7 @@ def _clusters(found: "Picture", targets: tuple[str, ...]) -> list[str]:
 @click.option("--port", metavar="NUMBER[/PROTOCOL]", help="Only this port, as 80/TCP; every port by default.")
 @click.option("--icmp", is_flag=False, flag_value="8", metavar="[TYPE]", help="Only ICMP messages of a type.")
 @click.option("--outside/--no-outside", default=True, help="Whether addresses outside are shown.")
+@click.option("--nodes", is_flag=True, help="Show nodes too, and with them pods of their networks.")
 @of_clusters
 @_output
 def matrix(
@@ -130,12 +131,14 @@ def matrix(
     port: str | None,
     icmp: str | None,
     outside: bool,
+    nodes: bool,
     clusters: Sources,
     output: str,
 ) -> None:
     """Tell who may talk to whom, within and across clusters.
 
-    Pods that no policy tells apart are one line.
+    Pods that no policy tells apart are one line, and so are nodes, with --nodes. They are shown as pods of other nodes
+    meet them; for a pod and its own node, ask explain.
     """
     from isthmus.cli.policy import pairs
     from isthmus.cli.policy.explaining import read_port
@@ -143,7 +146,7 @@ def matrix(
 
     wanted = read_port(port, icmp)
     found = picture(clusters)
-    result = judge(scene_of(found), namespaces=frozenset(namespaces), outside=outside, port=wanted)
+    result = judge(scene_of(found), namespaces=frozenset(namespaces), outside=outside, nodes=nodes, port=wanted)
     if output == "table":
         click.echo(pairs.matrix_text(result, wanted), nl=False)
     else:

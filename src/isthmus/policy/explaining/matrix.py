@@ -15,7 +15,7 @@ class Matrix(msgspec.Struct, frozen=True, kw_only=True):
 
     Where both have IPv4 and IPv6 addresses, what one family is allowed counts.
 
-    Of two groups that are outside nothing is said: both are 0.
+    Of two groups that no policy speaks for (nodes, what is outside) nothing is said: both are 0.
     """
 
     groups: tuple[Group, ...]
@@ -29,10 +29,12 @@ def matrix(
     *,
     namespaces: frozenset[str] = frozenset(),
     outside: bool = True,
+    nodes: bool = False,
     port: tuple[int, int] | None = None,
 ) -> Matrix:
     """Judges all groups of pods (of some namespaces, or of all if none is named), and what is outside.
 
+    With `nodes` also those of all clusters, as pods of other nodes meet them: other rules hold for a pod's own node.
     `port` (protocol, number) gets a cell of its own, and so does what `of_families` adds to it.
     """
     grouping = Grouping(scene)
@@ -42,6 +44,8 @@ def matrix(
         for pod in cluster.pods
         if not namespaces or pod.namespace in namespaces
     )
+    if nodes:
+        groups += grouping.nodes()
     if outside:
         groups += grouping.outside()
     cells = cells_of(scene, ports=() if port is None else of_families(port))

@@ -298,6 +298,36 @@ def test_a_small_matrix_is_a_grid_and_a_large_one_a_list(clusters: Path) -> None
     assert max(map(len, large.splitlines())) <= 100
 
 
+def test_a_matrix_has_nodes_where_they_are_asked_for_and_says_of_them_what_explain_does(clusters: Path) -> None:
+    addresses = {"koornacht": "172.18.0.2", "tion": "172.19.0.2"}
+    for name, ip in addresses.items():
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}}
+        status = {"addresses": [{"type": "InternalIP", "address": ip}]}
+        entity = {
+            "apiVersion": "cilium.io/v2",
+            "kind": "CiliumNetworkPolicy",
+            "metadata": {"name": "nodes"},
+            "spec": {
+                "endpointSelector": {"matchLabels": {"name": "rebel-base"}},
+                "ingress": [{"fromEntities": ["remote-node"], "toPorts": [{"ports": [{"port": "80"}]}]}],
+            },
+        }
+        objects = [{**node, "status": status}, *([entity] if name == "tion" else [])]
+        (clusters / name / "nodes.yaml").write_text(yaml.safe_dump_all(objects))
+    words = ("matrix", "--manifests", str(clusters), "--no-outside", "--port", "80")
+    lines = run(*words, "--nodes").stdout.splitlines()
+    assert [line.split()[1] for line in lines[5:]] == ["koornacht:node/n1", "tion:node/n1"]
+    assert [line.split()[2:] for line in lines[5:]] == [["-", "-", "yes", "-"]] * 2, "nothing is said of two nodes"
+    assert len(run(*words).stdout.splitlines()) == 5
+    found = json.loads(run(*words, "--nodes", "-o", "json").stdout)
+    pairs = {(pair["from"], pair["to"]): pair["allowed"] for pair in found["pairs"]}
+    assert not [pair for pair in pairs if all("node/" in end for end in pair)]
+    for (source, destination), allowed in pairs.items():
+        if "node/" in source or "node/" in destination:
+            answer = explain(clusters, "--from", source, "--to", destination, "--port", "80", "-o", "json")
+            assert json.loads(answer.stdout)["allowed"] is allowed, (source, destination)
+
+
 def test_a_matrix_of_some_namespaces_for_programs(clusters: Path) -> None:
     found = json.loads(run("matrix", "--manifests", str(clusters), "-n", "default", "-o", "json").stdout)
     pairs = {(pair["from"], pair["to"]): pair["allowed"] for pair in found["pairs"]}
