@@ -10,6 +10,7 @@ from ipaddress import IPv4Address
 
 import msgspec
 
+from isthmus.kube.errors import clip
 from isthmus.kube.schema import (
     EndpointSlice,
     KubeObject,
@@ -24,6 +25,7 @@ from isthmus.kube.schema import (
 from isthmus.kube.watch import Snapshot
 from isthmus.mesh.mcs.api import SERVICE_NAME as IMPORTED_NAME
 from isthmus.mesh.mcs.api import derived_name
+from isthmus.mesh.membership import CONFIG, NAMESPACE, POLICY_SCOPE
 from isthmus.mesh.source.identities import DEFAULT_EXCLUDED
 from isthmus.mesh.source.objects import (
     FINISHED,
@@ -164,6 +166,19 @@ def draw(parts: Parts, *, cluster: str, scope: Scope, origin: str, imagine_from:
         exports=frozenset(parts.exports),
         origin=origin,
     )
+
+
+def default_scope(config: Mapping[str, str]) -> Scope:
+    """Returns the scope of a cluster's policies as ConfigMap kube-system/isthmus-config says it, given its data.
+
+    Raises ValueError, which names the object and the field.
+    """
+    text = config.get(POLICY_SCOPE, Scope.CLUSTERSET.value)
+    try:
+        return Scope(text)
+    except ValueError:
+        where = f"ConfigMap {NAMESPACE}/{CONFIG}: {POLICY_SCOPE}"
+        raise ValueError(f"{where}: {clip(text)!r} is neither clusterset nor local") from None
 
 
 def own_labels(labels: Mapping[str, str]) -> dict[str, str]:

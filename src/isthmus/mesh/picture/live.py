@@ -32,7 +32,7 @@ from isthmus.kube.resources import (
 )
 from isthmus.kube.schema import ConfigMap, EndpointSlice, Namespace, Node, Service
 from isthmus.mesh.membership import CONFIG, NAMESPACE
-from isthmus.mesh.picture.drawing import INCIDENTAL, OwnedPod, Parts, draw
+from isthmus.mesh.picture.drawing import INCIDENTAL, OwnedPod, Parts, default_scope, draw
 from isthmus.mesh.source.properties import VERSIONS, ClusterProperty
 from isthmus.policy.explaining.facts import ClusterSeen, Object, Picture
 from isthmus.policy.rules import Scope
@@ -46,7 +46,6 @@ PATIENCE = 15.0
 READING = 90.0
 """Seconds for all that one cluster holds: 10,000 pods are some 5."""
 
-SCOPE = "policy-scope"
 T = TypeVar("T")
 
 
@@ -236,12 +235,10 @@ def scope_of(wanted: Wanted, place: Place) -> Scope:
     said = wanted.scopes.get(place.name) or wanted.scopes.get("")
     if said is not None:
         return said
-    text = place.config.get(SCOPE, Scope.CLUSTERSET.value)
     try:
-        return Scope(text)
-    except ValueError:
-        where = f"context {place.context}: ConfigMap {NAMESPACE}/{CONFIG}: {SCOPE}"
-        raise PictureError(f"{where}: {text[:40]!r} is neither clusterset nor local") from None
+        return default_scope(place.config)
+    except ValueError as error:
+        raise PictureError(f"context {place.context}: {error}") from None
 
 
 async def whole(client: Client, resource: Resource, namespace: str | None = None) -> list[Object]:

@@ -17,14 +17,11 @@ from isthmus.kube.schema import EndpointSlice, Namespace, Node, Service
 from isthmus.mesh.mcs.api import GROUP
 from isthmus.mesh.membership import CONFIG, NAMESPACE
 from isthmus.mesh.picture.documents import DocumentError, files_of, read_place
-from isthmus.mesh.picture.drawing import INCIDENTAL, OwnedPod, Parts, Workload, draw
+from isthmus.mesh.picture.drawing import INCIDENTAL, OwnedPod, Parts, Workload, default_scope, draw
 from isthmus.mesh.source.properties import ClusterProperty
 from isthmus.policy.explaining.facts import ClusterSeen, Picture
 from isthmus.policy.parsing import KINDS
 from isthmus.policy.rules import Scope
-
-SCOPE = "policy-scope"
-"""In the data of the ConfigMap: the default scope of the cluster's policies."""
 
 _PLAIN: dict[str, tuple[str, Any]] = {
     "Namespace": ("namespaces", Namespace),
@@ -88,18 +85,11 @@ def _cluster(name: str, path: Path, scopes: dict[str, Scope], first: int) -> Clu
     for file, obj in read_place(path):
         _sort_in(obj, parts, config, str(file))
     name = name or config.get("cluster-name") or (path.stem if path.is_file() else path.resolve().name)
-    scope = scopes.get(name) or scopes.get("") or _scope(config, f"{path}: ConfigMap {NAMESPACE}/{CONFIG}")
-    return draw(parts, cluster=name, scope=scope, origin=str(path), imagine_from=first)
-
-
-def _scope(config: dict[str, str], where: str) -> Scope:
-    text = config.get(SCOPE)
-    if text is None:
-        return Scope.CLUSTERSET
     try:
-        return Scope(text)
-    except ValueError:
-        raise DocumentError(f"{where}: {SCOPE}: {clip(text)!r} is neither clusterset nor local") from None
+        scope = scopes.get(name) or scopes.get("") or default_scope(config)
+    except ValueError as error:
+        raise DocumentError(f"{path}: {error}") from None
+    return draw(parts, cluster=name, scope=scope, origin=str(path), imagine_from=first)
 
 
 def _sort_in(obj: dict[str, Any], parts: Parts, config: dict[str, str], file: str) -> None:
