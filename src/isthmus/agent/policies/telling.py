@@ -50,11 +50,14 @@ class Telling:
             self._emit(ref, "PolicyValid", "Every part of the policy is enforced.", type="Normal")
             return
         more = len(report.problems) - MOST_NAMED
+        log = _log.bind(policy=str(ref))
+        if report.kept is not None:
+            log = log.bind(in_force=f"generation {report.kept}")
         for problem in report.problems[:MOST_NAMED]:
-            write = _log.warning if problem.grade is Grade.WARNING else _log.error
-            write(PROBLEM, policy=str(ref), field=problem.field, problem=problem.message, grade=problem.grade.value)
+            write = log.warning if problem.grade is Grade.WARNING else log.error
+            write(PROBLEM, field=problem.field, problem=problem.message, grade=problem.grade.value)
         if more > 0:
-            _log.error(PROBLEM, policy=str(ref), field="", problem=f"and {more} more", grade=grade.value)
+            log.error(PROBLEM, field="", problem=f"and {more} more", grade=grade.value)
         text = "; ".join(map(str, report.problems[:MOST_NAMED])) + (f"; and {more} more" if more > 0 else "")
         reason, introduction = REASONS[grade]
         if report.kept is not None:

@@ -83,6 +83,14 @@ def test_of_thousands_of_problems_some_are_told_and_the_rest_is_a_number():
     assert message.endswith("; and 4980 more")
 
 
+def test_the_log_says_which_generation_stays_in_force():
+    _, logs = told(Report(PLAIN, (BAD,), generation=3, kept=2))
+    assert [(log["policy"], log["in_force"]) for log in logs] == [(str(PLAIN), "generation 2")]
+
+    _, logs = told(Report(PLAIN, (BAD,), generation=3))
+    assert ["in_force" in log for log in logs] == [False]
+
+
 def test_an_object_that_has_no_name_gets_no_event():
     events, logs = told(Report(ObjectRef("NetworkPolicy", "", "(unnamed)"), (BAD,)))
 
