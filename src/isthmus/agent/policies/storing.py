@@ -57,6 +57,8 @@ class KeptStore:
         self._trouble = ""
         self._left_out: tuple[ObjectRef, ...] = ()
         self._disk = threading.Lock()  # a write that was given up goes on in its thread
+        self._latest = 0
+        """The state of the book that the last write was about."""
         self._runner = BoundedRunner(
             self.write, min_interval=PAUSE, retry=Backoff(base=1.0, cap=60.0), on_error=self._on_error
         )
@@ -100,7 +102,7 @@ class KeptStore:
         finally:
             if self._book is not None and self._book.keeping != self._seen:
                 with suppress(OSError):
-                    self._put(self._book.kept_versions())
+                    self._put(self._book.kept_versions(), self._book.keeping)
 
     async def write(self) -> None:
         """Writes what is kept now, if the file says otherwise. Raises OSError."""
@@ -108,7 +110,7 @@ class KeptStore:
             return
         seen = self._book.keeping
         before = self._stored
-        left_out = await asyncio.to_thread(self._put, self._book.kept_versions())
+        left_out = await asyncio.to_thread(self._put, self._book.kept_versions(), seen)
         self._seen = seen
         if self._trouble and self._stored != before:
             _log.info(WRITABLE, file=str(self.path))
@@ -149,9 +151,15 @@ class KeptStore:
         finally:
             os.close(descriptor)
 
-    def _put(self, packs: dict[ObjectRef, bytes]) -> tuple[ObjectRef, ...]:
-        """Makes the file say this; returns what there was no room for. Raises OSError. Blocks."""
+    def _put(self, packs: dict[ObjectRef, bytes], seen: int) -> tuple[ObjectRef, ...]:
+        """Makes the file say what a book kept in state `seen`; returns what there was no room for.
+
+        Raises OSError. Blocks.
+        """
         with self._disk:
+            if seen < self._latest:
+                return ()
+            self._latest = seen
             encoded = encode(packs, cluster=self._cluster, node=self._node)
             wanted = _digest(encoded.content) if len(encoded.left_out) < len(packs) else _NOTHING
             if wanted != self._stored:

@@ -116,6 +116,16 @@ async def test_a_change_in_the_moment_of_the_end_is_written(place: Path):
     assert list(Node(place).loaded) == list(node.book.kept_versions())
 
 
+async def test_a_write_that_was_given_up_does_not_undo_a_later_one(place: Path):
+    node = Node(place)
+    node.keep()
+    early, then = node.book.kept_versions(), node.book.keeping
+    node.keep("q")
+    await node.store.write()
+    await asyncio.to_thread(node.store._put, early, then)
+    assert [ref.name for ref in Node(place).loaded] == ["p", "q"]
+
+
 @pytest.mark.parametrize(
     "left",
     [lambda path: path.write_bytes(b'{"format": "isthmus.d'), lambda path: os.mkfifo(path), lambda path: path.mkdir()],
