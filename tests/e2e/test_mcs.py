@@ -150,6 +150,12 @@ def test_policy_holds_for_what_comes_through_a_clusterset_address(lab: Lab, name
     apply(lab, TWO, namespace, allow_from(TWO, namespace))
     eventually(lambda: not reaches(lab, ONE, namespace, name), "denied by the cluster that it comes from")
     assert reaches(lab, TWO, namespace, name), "the pod's own cluster is allowed"
+    for cluster, code in ((ONE, 2), (TWO, 0)):
+        words = ("policy", "explain", "--from", f"{cluster}:{namespace}/client", "--to", name, "-o", "json")
+        done = lab.isthmus(*words, check=False)
+        found = json.loads(done.stdout)
+        assert (done.returncode, found["allowed"]) == (code, code == 0), done.stdout + done.stderr
+        assert [(end["to"]["cluster"], end["port"]) for end in found["answers"]] == [(TWO, 8080)]
     apply(lab, TWO, namespace, allow_from(ONE, namespace))
     eventually(lambda: reaches(lab, ONE, namespace, name), "allowed by the cluster that it comes from")
     assert not reaches(lab, TWO, namespace, name)
