@@ -172,8 +172,21 @@ class ServiceCompiler:
         frontend = self._held.get(key)
         return self._line(frontend).pool.serving if frontend is not None else frozenset()
 
+    def chosen(self, key: FrontendKey) -> frozenset[Target]:
+        """Returns the targets that new connections to a frontend are sent to now."""
+        frontend = self._held.get(key)
+        if frontend is None:
+            return frozenset()
+        pool = self._line(frontend).pool
+        reaches = {frontend.inside, frontend.outside} - {None}
+        return frozenset().union(*(pool.usable(reach) for reach in Reach if reach in reaches))
+
     def take_stale(self) -> set[FrontendKey]:
-        """Returns the frontends, since the last time, of which connections may lead astray (see `rightful`)."""
+        """Returns the frontends, since the last time, of which connections may lead astray.
+
+        Of UDP those that may not stay where they are (see `rightful`), of others also those that would not be sent
+        there again (see `chosen`).
+        """
         stale, self._stale = self._stale, set()
         return stale
 
@@ -308,6 +321,8 @@ class ServiceCompiler:
                 self._write(frontend, shift.reach, shift.moves, slots)
             for target in shift.gone:
                 slots.forget(target)
+            if shift.gone:
+                self._stale |= {key for key in line.frontends if key[1] != Protocol.UDP}
         if shifts:
             for frontend in line.frontends.values():
                 self._decide(frontend, line)

@@ -205,6 +205,29 @@ def test_unanswered_tcp_connections_may_lead_astray_when_a_backend_goes_and_afte
     assert services.rightful(frontend) == {Target("10.1.0.1", 8080), Target("10.1.0.3", 8080)}
 
 
+def test_unanswered_tcp_connections_may_lead_astray_when_others_are_chosen(services: ServiceCompiler):
+    frontend = (VIP4, Protocol.TCP, 80)
+    services.put_service(_web())
+    services.put_slice(_slice(OWN, "10.1.0.1"))
+    services.put_slice(_slice(OTHER, "10.2.0.1"))
+    mine, theirs = Target("10.1.0.1", 8080), Target("10.2.0.1", 8080)
+    assert services.chosen(frontend) == {mine, theirs}
+    services.take_stale()
+
+    services.set_choice(KEY, LOCAL_FIRST)
+    assert services.take_stale() == {frontend}
+    assert services.rightful(frontend) == {mine, theirs}, "who is answered stays"
+    assert services.chosen(frontend) == {mine}
+    services.put_slice(_slice(OWN))
+    services.take_stale()
+    assert services.chosen(frontend) == {theirs}
+    services.put_slice(_slice(OWN, "10.1.0.1"))
+    assert services.take_stale() == {frontend}, "somebody came, and so another is not used any more"
+    assert services.chosen(frontend) == {mine}
+    services.drop_service(KEY)
+    assert services.chosen(frontend) == frozenset()
+
+
 def test_udp_connections_that_may_lead_astray_are_named_when_choices_and_nodes_change(services: ServiceCompiler):
     port = ("dns", Protocol.UDP)
     frontend = (VIP4, Protocol.UDP, 53)

@@ -4,8 +4,10 @@ A UDP client keeps its port and sends on, so conntrack keeps it with the backend
 backend has gone, and also without any where there was none yet. A TCP connection ends with its backend, but one that
 nobody has answered, or that its backend broke off, is what the next one from the same port is taken for. Such entries
 are looked for after the kernel took the change, and a few times more: a backend ends after it was taken out, at once or
-when its grace period is over, and breaks off then what it had left. Invariants: the agent's writes never wait for this;
-what changes while entries are looked through is looked for afterwards, and never without a pause.
+when its grace period is over, and breaks off then what it had. What has no answer at a later look will not get one, so
+then only the targets are right that a new connection might be given: others may answer, but are not to be used now.
+Invariants: the agent's writes never wait for this; what changes while entries are looked through is looked for
+afterwards, and never without a pause.
 """
 
 import asyncio
@@ -21,6 +23,7 @@ from isthmus.kernel.errors import KernelError
 from isthmus.kube.events import EventRecorder
 from isthmus.kube.reflector import Change
 from isthmus.kube.schema import EndpointSlice, ObjectReference, Service
+from isthmus.model.flow import Protocol
 from isthmus.model.service import ServiceKey, Target
 from isthmus.services.frontends import FrontendKey
 
@@ -105,9 +108,10 @@ class ServiceWatch:
             await asyncio.sleep(max(PAUSE, REST * (loop.time() - began)))
 
     def _look_again(self, keys: list[FrontendKey], count: int) -> None:
+        compiler = self.view.compiler
         for key in keys:
             if key not in self._stale:
-                self._stale[key] = self.view.compiler.rightful(key)
+                self._stale[key] = compiler.rightful(key) if key[1] == Protocol.UDP else compiler.chosen(key)
                 self._looks[key] = count
         self._wake.set()
 
