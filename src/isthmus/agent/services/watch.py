@@ -29,7 +29,7 @@ from isthmus.services.frontends import FrontendKey
 
 MOST_NAMED = 20  # problems of one object in the log or in one Event
 PAUSE = 0.1  # seconds between two look-throughs at least: what changes together is looked for together
-AGAIN = (2.0, 8.0, 32.0)  # seconds from each look to the next: a process that is killed, a short grace, the usual one
+AGAIN = (1.0, 8.0, 32.0)  # seconds from each look to the next: a process that is killed, a short grace, the usual one
 REST = 4  # times as long as the last one took, so that a large conntrack table takes a fifth of one CPU at most
 
 PROBLEM = "service has a problem"
