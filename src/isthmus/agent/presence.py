@@ -3,9 +3,10 @@
 Invariants: written when what matters has changed, at most every PAUSE seconds, and every HEARTBEAT seconds in any case;
 that policies were taken in which change nothing else (watermarks) is written within PROGRESS seconds; what merely
 counts (endpoints, nodes) goes along with the next write and causes none, because pods come and go all the time and
-there may be thousands of agents. The object is made if it is not there, and stays when the agent ends: its heartbeat
-then says so. Where it cannot be written (no such kind, no permission) that is said once, tried again slowly, and
-hinders nothing. Rejected: Leases, which every node has one of already, and which say nothing but that.
+there may be thousands of agents. What an earlier run said stays while this one starts, for START seconds at most: its
+table is in force as well. The object is made if it is not there, and stays when the agent ends: its heartbeat then says
+so. Where it cannot be written (no such kind, no permission) that is said once, tried again slowly, and hinders nothing.
+Rejected: Leases, which every node has one of already, and which say nothing but that.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ from isthmus.kube.schema import Bare
 
 PAUSE = 2.0
 PROGRESS = 10.0
+START = 5.0
 HEARTBEAT = 60.0
 SLOW = 60.0
 """Seconds between two tries at most, where one fails after the other."""
@@ -112,11 +114,16 @@ class Presence:
         loop = asyncio.get_running_loop()
         retry = Backoff(base=1.0, cap=SLOW)
         written = float("-inf")
+        started = loop.time() + START
         while True:
             state = self._state()
             age = loop.time() - written
             if self._due(state, age):
                 try:
+                    await self._read_earlier()
+                    if self._told is None and not state.ready and loop.time() < started:
+                        await self._woken(by=started)
+                        continue
                     await self._write(self.status(state))
                 except (KubeError, ValueError) as error:
                     self._say(str(error))
@@ -129,12 +136,14 @@ class Presence:
             self._wake.clear()
             await asyncio.sleep(PAUSE)
             # What is not due yet is looked at again when it is.
-            limit = HEARTBEAT if state == self._told else PROGRESS
-            try:
-                async with asyncio.timeout(max(0.0, written + limit - loop.time())):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            await self._woken(by=written + (HEARTBEAT if state == self._told else PROGRESS))
+
+    async def _woken(self, *, by: float) -> None:
+        """Waits until something may have changed; no longer than until `by`, in the loop's time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(by):
+                await self._wake.wait()
+        self._wake.clear()
 
     def _due(self, state: State, age: float) -> bool:
         """Tells whether `state` must be written, `age` seconds after the last time."""
@@ -177,12 +186,14 @@ class Presence:
             policies=state.policies,
         )
 
-    async def _write(self, status: MeshNodeStatus) -> None:
-        patch = self._patch(status)
+    async def _read_earlier(self) -> None:
         if not self._read:
             with contextlib.suppress(NotFound, Forbidden, BadAnswer):
                 self._recall((await self._client.get(MESH_NODES, self._node, type=MeshNode)).status)
             self._read = True
+
+    async def _write(self, status: MeshNodeStatus) -> None:
+        patch = self._patch(status)
         try:
             await self._client.patch(MESH_NODES, self._node, patch, type=Bare, subresource="status")
         except NotFound:

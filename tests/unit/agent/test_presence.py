@@ -16,6 +16,7 @@ from isthmus.agent.presence import (
     NOT_WRITTEN,
     PAUSE,
     PROGRESS,
+    START,
     WRITTEN,
     Counts,
     OtherCluster,
@@ -225,6 +226,28 @@ async def test_the_watermark_of_a_kind_that_is_gone_is_taken_out():
         await asyncio.sleep(PROGRESS + PAUSE)
 
         assert world.last["policies"]["watermarks"]["NetworkPolicy"] is None
+
+
+async def test_what_an_earlier_run_said_stays_until_there_is_a_ruleset():
+    async with telling(*[ok] * 3) as world:
+        world.state = State(ready=False, reason="pods")
+        await asyncio.sleep(0)
+        world.presence.changed()
+        await asyncio.sleep(START - 1)
+        assert world.sent == []
+        world.change(ready=True, policies=PoliciesOnNode(watermarks={"NetworkPolicy": "7"}))
+        await asyncio.sleep(0.5)
+        assert [said["status"]["ready"] for _, _, said in world.sent] == [True]
+
+
+async def test_an_agent_that_does_not_come_to_a_ruleset_says_why():
+    async with telling(*[ok] * 3) as world:
+        world.state = State(ready=False, reason="pods")
+        await asyncio.sleep(START + 0.5)
+        assert (world.last["ready"], world.last["reason"], world.last["policies"]) == (False, "pods", None)
+        world.change(reason="nodes")
+        await asyncio.sleep(PAUSE)
+        assert world.last["reason"] == "nodes"
 
 
 async def test_before_the_first_ruleset_nothing_is_said_of_policies():
