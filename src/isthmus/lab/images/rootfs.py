@@ -36,6 +36,8 @@ _EVERYWHERE = {
 """Programs in /bin, some of them in the place of busybox's."""
 _UNLESS_INSTALLED = {"dig": "isthmus.lab.images.programs.lookup:dig"}
 """Programs in /bin where the machine has none of that name."""
+_COPIED = ("bash",)
+"""Programs of the machine that are in /bin, too: /bin/bash is how most images' commands and scripts name it."""
 _ELSEWHERE = {
     "agnhost": "isthmus.lab.images.programs.agnhost:main",
     "coredns": "isthmus.lab.dns.__main__:main",
@@ -107,6 +109,11 @@ def _make_applets(folder: Path) -> None:
     if not _knows_timeouts(busybox):
         (folder / "wget").unlink(missing_ok=True)
         _write_launcher(folder / "wget", _WGET)
+    for name in _COPIED:
+        # Copied, not linked: where /bin is not a part of /usr, the pod's /bin hides the original.
+        if (program := shutil.which(name)) is not None:
+            (folder / name).unlink(missing_ok=True)
+            shutil.copy2(program, folder / name)
 
 
 def _make_library(folder: Path) -> None:
@@ -151,7 +158,7 @@ def _version() -> str:
     digest = hashlib.sha256(f"{os.path.realpath(sys.executable)} {sys.version}".encode())
     for path in (*_sources(), Path(__file__)):
         digest.update(path.read_bytes())
-    for name in ("busybox", *_UNLESS_INSTALLED):
+    for name in ("busybox", *_COPIED, *_UNLESS_INSTALLED):
         program = shutil.which(name)
         if program is not None:
             found = os.stat(program)

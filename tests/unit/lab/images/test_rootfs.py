@@ -74,3 +74,13 @@ def test_preparing_again_changes_nothing(rootfs: Rootfs) -> None:
     before = sorted(path.name for path in rootfs.mount_point.parent.iterdir())
     Rootfs(rootfs.mount_point.parent).prepare()
     assert sorted(path.name for path in rootfs.mount_point.parent.iterdir()) == before
+
+
+def test_scripts_that_name_bin_bash_find_it(rootfs: Rootfs) -> None:
+    """/bin of a container is not the machine's, and commands such as those of Kubernetes' own tests say /bin/bash."""
+    bash = rootfs.applets / "bash"
+    assert not bash.is_symlink()
+    done = subprocess.run(
+        [bash, "-c", "a=(1 2); echo ${#a[@]}"], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout == "2\n"

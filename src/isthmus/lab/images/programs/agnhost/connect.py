@@ -4,30 +4,29 @@ import socket
 import sys
 
 from isthmus.lab.images.programs.agnhost.command import Values
-from isthmus.lab.images.programs.agnhost.plumbing import SCTP
+from isthmus.lab.images.programs.agnhost.plumbing import client
 from isthmus.model.durations import seconds
 
-KINDS = {"tcp": (socket.SOCK_STREAM, 0), "udp": (socket.SOCK_DGRAM, 0), "sctp": (socket.SOCK_STREAM, SCTP)}
+PROTOCOLS = ("tcp", "udp", "sctp")
 _TIMED_OUT, _REFUSED = 110, 111
 
 
 def connect(words: list[str], values: Values) -> int:
     """Tries; returns the exit code."""
     protocol = values["protocol"] or "tcp"
-    if protocol not in KINDS:
+    if protocol not in PROTOCOLS:
         return _say(f"Unsupported protocol: {protocol}")
     host, colon, port = words[0].rpartition(":")
     if not colon or (":" in host and not (host.startswith("[") and host.endswith("]"))):
         missing = "missing port in address" if not colon else "too many colons in address"
         return _say(f"UNKNOWN: address {words[0]}: {missing}")
-    kind, number = KINDS[protocol]
     try:
         family, *_, address = socket.getaddrinfo(host.strip("[]") or "localhost", int(port), type=socket.SOCK_STREAM)[0]
     except (OSError, ValueError, OverflowError) as error:
         return _say(f"DNS: {error}")
     limit = seconds(values["timeout"]) or None
     try:
-        with socket.socket(family, kind, number) as peer:
+        with client(family, protocol) as peer:
             peer.settimeout(limit)
             peer.connect(address)
             if protocol != "tcp":

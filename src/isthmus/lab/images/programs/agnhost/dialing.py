@@ -2,7 +2,7 @@
 
 import socket
 
-from isthmus.lab.images.programs.agnhost.plumbing import SCTP
+from isthmus.lab.images.programs.agnhost.plumbing import client
 
 LIMIT = 5.0
 """Seconds for one try."""
@@ -27,16 +27,19 @@ def dial(protocol: str, host: str, port: str, request: str) -> str:
     except (OSError, UnicodeError) as error:
         raise DialError(f"lookup {host}: {error}", is_usage=True) from error
     try:
-        with socket.socket(family, kind, SCTP if protocol == "sctp" else 0) as peer:
-            peer.settimeout(LIMIT)
-            peer.connect(address)
-            if protocol != "http":
-                peer.send(request.encode(errors="replace"))
-                answer = peer.recv(2048)
-                if not answer:
-                    raise DialError(f"reading from {protocol} connection failed. err:'EOF'")
-                return answer.decode(errors="replace")
-            return http(peer, host, port, request)
+        if protocol == "http":
+            with socket.socket(family, kind) as peer:
+                peer.settimeout(LIMIT)
+                peer.connect(address)
+                return http(peer, host, port, request)
+        with client(family, protocol) as other:
+            other.settimeout(LIMIT)
+            other.connect(address)
+            other.send(request.encode(errors="replace"))
+            answer = other.recv(2048)
+            if not answer:
+                raise DialError(f"reading from {protocol} connection failed. err:'EOF'")
+            return answer.decode(errors="replace")
     except TimeoutError as error:
         name = "reading from udp connection" if protocol == "udp" else f"dial {address[0]}:{port}"
         raise DialError(f"{name} failed. err:'i/o timeout'") from error

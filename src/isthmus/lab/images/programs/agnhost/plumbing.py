@@ -1,5 +1,6 @@
 """What the servers share: log lines as Go writes them, datagrams, short conversations on streams."""
 
+import errno
 import os
 import socket
 import sys
@@ -8,6 +9,10 @@ from collections.abc import Callable
 
 from isthmus.lab.images.programs.loop import READ, Loop, datagram_socket, listen
 from isthmus.lab.images.programs.messages import Peer, one_line, place
+
+TYPE_CHECKING = False  # the name that type checkers know; `typing` is megabytes
+if TYPE_CHECKING:
+    from isthmus.lab.images.programs.agnhost.sctpsockets import Connection
 
 SCTP = 132
 IDLE = 60.0
@@ -27,6 +32,15 @@ def log(text: str) -> None:
 def hostname() -> bytes:
     """Returns the pod's name."""
     return os.uname().nodename.encode()
+
+
+def client(family: int, protocol: str) -> "socket.socket | Connection":
+    """Returns what to connect with over tcp, udp or sctp; raises OSError."""
+    if protocol == "sctp":
+        from isthmus.lab.images.programs.agnhost import sctpsockets
+
+        return sctpsockets.client(family)
+    return socket.socket(family, socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM)
 
 
 def serve_datagrams(loop: Loop, port: int, answer: DatagramAnswer, *, host: str = "") -> None:
@@ -55,7 +69,18 @@ def serve_once(
     loop: Loop, port: int, answer: Callable[[bytes, Peer], bytes], *, protocol: int = 0, reads: bool
 ) -> None:
     """Answers each connection once, after its first bytes if `reads`, and ends it; raises OSError."""
-    listener = listen(port, protocol=protocol)
+    try:
+        listener = listen(port, protocol=protocol)
+    except OSError as error:
+        if protocol != SCTP or error.errno != errno.EPROTONOSUPPORT:
+            raise
+        from isthmus.lab.images.programs.agnhost import sctpsockets
+
+        try:
+            sctpsockets.serve(loop, port, answer, reads=reads)
+        except PermissionError:
+            raise error from None
+        return
     open_until: dict[int, tuple[float, socket.socket]] = {}
 
     def finish(connection: socket.socket, reply: bytes) -> None:
