@@ -35,6 +35,7 @@ _MAX_MESSAGE = 4 * 1024 * 1024
 _STREAMS_LIMIT = 30.0
 """Seconds until a client has opened all of its streams, as kubelets give it."""
 _NAMES = {STDOUT: "stdout", STDERR: "stderr", ERROR: "error"}
+_STREAM_TYPES = {*_NAMES.values(), "stdin", "resize"}
 
 
 class ProtocolError(Exception):
@@ -185,8 +186,12 @@ async def _open_spdy(request: web.Request, wanted: set[str]) -> Opened:
     complete, gone = asyncio.Event(), asyncio.Event()
 
     def opened(stream: Stream) -> None:
-        streams[stream.headers.get("streamtype", "")] = stream
-        if wanted <= streams.keys():
+        kind = stream.headers.get("streamtype", "")
+        if kind in _STREAM_TYPES:
+            streams[kind] = stream
+        # Counted, as kubelets count them: there are clients that ask for a terminal and open standard error in the
+        # place of the stream for its size.
+        if len(streams) >= len(wanted):
             complete.set()
 
     async def serve() -> None:
@@ -200,7 +205,7 @@ async def _open_spdy(request: web.Request, wanted: set[str]) -> Opened:
     try:
         async with asyncio.timeout(_STREAMS_LIMIT):
             await complete.wait()
-        if not wanted <= streams.keys():
+        if len(streams) < len(wanted):
             raise ConnectionError("the client went away before it had opened its streams")
     except BaseException as error:
         serving.cancel()
