@@ -88,19 +88,19 @@ def validity(kind: str, verdict: Verdict, *, generation: int) -> Wanted:
 
 def enforced(kind: str, verdict: Verdict, summary: Summary, *, generation: int) -> Wanted:
     """Returns the condition that says whether every node enforces an object as it is written."""
-    status, reason, message = _enforced(verdict, summary)
+    status, reason, message = _enforced(kind, verdict, summary)
     if verdict.warnings:
         message = f"{message}. Warning: {'; '.join(verdict.warnings)}"
     return Wanted(ENFORCED, status, reason, _clip(message), 0 if kind in CILIUM_KINDS else generation)
 
 
-def _enforced(verdict: Verdict, summary: Summary) -> tuple[str, str, str]:
+def _enforced(kind: str, verdict: Verdict, summary: Summary) -> tuple[str, str, str]:
     counts = summary.counts
     bad = [standing for standing in (Standing.REFUSED, Standing.INVALID, Standing.KEPT) if counts.get(standing)]
     if verdict.errors and not bad:
         return "False", "Refused", "The policy is not valid; no node has said yet what it does instead"
     if bad:
-        return "False", "Refused", "; ".join(_refusal(standing, summary) for standing in bad)
+        return "False", "Refused", "; ".join(_refusal(kind, standing, summary) for standing in bad)
     if summary.unknown:
         return "Unknown", "Pending", "No node says which policies it enforces"
     if not summary.everywhere:
@@ -117,7 +117,7 @@ def _enforced(verdict: Verdict, summary: Summary) -> tuple[str, str, str]:
     return "True", "Enforced", "Every node enforces it"
 
 
-def _refusal(standing: Standing, summary: Summary) -> str:
+def _refusal(kind: str, standing: Standing, summary: Summary) -> str:
     number = summary.counts[standing]
     example = next((one.message for one in summary.lagging if one.standing is standing and one.message), "")
     where = f"on {number} of {summary.total} nodes"
@@ -125,7 +125,11 @@ def _refusal(standing: Standing, summary: Summary) -> str:
         case Standing.KEPT:
             return f"Not valid; an earlier version stays in force {where}" + (f" ({example})" if example else "")
         case Standing.INVALID:
-            return f"Not valid, and no earlier version to keep: what it selects is isolated {where}"
+            if kind in CILIUM_KINDS:
+                return f"Not valid, and no earlier version to keep: what it selects is isolated {where}"
+            # In the ordered tiers nothing isolates, and the tiers after them still speak.
+            instead = "accepting rules that are wrong match nothing, others that are wrong deny everything"
+            return f"Not valid, and no earlier version to keep: {instead}, {where}"
     return f"The rules are refused {where}" + (f": {example}" if example else "")
 
 

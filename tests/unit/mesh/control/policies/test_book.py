@@ -406,6 +406,16 @@ def test_what_nodes_do_instead_is_said(here: Place, state: str, spec: Any, reaso
     assert said in found["message"]
 
 
+def test_an_invalid_policy_of_an_ordered_tier_is_not_said_to_isolate(here: Place) -> None:
+    here.put(TIERED, **{**SPECS[TIERED.kind], "ingress": [{"action": "Accept", "from": []}]})
+    here.says(1000, exceptions=(PolicyException(TIERED.kind, "", "p", 1, "Invalid", "because"),))
+    said = here.settle(TIERED)[ENFORCED]["message"]
+    assert (
+        "accepting rules that are wrong match nothing, others that are wrong deny everything, on 1 of 1 nodes" in said
+    )
+    assert "isolated" not in said
+
+
 def test_of_labels_that_identities_lack_nothing_is_said(here: Place) -> None:
     here.book.subjects.apply([ClusterSynced("here")])
     here.put(endpointSelector={"matchLabels": {"statefulset.kubernetes.io/pod-name": "db-0"}}, ingress=[{}])
