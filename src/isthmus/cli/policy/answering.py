@@ -13,7 +13,7 @@ from isthmus.policy.evaluate import Reason
 from isthmus.policy.explaining.answers import Answer
 from isthmus.policy.explaining.cells import port_text
 from isthmus.policy.explaining.ends import End
-from isthmus.policy.explaining.halves import Decider, HalfReport, PartyKind
+from isthmus.policy.explaining.halves import Decider, HalfReport, PartyKind, Trouble
 from isthmus.policy.explaining.remedies import Remedies, Remedy, RemedyKind
 from isthmus.policy.rules import Grade, ObjectRef, Tier
 
@@ -58,6 +58,9 @@ def _answer(answer: Answer, contexts: Mapping[str, str]) -> list[str]:
     width = max(len(half.cluster or "-") for half in (answer.egress, answer.ingress))
     for half in (answer.egress, answer.ingress):
         lines += _half(half, width)
+    uncertain = _uncertain(answer)
+    if uncertain:
+        lines += ["", *uncertain]
     if answer.remedies is not None:
         lines += ["", *_remedies(answer.remedies, contexts)]
     return lines
@@ -124,9 +127,35 @@ def _why(half: HalfReport) -> list[str]:
         lines.append(f"close: {close.policy} {rule}: {close.why}")
     for trouble in half.troubles:
         word = {Grade.INVALID: "invalid", Grade.UNENFORCED: "not enforced", Grade.WARNING: "warning"}
-        kept = " (a node that had a valid version goes on with that)" if trouble.problem.grade is Grade.INVALID else ""
-        lines.append(f"{word[trouble.problem.grade]}: {trouble.policy} {trouble.problem}{kept}")
+        lines.append(f"{word[trouble.problem.grade]}: {trouble.policy} {trouble.problem}{_kept(trouble)}")
     return lines
+
+
+def _kept(trouble: Trouble) -> str:
+    if trouble.kept_on:
+        return f" (an earlier version is in force on {_nodes(trouble.kept_on)})"
+    return " (a node that had a valid version goes on with that)" if trouble.problem.grade is Grade.INVALID else ""
+
+
+def _uncertain(answer: Answer) -> list[str]:
+    """Returns what to know of an answer if nodes have something else than the objects that it was found with."""
+    found: dict[str, tuple[str, ...]] = {
+        str(trouble.policy): trouble.kept_on
+        for half in (answer.egress, answer.ingress)
+        for trouble in half.troubles
+        if trouble.kept_on
+    }
+    if not found:
+        return []
+    nodes = _nodes(dict.fromkeys(node for names in found.values() for node in names))
+    objects = ", ".join(found)
+    said = f"This is what the objects say. {nodes} may do otherwise: an earlier version of {objects} is in force there"
+    return wrapped(f"{said}, until the object is valid again.", "   ")
+
+
+def _nodes(names: Iterable[str]) -> str:
+    known = list(names)
+    return ", ".join(known[:MOST_PODS]) + (f" and {len(known) - MOST_PODS} more" if len(known) > MOST_PODS else "")
 
 
 def _decider(decider: Decider) -> list[str]:
@@ -243,6 +272,7 @@ def _half_data(half: HalfReport) -> dict[str, Any]:
                 "message": one.problem.message,
                 # What was judged is the latest version; only the node knows whether it had a valid one before.
                 "earlierVersionMayApply": one.problem.grade is Grade.INVALID,
+                "earlierVersionOn": list(one.kept_on),
             }
             for one in half.troubles
         ],

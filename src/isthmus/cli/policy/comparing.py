@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from isthmus.cli.policy.sources import Sources, of_clusters, picture, scene_of, show
+from isthmus.cli.policy.sources import Sources, of_clusters, picture, scene_of, show, warn_of_kept
 
 if TYPE_CHECKING:
     from isthmus.policy.context import Parsed
@@ -55,6 +55,7 @@ def what_if(
                 click.echo(f"Warning: {_title(lost)} is not in {name}", err=True)
                 continue
             changes.append(Change(cluster=name, object=obj, delete=delete))
+    warn_of_kept(found)
     before = scene_of(found)
     after = Scene(changed(found, *changes), reuse=before)
     problems = [] if delete else _problems(after, changes)
@@ -146,6 +147,7 @@ def matrix(
 
     wanted = read_port(port, icmp)
     found = picture(clusters)
+    warn_of_kept(found)
     result = judge(scene_of(found), namespaces=frozenset(namespaces), outside=outside, nodes=nodes, port=wanted)
     if output == "table":
         click.echo(pairs.matrix_text(result, wanted), nl=False)

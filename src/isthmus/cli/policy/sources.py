@@ -108,6 +108,16 @@ def scene_of(found: "Picture") -> "Scene":
     return scene
 
 
+def warn_of_kept(found: "Picture") -> None:
+    """Tells of policies that some nodes have in an earlier version, which only they know."""
+    for cluster in found.clusters:
+        for (kind, namespace, name), nodes in cluster.kept.items():
+            title = f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
+            of = f"{len(nodes)} of {len(cluster.nodes)} nodes of {cluster.name}"
+            said = f"{title} is not valid, and an earlier version is in force on {of}"
+            click.echo(f"Warning: {said}; what is shown is what the object says", err=True)
+
+
 def wanted(clusters: Sources) -> "Wanted":
     """Returns which live clusters are meant."""
     from isthmus.mesh.picture.live import Wanted

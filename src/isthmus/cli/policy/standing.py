@@ -66,7 +66,7 @@ def status(
     elif name:
         click.echo("\n\n".join("\n".join(_detail(entry)) for entry in chosen))
     else:
-        click.echo("\n".join(_table(chosen)))
+        click.echo("\n".join(_table(chosen, namespace=space)))
     if not all(entry["everywhere"] for entry in chosen):
         sys.exit(NO)
 
@@ -175,11 +175,13 @@ def _entry(asked: "Wanted", place: "Place", obj: Any, one: "Enforcement") -> dic
     return {**entry, "state": _worst(entry)}
 
 
-def _table(entries: list[dict[str, Any]]) -> list[str]:
+def _table(entries: list[dict[str, Any]], *, namespace: str | None) -> list[str]:
     from isthmus.cli.service.tables import NONE, table
 
     if not entries:
-        return ["There are no policies."]
+        if namespace is None:
+            return ["There are no policies."]
+        return [f"There are no policies in namespace {namespace}; -A shows those of all namespaces."]
     rows = [
         [
             entry["cluster"],

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address
 import msgspec
 
 from isthmus.kube.errors import clip
+from isthmus.kube.meshobjects import MeshNode
 from isthmus.kube.schema import (
     EndpointSlice,
     KubeObject,
@@ -23,6 +24,7 @@ from isthmus.kube.schema import (
     Service,
 )
 from isthmus.kube.watch import Snapshot
+from isthmus.mesh.enforcement import Standing
 from isthmus.mesh.mcs.api import SERVICE_NAME as IMPORTED_NAME
 from isthmus.mesh.mcs.api import derived_name
 from isthmus.mesh.membership import CONFIG, NAMESPACE, POLICY_SCOPE
@@ -42,7 +44,8 @@ from isthmus.model.endpoint import Cluster
 from isthmus.model.flow import PORT_PROTOCOLS
 from isthmus.model.labels import CILIUM_PREFIX, names_clusters
 from isthmus.policy.cilium.groups import cidr_group
-from isthmus.policy.explaining.facts import ClusterSeen, NodeSeen, Object, PodSeen, ServicePortSeen, ServiceSeen
+from isthmus.policy.explaining.facts import ClusterSeen, NodeSeen, Object, PodSeen, ServicePortSeen, ServiceSeen, place
+from isthmus.policy.metadata import generation
 from isthmus.policy.rules import Scope
 from isthmus.services.settings import namespace_is_global, settings
 
@@ -122,6 +125,7 @@ class Parts(msgspec.Struct, kw_only=True):
     policies: list[Object] = []
     cidr_groups: list[Object] = []
     exports: list[tuple[str, str]] = []
+    mesh_nodes: list[MeshNode] = []
 
 
 def draw(parts: Parts, *, cluster: str, scope: Scope, origin: str, imagine_from: int | None = None) -> ClusterSeen:
@@ -164,8 +168,21 @@ def draw(parts: Parts, *, cluster: str, scope: Scope, origin: str, imagine_from:
         cidr_groups=tuple(group for obj in parts.cidr_groups if (group := cidr_group(obj)) is not None),
         api_servers=tuple(_backends(slices.get(("default", "kubernetes"), ()), unready=True)),
         exports=frozenset(parts.exports),
+        kept=_kept(parts),
         origin=origin,
     )
+
+
+def _kept(parts: Parts) -> dict[tuple[str, str, str], tuple[str, ...]]:
+    """Returns which nodes say of a policy, in the version that was read, that an earlier one is in force."""
+    latest = {place(obj): generation(obj) for obj in parts.policies}
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for node in sorted(parts.mesh_nodes, key=lambda node: node.metadata.name):
+        for told in node.status.policies.exceptions if node.status.policies is not None else ():
+            where = told.kind, told.namespace, told.name
+            if told.state == Standing.KEPT.value and latest.get(where) == told.generation:
+                found.setdefault(where, []).append(node.metadata.name)
+    return {where: tuple(nodes) for where, nodes in found.items()}
 
 
 def default_scope(config: Mapping[str, str]) -> Scope:

@@ -17,12 +17,13 @@ import msgspec
 from isthmus.kube.client import Client
 from isthmus.kube.errors import Forbidden, KubeError, NotFound
 from isthmus.kube.kubeconfig import context_names, load
-from isthmus.kube.meshobjects import NO_MEMBER, MeshCluster
+from isthmus.kube.meshobjects import NO_MEMBER, MeshCluster, MeshNode
 from isthmus.kube.resources import (
     CILIUM_CIDR_GROUPS,
     CONFIG_MAPS,
     ENDPOINT_SLICES,
     MESH_CLUSTERS,
+    MESH_NODES,
     NAMESPACES,
     NODES,
     PODS,
@@ -217,6 +218,7 @@ async def _read(wanted: Wanted, place: Place, warnings: list[str]) -> ClusterSee
         policies = [group.create_task(whole(client, resource)) for resource in POLICY_KINDS]
         groups = group.create_task(whole(client, CILIUM_CIDR_GROUPS))
         properties = group.create_task(_properties(client, place, warnings))
+        mesh_nodes = group.create_task(_mesh_nodes(client))
     parts = Parts(
         namespaces=namespaces.result(),
         nodes=nodes.result(),
@@ -226,6 +228,7 @@ async def _read(wanted: Wanted, place: Place, warnings: list[str]) -> ClusterSee
         properties=properties.result(),
         policies=[obj for task in policies for obj in task.result()],
         cidr_groups=groups.result(),
+        mesh_nodes=mesh_nodes.result(),
     )
     return draw(parts, cluster=place.name, scope=scope_of(wanted, place), origin=f"context {place.context}")
 
@@ -261,3 +264,11 @@ async def _properties(client: Client, place: Place, warnings: list[str]) -> list
             warnings.append(f"cluster {place.name}: its properties cannot be read: {error}")
             break
     return []
+
+
+async def _mesh_nodes(client: Client) -> list[MeshNode]:
+    """Returns what agents say; whoever may not read it is told that nodes may have earlier versions, not which."""
+    try:
+        return await client.list_all(MESH_NODES, type=MeshNode)
+    except (NotFound, Forbidden):
+        return []

@@ -99,7 +99,8 @@ class ClusterSeen(msgspec.Struct, frozen=True, kw_only=True):
     """A cluster: `scope` is the default of its policies, `namespaces` are labels by name, `origin` says who told us.
 
     `api_servers` are the addresses of its API server, as its own pods reach it. `exports` are its ServiceExports
-    (namespace, name), as far as they were read: whoever knows the Services derived from them needs none.
+    (namespace, name), as far as they were read: whoever knows the Services derived from them needs none. `kept` are the
+    nodes that go on with an earlier version of a policy (kind, namespace, name) than the one in `policies`.
     """
 
     name: str
@@ -113,6 +114,7 @@ class ClusterSeen(msgspec.Struct, frozen=True, kw_only=True):
     cidr_groups: tuple[CidrGroup, ...] = ()
     api_servers: tuple[str, ...] = ()
     exports: frozenset[tuple[str, str]] = frozenset()
+    kept: dict[tuple[str, str, str], tuple[str, ...]] = {}
     origin: str = ""
 
 

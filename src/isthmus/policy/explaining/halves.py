@@ -5,7 +5,7 @@ Everything here is read off what the evaluator said; this module decides nothing
 goes, which would have to be as simple as the one that is believed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from ipaddress import ip_address, ip_network
 from itertools import islice
@@ -96,10 +96,11 @@ class Close(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trouble(msgspec.Struct, frozen=True):
-    """Something wrong with a policy that has a say."""
+    """Something wrong with a policy that has a say; nodes in `kept_on` therefore go on with an earlier version."""
 
     policy: ObjectRef
     problem: Problem
+    kept_on: tuple[str, ...] = ()
 
 
 class HalfReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,10 +172,13 @@ def _report(scene: Scene, flow: Flow, direction: Direction, mine: Party, other: 
     if half.reason is Reason.DEFAULT_DENY and mine.pod is not None:
         close = tuple(_close(scene, flow, direction, mine, other, concerned))[:MOST_CLOSE]
     said = {(one.policy, one.field) for one in close}
+    having_a_say = dict.fromkeys([*(policy.ref for policy in concerned), *_kept(scene, mine, concerned)])
+    faults = _troubles(scene, mine.cluster, direction, half, having_a_say)
     troubles = tuple(
         trouble
-        for trouble in (*_ties(half, concerned), *_troubles(scene, mine.cluster, direction, half, concerned))
-        if not any(trouble.policy == ref and trouble.problem.field.startswith(field) for ref, field in said)
+        for trouble in (*_ties(half, concerned), *faults)
+        if trouble.kept_on
+        or not any(trouble.policy == ref and trouble.problem.field.startswith(field) for ref, field in said)
     )
     return HalfReport(
         direction=direction,
@@ -211,20 +215,36 @@ def _concerned(scene: Scene, mine: Party, direction: Direction) -> list[Policy]:
     return [policy for tier in Tier for policy in world.concerning(pod, direction, tier)]
 
 
+def _kept(scene: Scene, mine: Party, concerned: list[Policy]) -> Iterator[ObjectRef]:
+    """Yields policies that do not concern this end as they are, and may in the earlier version that nodes keep."""
+    known = {_place(policy.ref) for policy in concerned}
+    kept = scene.clusters[mine.cluster].kept
+    namespace = mine.pod.namespace if mine.pod is not None else ""
+    for parsed in scene.parsed[mine.cluster]:
+        if _place(parsed.ref) in kept and _place(parsed.ref) not in known and parsed.ref.namespace in ("", namespace):
+            yield parsed.ref
+
+
+def _place(ref: ObjectRef) -> tuple[str, str, str]:
+    return ref.kind, ref.namespace, ref.name
+
+
 def _troubles(
-    scene: Scene, cluster: str, direction: Direction, half: Half, concerned: list[Policy]
+    scene: Scene, cluster: str, direction: Direction, half: Half, refs: Iterable[ObjectRef]
 ) -> Iterator[Trouble]:
     """Yields what is wrong with policies that had a say, as far as it can have made this half what it is."""
     told: set[tuple[ObjectRef, Problem]] = set()
-    for policy in concerned:
-        for problem in scene.problems_of(cluster, policy.ref):
+    kept = scene.clusters[cluster].kept
+    for ref in refs:
+        for problem in scene.problems_of(cluster, ref):
             elsewhere = problem.field.startswith(_other(direction)) and problem.grade is not Grade.INVALID
             warning = problem.grade is Grade.WARNING and half.allowed
-            if elsewhere or warning or (policy.ref, problem) in told:
+            if elsewhere or warning or (ref, problem) in told:
                 continue
-            told.add((policy.ref, problem))
+            told.add((ref, problem))
             if len(told) <= MOST_CLOSE:
-                yield Trouble(policy.ref, problem)
+                nodes = kept.get(_place(ref), ())
+                yield Trouble(ref, problem, nodes if problem.grade is Grade.INVALID else ())
 
 
 def _ties(half: Half, concerned: list[Policy]) -> Iterator[Trouble]:

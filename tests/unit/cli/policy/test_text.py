@@ -72,10 +72,16 @@ def test_the_table_has_the_worst_state() -> None:
             entry(lagging=lagging("a", "b")),
             entry(problems=problems),
             entry(problems=[{**problems[0], "grade": "Invalid"}]),
-        ]
+        ],
+        namespace=None,
     )
     assert [row.split()[-1] for row in rows[1:]] == ["Enforced", "Pending", "PartiallyEnforced", "Invalid"]
-    assert standing._table([]) == ["There are no policies."]
+    assert standing._table([], namespace=None) == ["There are no policies."]
+
+
+def test_an_empty_status_of_one_namespace_does_not_speak_for_the_others() -> None:
+    said = "There are no policies in namespace default; -A shows those of all namespaces."
+    assert standing._table([], namespace="default") == [said]
 
 
 def group(name: str, cluster: str = "", namespace: str = "", *, pods: bool = True) -> Group:
@@ -138,3 +144,33 @@ def test_programs_are_told_that_nodes_may_go_on_with_an_earlier_version_than_the
         one["policy"]["name"]: (one["grade"], one["earlierVersionMayApply"]) for one in answer["ingress"]["problems"]
     }
     assert told == {"bad": ("Invalid", True), "partly": ("NotEnforced", False)}
+
+
+def test_an_answer_says_where_an_earlier_version_of_a_policy_makes_it_uncertain() -> None:
+    spec = {"podSelector": {}, "ingress": [{"ports": [{"port": -1}]}]}
+    meta = {"name": "bad", "namespace": "default"}
+    invalid = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": meta, "spec": spec}
+    # As it is now it is about nobody; nodes may have it about these pods.
+    elsewhere = {
+        **invalid,
+        "metadata": {**meta, "name": "other"},
+        "spec": {**spec, "podSelector": {"matchLabels": {"x": "y"}}},
+    }
+    pods = tuple(
+        PodSeen(namespace="default", name=name, labels={}, ips=(ip,), node="n")
+        for name, ip in (("a", "10.0.0.1"), ("b", "10.0.0.2"))
+    )
+    kept = {("NetworkPolicy", "default", name): tuple(f"n{i}" for i in range(6)) for name in ("bad", "other")}
+    scene = scene_of(
+        here={"pods": pods, "policies": (invalid, elsewhere), "nodes": (NodeSeen(name="n"),), "kept": kept}
+    )
+    ends = [resolve(scene, parse(name), cluster="here", port=None)[0] for name in "ab"]
+    answers = explain(scene, ends[0], ends[1], (6, 80))
+    text = " ".join(answering.text(answers, []).split())
+    assert "n0, n1, n2, n3 and 2 more may do otherwise: an earlier version of NetworkPolicy default/bad" in text
+    assert "(an earlier version is in force on n0, n1, n2, n3 and 2 more)" in text
+    (answer,) = answering.as_data(answers, [])["answers"]
+    assert {one["policy"]["name"]: one["earlierVersionOn"] for one in answer["ingress"]["problems"]} == {
+        "bad": ["n0", "n1", "n2", "n3", "n4", "n5"],
+        "other": ["n0", "n1", "n2", "n3", "n4", "n5"],
+    }

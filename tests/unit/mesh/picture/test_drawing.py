@@ -4,7 +4,8 @@ from typing import Any
 
 import msgspec
 
-from isthmus.kube.schema import EndpointSlice, Service
+from isthmus.kube.meshobjects import MeshNode, MeshNodeStatus, PoliciesOnNode, PolicyException
+from isthmus.kube.schema import EndpointSlice, ObjectMeta, Service
 from isthmus.mesh.mcs.api import derived_name
 from isthmus.mesh.picture.drawing import OwnedPod, Parts, draw
 from isthmus.mesh.source.slices import SOURCE_CLUSTER
@@ -101,3 +102,23 @@ def test_a_deployment_is_told_from_a_replica_set_of_ones_own_by_the_hash_in_its_
     made = pod("web-5d4-x", "10.0.0.1", owner="web-5d4", **{"pod-template-hash": "5d4"})
     own = pod("db-blue-x", "10.0.0.2", owner="db-blue")
     assert [one.workload for one in drawn(pods=[made, own]).pods] == ["Deployment/web", "ReplicaSet/db-blue"]
+
+
+def test_nodes_that_keep_an_earlier_version_are_known_for_the_version_that_was_read() -> None:
+    def node(name: str, *told: PolicyException) -> MeshNode:
+        return MeshNode(metadata=ObjectMeta(name), status=MeshNodeStatus(policies=PoliciesOnNode(exceptions=told)))
+
+    def says(state: str, generation: int) -> PolicyException:
+        return PolicyException("NetworkPolicy", "default", "web", generation, state)
+
+    policy = {"kind": "NetworkPolicy", "metadata": {"name": "web", "namespace": "default", "generation": 3}}
+    nodes = [
+        node("c", says("Kept", 3)),
+        node("a", says("Kept", 3)),
+        node("late", says("Kept", 2)),
+        node("new", says("Invalid", 3)),
+        MeshNode(metadata=ObjectMeta("silent")),
+    ]
+    place = ("NetworkPolicy", "default", "web")
+    assert drawn(policies=[policy], mesh_nodes=nodes).kept == {place: ("a", "c")}
+    assert drawn(mesh_nodes=nodes).kept == {}
