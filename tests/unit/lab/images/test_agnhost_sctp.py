@@ -1,12 +1,17 @@
 """agnhost's own SCTP: two sides that hear each other through a wire that loses, repeats and spoils packets."""
 
+import errno
+import os
+import socket
 import struct
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isthmus.lab.images.programs.agnhost import sctp
+from isthmus.lab.images.programs.agnhost import plumbing, sctp
 from isthmus.lab.images.programs.agnhost.sctp import Callee, Caller
+from isthmus.lab.images.programs.loop import Loop
 from tests.support import messages
 
 HOST = "10.0.0.9"
@@ -144,3 +149,18 @@ def test_the_oldest_of_too_many_callers_is_forgotten() -> None:
         callee.received(Caller(port, PORT).output, HOST)
     assert callee.received(first.caller.output, HOST) is None
     assert Line(callee, port=1).talk(b"again") == b"10.0.0.9: again"
+
+
+def test_without_the_right_to_raw_sockets_the_error_is_about_sctp(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_family: int, kind: int, _protocol: int = 0) -> socket.socket:
+        number = errno.EPERM if kind == socket.SOCK_RAW else errno.EPROTONOSUPPORT
+        raise OSError(number, os.strerror(number))
+
+    loop = Loop()
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "socket", refuse)
+        with pytest.raises(OSError, match="Protocol not supported"):
+            plumbing.client(socket.AF_INET, "sctp")
+        with pytest.raises(OSError, match="Protocol not supported"):
+            plumbing.serve_once(loop, PORT, hello, protocol=plumbing.SCTP, reads=True)
+    loop.close()
