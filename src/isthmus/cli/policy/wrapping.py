@@ -2,7 +2,8 @@
 
 Where standard output is none, a paragraph is one line, as kubectl's are: who pipes into grep looks for words that stand
 together, and gets what belongs to them with the line. Rejected: a fixed width for pipes, at which a break
-splits what belongs together.
+splits what belongs together. Control characters, as a rule of a ClusterNetworkPolicy may have them in its name, are
+written out: an object does not speak to the terminal.
 """
 
 import os
@@ -14,6 +15,8 @@ USUAL = 100
 
 LEAST = 60
 """Columns below which a terminal breaks the lines by itself: what is indented would be a word a line."""
+
+_WRITTEN_OUT = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n\v\f\r"}
 
 
 def columns() -> int:
@@ -31,7 +34,7 @@ def columns() -> int:
 def wrapped(text: str, head: str = "", *, hanging: int = 0) -> list[str]:
     """Returns `head` and the text in lines; those after the first are indented as deep as the head, and `hanging`."""
     return textwrap.wrap(
-        text,
+        text.translate(_WRITTEN_OUT),
         columns(),
         initial_indent=head,
         subsequent_indent=" " * (len(head) + hanging),

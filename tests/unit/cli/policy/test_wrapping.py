@@ -44,3 +44,9 @@ def test_what_is_piped_or_captured_is_one_line(monkeypatch: pytest.MonkeyPatch) 
     for stream in (io.StringIO(), None):
         monkeypatch.setattr("sys.stdout", stream)
         assert wrapped(TEXT, "   ") == [f"   {TEXT.strip()}"]
+
+
+def test_what_an_object_says_does_not_reach_the_terminal_as_commands() -> None:
+    assert wrapped('spec.ingress[0] "a\x1b[31m\x9b2J\x07\r\nb é✅"') == [
+        'spec.ingress[0] "a\\x1b[31m\\x9b2J\\x07  b é✅"'
+    ]
