@@ -189,7 +189,7 @@ def _table(entries: list[dict[str, Any]], *, namespace: str | None) -> list[str]
             entry["kind"],
             entry["name"],
             f"{entry['enforced']}/{entry['nodes']}",
-            _time(entry["since"]) or NONE,
+            _since(entry) or NONE,
             _worst(entry),
         ]
         for entry in entries
@@ -233,6 +233,12 @@ def _detail(entry: dict[str, Any]) -> list[str]:
         message = f": {condition['message']}" if condition["message"] else ""
         lines += wrapped(f"{condition['type']}={condition['status']}{reason}{message}", "   ", hanging=2)
     return lines
+
+
+def _since(entry: dict[str, Any]) -> str:
+    """Returns the moment since when; `≤` says that it may have been before."""
+    said = _time(entry["since"])
+    return f"≤{said}" if said and not entry["sinceIsExact"] else said
 
 
 def _time(text: str) -> str:

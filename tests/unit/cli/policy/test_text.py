@@ -79,6 +79,11 @@ def test_the_table_has_the_worst_state() -> None:
     assert standing._table([], namespace=None) == ["There are no policies."]
 
 
+def test_the_table_says_where_a_time_is_only_the_latest_that_it_can_have_been() -> None:
+    rows = standing._table([entry(), entry(sinceIsExact=False), entry(since="", sinceIsExact=False)], namespace=None)
+    assert [row.split()[5] for row in rows[1:]] == ["2024-11-21T12:03:04Z", "≤2024-11-21T12:03:04Z", "<none>"]
+
+
 def test_an_empty_status_of_one_namespace_does_not_speak_for_the_others() -> None:
     said = "There are no policies in namespace default; -A shows those of all namespaces."
     assert standing._table([], namespace="default") == [said]
