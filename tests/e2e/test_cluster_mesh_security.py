@@ -224,6 +224,10 @@ def test_an_update_that_is_not_valid_leaves_the_last_valid_version_in_force(chap
     assert outcomes(chapter.koornacht.type(TEN)).keys() <= BOTH, "what was valid before is still enforced"
     shown = chapter.everything.type("isthmus policy status rebel-base-from-x-wing --context kind-tion", code=2)
     assert "combining fromEndpoints and fromCIDR" in shown
+    told = "This is what the objects say. "  # packets pass; explain cannot know the version by which they do
+    eventually(
+        lambda: told in chapter.explain("koornacht", "tion", code=2), "explain names the nodes that keep a version"
+    )
     tab.type("kubectl apply -f rebel-base-from-x-wing.yaml")
     eventually(lambda: condition().get("status") == "True", "and that it is again")
 
