@@ -186,11 +186,15 @@ class NodeReport:
         known = recent is not None and (
             recent.generation == policy.generation > 0 and _seconds(recent.since) >= _seconds(policy.created)
         )
-        if not known and not 0 <= policy.number <= self.watermark(policy.kind):
+        found = self.exceptions.get(policy.place)
+        if found is not None and policy.generation and found.generation != policy.generation:
+            found = None
+        # Where an earlier version stays there is nothing to wait for: what the node says of this one is the end of it.
+        kept = found is not None and found.state == Standing.KEPT.value and self._beat >= _seconds(policy.created)
+        if not known and not kept and not 0 <= policy.number <= self.watermark(policy.kind):
             return OnNode(self.node, Standing.PENDING, "not in its kernel yet")
         since, exact = (recent.since, True) if known and recent is not None else (self._bound, False)
-        found = self.exceptions.get(policy.place)
-        if found is None or (policy.generation and found.generation != policy.generation):
+        if found is None:
             return OnNode(self.node, Standing.ENFORCED, since=since, exact=exact)
         standing = _STATES.get(found.state, Standing.REFUSED)
         if not standing.counts:

@@ -104,6 +104,14 @@ def test_exceptions_say_what_a_node_does_instead(state: str, standing: Standing)
     assert on_n1(policy(), earlier).standing is Standing.ENFORCED
 
 
+@pytest.mark.parametrize(("state", "standing"), [("Kept", Standing.KEPT), ("PartiallyEnforced", Standing.PENDING)])
+def test_where_an_earlier_version_stays_nothing_is_waited_for(state: str, standing: Standing) -> None:
+    told = agent("n1", exceptions=(exception(state),), watermark="49")
+    assert on_n1(policy(), told).standing is standing
+    assert on_n1(policy(generation=3), told).standing is Standing.PENDING
+    assert on_n1(policy(creationTimestamp="2026-01-01T11:59:31Z"), told).standing is Standing.PENDING, "another object"
+
+
 def test_nodes_that_cannot_say_are_told_apart() -> None:
     without = MeshNode(metadata=ObjectMeta("n3"), status=MeshNodeStatus(heartbeat=BEAT))
     agents = [agent("n1", recent()), agent("n2", recent(), heartbeat="2026-01-01T11:56:00Z"), without]
