@@ -34,9 +34,9 @@ MOST_NAMED = 20  # of a long list in a log line
 
 IGNORED = "file of kept policy versions cannot be used; invalid policies fail closed until they are mended"
 FOUND = "earlier run kept versions of policies"
-UNWRITABLE = "versions of policies that are in force cannot be stored; after a restart the invalid ones would fail closed"
+UNWRITABLE = "versions of policies that are in force cannot be stored; after a restart invalid ones would fail closed"
 WRITABLE = "versions of policies can be stored again"
-LEFT_OUT = "versions of policies that are in force are too large to be stored; after a restart the invalid ones fail closed"
+LEFT_OUT = "versions of policies that are in force are too large to be stored; after a restart invalid ones fail closed"
 
 _NOTHING = b""
 _UNKNOWN = b"?"  # no digest
