@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from isthmus.model.endpoint import Cluster
 from isthmus.model.mesh import ClusterJoined, ClusterLeft, ClusterSynced, ExportGone, ExportTold
 from isthmus.model.sharing import ServicePort, SharedExport
 from tests.support.apiserver import ApiServer, running_apiserver
+from tests.support.tasks import running
 
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 NAMESPACES = "/api/v1/namespaces"
@@ -122,15 +123,8 @@ async def following(api: ApiServer, *, members: Callable[[], Members] | None = N
     follower = McsFollower("tion", look_again=0.2, members=members)
     async with Client(load(api.directory / "kubeconfig")) as client:
         recorder = EventRecorder(client, "tests")
-        tasks = [asyncio.create_task(one) for one in (follower.serve(client, recorder), recorder.serve())]
-        try:
+        async with running(follower.serve(client, recorder), recorder.serve()):
             yield follower
-        finally:
-            for task in tasks:
-                task.cancel()
-            for task in tasks:
-                with suppress(asyncio.CancelledError):
-                    await task
 
 
 @pytest.fixture

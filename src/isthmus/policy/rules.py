@@ -62,6 +62,11 @@ class ObjectRef(msgspec.Struct, frozen=True, gc=False, order=True):
     uid: str = ""
     part: int = 0
 
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Returns where the object is, whoever it is: kind, namespace ("" where the kind has none) and name."""
+        return self.kind, self.namespace, self.name
+
     def __str__(self) -> str:
         return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
 

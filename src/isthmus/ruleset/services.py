@@ -178,8 +178,8 @@ class ServiceCompiler:
         if frontend is None:
             return frozenset()
         pool = self._line(frontend).pool
-        reaches = {frontend.inside, frontend.outside} - {None}
-        return frozenset().union(*(pool.usable(reach) for reach in Reach if reach in reaches))
+        reaches = (frontend.inside, frontend.outside)
+        return frozenset().union(*(pool.usable(reach) for reach in reaches if reach is not None))
 
     def take_stale(self) -> set[FrontendKey]:
         """Returns the frontends, since the last time, of which connections may lead astray.

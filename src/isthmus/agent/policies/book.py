@@ -25,7 +25,7 @@ import msgspec
 
 from isthmus.agent.policies.earlier import EarlierVersion, version_of
 from isthmus.agent.policies.kept import Place as FullPlace
-from isthmus.agent.policies.kept import pack, place_of
+from isthmus.agent.policies.kept import pack
 from isthmus.agent.policies.reports import Report
 from isthmus.kube.reflector import Change, Gone, Put, Snapshot
 from isthmus.kube.resources import Resource
@@ -115,7 +115,7 @@ class PolicyBook:
         self.faulty: dict[ObjectRef, Entry] = {}
         """Objects with problems."""
         self._stored = earlier is not None
-        self._earlier = {place_of(ref): (ref, packed) for ref, packed in (earlier or {}).items()}
+        self._earlier = {ref.place: (ref, packed) for ref, packed in (earlier or {}).items()}
         self._kept: dict[ObjectRef, Entry] = {}
         self._entries: dict[str, dict[Place, Entry]] = {}
         self._latest: dict[str, str] = {}
@@ -226,7 +226,7 @@ class PolicyBook:
         if entry is None:
             entry = Entry(parsed.ref, resource)
             self._entries[resource.kind][_place(parsed.ref)] = entry
-            known = self._recall(place_of(parsed.ref))
+            known = self._recall(parsed.ref.place)
             if known is not None and known[0] == parsed.ref:
                 entry.earlier = known[1]
         entry.generation, entry.digest = generation(obj), digest

@@ -77,11 +77,6 @@ class Encoded(msgspec.Struct, frozen=True):
     left_out: tuple[ObjectRef, ...] = ()
 
 
-def place_of(ref: ObjectRef) -> Place:
-    """Returns where an object is, whoever it is."""
-    return ref.kind, ref.namespace, ref.name
-
-
 def pack(obj: Mapping[str, object], *, api_version: str, kind: str) -> bytes:
     """Returns the pack of an object that has been read, b"" for what JSON cannot say.
 
@@ -112,7 +107,7 @@ def encode(packs: Mapping[ObjectRef, bytes], *, cluster: str, node: str) -> Enco
     room = MOST_BYTES - 1024  # for what is around the objects, of which the names are the longest (253 at most each)
     objects: list[bytes] = []
     left_out: list[ObjectRef] = []
-    for ref, packed in sorted(packs.items(), key=lambda item: place_of(item[0])):
+    for ref, packed in sorted(packs.items(), key=lambda item: item[0].place):
         text = _released(packed) if packed else b""
         if not text or len(text) + 2 > room:
             left_out.append(ref)
@@ -156,9 +151,9 @@ def _by_object(texts: Iterable[msgspec.Raw]) -> dict[ObjectRef, bytes]:
             raise Spoiled(f"objects[{number}] cannot be read: {error}") from error
         if ref is None or not ref.uid:
             raise Spoiled(f"objects[{number}] is no policy with a name and a UID")
-        if place_of(ref) in places:
+        if ref.place in places:
             raise Spoiled(f"it has {show(str(ref))} twice")
-        places.add(place_of(ref))
+        places.add(ref.place)
         found[ref] = _pressed(bytes(text))
     return found
 

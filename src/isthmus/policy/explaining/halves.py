@@ -217,16 +217,12 @@ def _concerned(scene: Scene, mine: Party, direction: Direction) -> list[Policy]:
 
 def _kept(scene: Scene, mine: Party, concerned: list[Policy]) -> Iterator[ObjectRef]:
     """Yields policies that do not concern this end as they are, and may in the earlier version that nodes keep."""
-    known = {_place(policy.ref) for policy in concerned}
+    known = {policy.ref.place for policy in concerned}
     kept = scene.clusters[mine.cluster].kept
     namespace = mine.pod.namespace if mine.pod is not None else ""
     for parsed in scene.parsed[mine.cluster]:
-        if _place(parsed.ref) in kept and _place(parsed.ref) not in known and parsed.ref.namespace in ("", namespace):
+        if parsed.ref.place in kept and parsed.ref.place not in known and parsed.ref.namespace in ("", namespace):
             yield parsed.ref
-
-
-def _place(ref: ObjectRef) -> tuple[str, str, str]:
-    return ref.kind, ref.namespace, ref.name
 
 
 def _troubles(
@@ -243,7 +239,7 @@ def _troubles(
                 continue
             told.add((ref, problem))
             if len(told) <= MOST_CLOSE:
-                nodes = kept.get(_place(ref), ())
+                nodes = kept.get(ref.place, ())
                 yield Trouble(ref, problem, nodes if problem.grade is Grade.INVALID else ())
 
 

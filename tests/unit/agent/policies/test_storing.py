@@ -3,8 +3,6 @@
 import asyncio
 import os
 import stat
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from isthmus.agent.policies.storing import IGNORED, LEFT_OUT, NAME, UNWRITABLE, 
 from isthmus.kube.reflector import Put, Snapshot
 from isthmus.kube.resources import NETWORK_POLICIES
 from isthmus.policy.context import Context
+from tests.support.tasks import running
 from tests.unit.agent.policies.test_book import BAD_PEER, policy
 
 PATIENCE = 20.0
@@ -52,17 +51,6 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "isthmus" / "agent"
 
 
-@asynccontextmanager
-async def serving(node: Node) -> AsyncIterator[None]:
-    task = asyncio.create_task(node.store.serve())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
 async def until(check) -> None:
     async with asyncio.timeout(PATIENCE):
         while not check():
@@ -72,7 +60,7 @@ async def until(check) -> None:
 async def test_what_is_kept_is_a_private_file_and_nothing_kept_is_none(place: Path):
     node = Node(place)
     assert (node.loaded, node.logs) == ({}, [])
-    async with serving(node):
+    async with running(node.store.serve()):
         node.keep()
         await until(node.file.exists)
         assert stat.S_IMODE(node.file.stat().st_mode) == 0o600
@@ -110,7 +98,7 @@ async def test_what_has_not_changed_is_not_written_again(place: Path, monkeypatc
 
 async def test_a_change_in_the_moment_of_the_end_is_written(place: Path):
     node = Node(place)
-    async with serving(node):
+    async with running(node.store.serve()):
         await asyncio.sleep(0)
         node.keep()
     assert list(Node(place).loaded) == list(node.book.kept_versions())
@@ -210,7 +198,7 @@ async def test_a_directory_that_refuses_files_is_one_line_and_the_file_comes_as_
     node = Node(place)
     assert node.warnings == [UNWRITABLE]
     with capture_logs() as logs:
-        async with serving(node):
+        async with running(node.store.serve()):
             node.keep()
             await until(lambda: node.store.failures)
             assert logs == []
